@@ -1,0 +1,80 @@
+"""Optuna's journal file, written by one process and flushed in groups.
+
+The file is the one that `optuna.storages.journal.JournalFileBackend` writes and reads (one JSON
+object a line), so ``optuna-dashboard`` opens it. It differs in two ways, both safe because the
+study's lease makes the orchestrator the only writer:
+
+* A write is durable after `commit`, not at once: one flush to the disk serves all reports that
+  arrived together (Optuna's own flushes on each call).
+* A last line torn by a crash is cut on opening. Optuna's drops it on the first load, appends to
+  it on the next write, and can then never load the file again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+
+class SingleWriterJournal(BaseJournalBackend):
+    """An Optuna journal backend for a process that holds the study's lease."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _cut_torn_tail(path)
+        self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the study
+        self._unread: list[dict[str, Any]] | None = None  # None until the file has been read
+        self._count = 0  # logs delivered so far
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        if self._unread is None:
+            self._unread = []
+            self._file.flush()
+            with open(self._path, "rb") as file:
+                for line in file:
+                    self._count += 1
+                    yield json.loads(line)
+            return
+        if log_number_from != self._count:
+            raise RuntimeError(f"asked for log {log_number_from}, but {self._count} is the next")
+        fresh, self._unread = self._unread, []
+        self._count += len(fresh)
+        yield from fresh
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        assert self._unread is not None, "a JournalStorage reads before it writes"
+        for log in logs:
+            line = json.dumps(log, separators=(",", ":"))
+            self._file.write(line.encode() + b"\n")
+            self._unread.append(json.loads(line))  # as a reader of the file would see it
+
+    def commit(self) -> None:
+        """Make everything appended so far survive a crash of the machine."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.commit()
+        self._file.close()
+
+
+def _cut_torn_tail(path: Path) -> None:
+    """Cut what follows the last complete line. Creates the file when it is not there."""
+    with open(path, "a+b") as file:
+        size = position = file.tell()
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < size:
+            file.truncate(position)
+            os.fsync(file.fileno())

@@ -1,0 +1,78 @@
+"""One orchestrator a study: a file lock that dies with its owner.
+
+The lock is the kernel's (`flock`), so a dead owner's lease is free at once, whatever killed it;
+the file's text only says who to ask. Not covered: two machines on one PostgreSQL storage with
+separate ``studies/`` folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hpo.errors import StudyLocked
+
+
+@contextmanager
+def hold(path: Path, study: str) -> Iterator[None]:
+    """Hold the lease of `study` for the length of a ``with`` block.
+
+    Raises:
+        StudyLocked: Another process holds it; the message names its host and pid.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=2)  # `owner` takes it for a moment
+    except Timeout:
+        raise StudyLocked(locked_message(study, _read(path))) from None
+    try:
+        path.write_text(
+            json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+        )
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def owner(path: Path) -> dict[str, Any] | None:
+    """Who runs the study: ``{"host", "pid", "started"}`` (seconds since the epoch), or None.
+
+    Takes the lock for a moment to tell a live owner from a dead one's left-over file.
+    """
+    lock_file = path.with_suffix(".lock")
+    if not lock_file.exists():
+        return None
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return _read(path) or {"host": "unknown", "pid": None, "started": None}
+    lock.release()
+    return None
+
+
+def locked_message(study: str, holder: dict[str, Any] | None) -> str:
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    return (
+        f"study '{study}' is being run by {who}.\n"
+        f"Watch it with `hpo status {study}`, or stop that process (Ctrl-C there) "
+        "and run this command again: it goes on where the other stopped."
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,119 @@
+"""What a trainer sees of a trial. A trainer knows nothing of Optuna or MLflow.
+
+A trainer is a function ``train(trial)``::
+
+    def train(trial):
+        model = build(trial.params["model"])
+        state = trial.resume()
+        if state is not None:
+            model.load_state_dict(state["model"])
+        first = 1 if state is None else state["epoch"] + 1
+        for epoch in range(first, trial.params["train"]["epochs"] + 1):
+            ...
+            trial.save({"epoch": epoch, "model": model.state_dict()})
+            trial.report(epoch, {"train/loss": 0.3, "val/accuracy": 0.9})
+
+`save` before `report`: it offers the state at the end of the epoch; whether it is written then is
+decided in `report`, by how much training would be lost without it. `report` returns to go on, or
+raises `StopTraining` to end the trial; let it pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trainers.data import Dataset
+
+
+class StopTraining(BaseException):
+    """Raised by `Trial.report` when the trial is to end now (pruned, stopped, interrupted).
+
+    A BaseException, so that a trainer's own ``except Exception`` does not swallow it.
+    """
+
+
+class DataError(ValueError):
+    """The data cannot be used as the study file says.
+
+    Attributes:
+        key: Where in the study file to look, e.g. ``data.source``.
+        hint: What to try instead, or None.
+    """
+
+    def __init__(self, key: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says of the validation split, kept for the best epoch.
+
+    Attributes:
+        ids: (N,) int64, row numbers in the source (its order before splitting).
+        target: (N,) int64 class indices, or float32 values for regression.
+        output: (N, C) float32 class probabilities, or (N,) float32 values for regression.
+    """
+
+    ids: np.ndarray
+    target: np.ndarray
+    output: np.ndarray
+
+
+class Trial(Protocol):
+    """One configuration to train.
+
+    Attributes:
+        number: The trial's number in its study.
+        params: The study file's ``data``, ``model`` and ``train`` sections, with this trial's
+            values in place: ``trial.params["train"]["lr"]``.
+        device: ``"cpu"`` or ``"cuda"`` (the one device this worker may use).
+        seed: In [0, 2**32). Seed everything random with it and the trial can be trained again
+            to the same metrics.
+    """
+
+    number: int
+    params: Mapping[str, Mapping[str, Any]]
+    device: str
+    seed: int
+
+    @property
+    def data(self) -> Dataset:
+        """The data of ``params["data"]``, split; loaded once per worker. Never the test split."""
+
+    def report(
+        self, epoch: int, metrics: Mapping[str, float], predictions: Predictions | None = None
+    ) -> None:
+        """Record an epoch.
+
+        Args:
+            epoch: 1 for the first, then one more each time.
+            metrics: Name → value; the study's objective must be among them.
+            predictions: On the validation split; those of the best epoch are kept.
+
+        Raises:
+            StopTraining: The trial is to end here.
+        """
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Offer the state at the end of this epoch as a checkpoint; call it before `report`.
+
+        Args:
+            state: Tensors, numbers, strings, and dicts and lists of these (what ``torch.load``
+                accepts with ``weights_only=True``). Not copied: it may refer to live tensors.
+        """
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state last saved by an earlier attempt at this trial, or None."""
+
+
+class Trainer(Protocol):
+    """A function that trains one trial."""
+
+    def __call__(self, trial: Trial, /) -> None: ...
