@@ -50,10 +50,7 @@ def newest(folder: Path, at_most: int) -> tuple[int, dict[str, Any]] | None:
         path = _path(folder, epoch)
         content = path.read_bytes()
         recorded = path.with_suffix(".sha256")
-        if (
-            not recorded.is_file()
-            or recorded.read_text() != hashlib.sha256(content).hexdigest()
-        ):
+        if not recorded.is_file() or recorded.read_text() != hashlib.sha256(content).hexdigest():
             log.warning("checkpoint %s is damaged; going back to the one before", path)
             continue
         state: dict[str, Any] = torch.load(

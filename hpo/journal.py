@@ -20,13 +20,15 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
+from hpo.tracking.outbox import cut_torn_tail
+
 
 class SingleWriterJournal(BaseJournalBackend):
     """An Optuna journal backend for a process that holds the study's lease."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _cut_torn_tail(path)
+        cut_torn_tail(path)
         self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the study
         self._unread: list[dict[str, Any]] | None = None  # None until the file has been read
         self._count = 0  # logs delivered so far
@@ -61,20 +63,3 @@ class SingleWriterJournal(BaseJournalBackend):
     def close(self) -> None:
         self.commit()
         self._file.close()
-
-
-def _cut_torn_tail(path: Path) -> None:
-    """Cut what follows the last complete line. Creates the file when it is not there."""
-    with open(path, "a+b") as file:
-        size = position = file.tell()
-        while position > 0:
-            start = max(0, position - 65536)
-            file.seek(start)
-            newline = file.read(position - start).rfind(b"\n")
-            if newline >= 0:
-                position = start + newline + 1
-                break
-            position = start
-        if position < size:
-            file.truncate(position)
-            os.fsync(file.fileno())

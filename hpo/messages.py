@@ -8,7 +8,7 @@ and one `Finished`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,12 @@ class Setup:
         worker: Its number, from 0.
         trainer: A built-in's name or ``module:function``.
         folder: The study file's folder, where ``module`` is looked for.
-        data: The study file's ``data`` section, loaded before the worker says `Ready`.
+        variants: The same with each choice that is searched in ``model``, to be checked as well.
         cache: Where decoded data is shared.
+        params: The study file's ``data``, ``model`` and ``train`` sections; the data is loaded,
+            and the model built once, before the worker says `Ready`.
         device: ``"cpu"`` or ``"cuda"``.
+        gpu: What ``CUDA_VISIBLE_DEVICES`` is set to, or None on the CPU.
         threads: CPU threads to train with.
         memory_share: Of the GPU's memory, in (0, 1].
     """
@@ -34,9 +37,11 @@ class Setup:
     worker: int
     trainer: str
     folder: Path
-    data: Mapping[str, Any]
+    params: Mapping[str, Mapping[str, Any]]
+    variants: Sequence[Mapping[str, Mapping[str, Any]]]
     cache: Path
     device: str
+    gpu: str | None
     threads: int
     memory_share: float
 
@@ -61,7 +66,6 @@ class Assignment:
         folder: For checkpoints and predictions.
         metric: The objective's metric, which decides the best epoch.
         maximize: Whether more is better.
-        checkpoint_every_s: Write a checkpoint when this much training would be lost without it.
     """
 
     number: int
@@ -72,7 +76,6 @@ class Assignment:
     folder: Path
     metric: str
     maximize: bool
-    checkpoint_every_s: float
 
 
 @dataclass(frozen=True)

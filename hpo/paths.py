@@ -1,6 +1,6 @@
 """Every directory and file that hpo writes, in one place.
 
-A *home* is the folder in which ``mlruns/`` and ``studies/`` lie: the current folder, or ``--home``.
+A *home* is the folder in which ``mlruns/`` and ``studies/`` lie: the current one, or ``--home``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Home:
         """The embedded MLflow store, used when the study names no other."""
         return f"sqlite:///{(self.mlruns / 'mlflow.db').resolve()}"
 
+    def tracking_address(self, named: str | None) -> str:
+        """Where MLflow is: as the study names it, as ``MLFLOW_TRACKING_URI`` does, or here."""
+        return named or os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri
+
     @property
     def artifacts(self) -> Path:
         """Where the embedded MLflow store keeps artifacts."""
@@ -57,7 +61,7 @@ class Home:
 class StudyPaths:
     """What a run of one study leaves under ``studies/NAME/``."""
 
-    OUTBOX = "outbox.jsonl"
+    OUTBOX = "outbox.log"
     root: Path
 
     @property

@@ -10,6 +10,7 @@ newest checkpoint of a recorded epoch. The process ends when the orchestrator do
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
 # ones do not wait for the disk.
 WAIT_SHARE = 0.05
 
+# A checkpoint is written when this much training would be lost without it, but never so often
+# that writing takes more than this share of the time.
+CHECKPOINT_AFTER_S = 1.0
+CHECKPOINT_SHARE = 0.02
+
 
 class NonFinite(ArithmeticError):
     """A loss or the objective is NaN or infinite."""
@@ -78,9 +84,12 @@ class Inbox:
     def get(self, timeout_s: float | None = None) -> Any:
         """The next message, or None when there is none within `timeout_s` (None: wait)."""
         try:
-            return self._messages.get(timeout=timeout_s)
+            message = self._messages.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        if isinstance(message, Quit):
+            self._messages.put(message)  # whoever asks next is to know, too
+        return message
 
     def _read(self) -> None:
         try:
@@ -101,7 +110,12 @@ class AssignedTrial:
     """The `trainers.contract.Trial` that a trainer is given."""
 
     def __init__(
-        self, assignment: Assignment, setup: Setup, connection: Connection, inbox: Inbox, data: Data
+        self,
+        assignment: Assignment,
+        setup: Setup,
+        connection: Connection,
+        inbox: Inbox,
+        data: Data,
     ) -> None:
         self.number = assignment.number
         self.params = assignment.params
@@ -119,6 +133,7 @@ class AssignedTrial:
         self._epoch = 0
         self._epoch_began = time.monotonic()
         self._saved_at = time.monotonic()
+        self._saving_s = 0.0  # what the last checkpoint took
 
     @property
     def data(self) -> Dataset:
@@ -169,9 +184,14 @@ class AssignedTrial:
         return state
 
     def close(self) -> dict[str, str]:
-        """Wait for the last decision and write the predictions; returns the artifacts."""
+        """Wait until the last epoch is on record and write the predictions; the artifacts.
+
+        A decision to stop comes too late then: the trial has trained to its end.
+        """
         if self._undecided is not None:
-            self._await_decision(timeout_s=None)
+            with contextlib.suppress(StopTraining):
+                self._await_decision(timeout_s=None)
+            self.ended_as = "complete"
         return self.write_predictions()
 
     def write_predictions(self) -> dict[str, str]:
@@ -185,9 +205,7 @@ class AssignedTrial:
             output = output.astype(np.float16)
         path = self._assignment.folder / "predictions.npz"
         with replacing(path) as file:
-            np.savez_compressed(
-                file, ids=self._best.ids, target=self._best.target, output=output
-            )
+            np.savez_compressed(file, ids=self._best.ids, target=self._best.target, output=output)
         return {"predictions.npz": str(path)}
 
     def _check(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -208,8 +226,9 @@ class AssignedTrial:
 
     def _checkpoint(self, epoch: int, force: bool) -> None:
         state, self._state = self._state, None
-        lost_s = time.monotonic() - self._saved_at
-        if state is None or not (force or lost_s >= self._assignment.checkpoint_every_s):
+        began = time.monotonic()
+        due_s = max(CHECKPOINT_AFTER_S, self._saving_s / CHECKPOINT_SHARE)
+        if state is None or not (force or began - self._saved_at >= due_s):
             return
         import torch
 
@@ -224,6 +243,7 @@ class AssignedTrial:
                 }
         checkpoints.write(self._assignment.folder, epoch, {"state": dict(state), "best": best})
         self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - began
 
     def _await_decision(self, timeout_s: float | None) -> None:
         message = self._inbox.get(timeout_s)
@@ -273,6 +293,8 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     except Exception as error:  # the user's module may raise anything when imported
         connection.send(Refused("trainer", _user_frames(error)))
         return
+    gc.collect()
+    gc.freeze()  # torch's own objects are here to stay: collecting after a trial is quick then
     connection.send(ready)
     while not isinstance(message := inbox.get(), Quit):
         if isinstance(message, Begin):
@@ -285,7 +307,7 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
 def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
     import torch
 
-    from trainers.registry import TRAINERS, resolve
+    from trainers.registry import TRAINERS, prepare, resolve
 
     torch.set_num_threads(setup.threads)
     device_name = "cpu"
@@ -293,9 +315,12 @@ def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
         torch.cuda.set_per_process_memory_fraction(setup.memory_share)
         device_name = torch.cuda.get_device_name()
     train = resolve(setup.trainer, setup.folder)
-    if setup.trainer in TRAINERS:
-        return train, Ready(data.load(setup.data).summary, device_name)
-    return train, Ready(None, device_name)  # its own function loads its own data
+    if setup.trainer not in TRAINERS:
+        return train, Ready(None, device_name)  # the user's function loads its own data
+    dataset = data.load(setup.params["data"])
+    for params in (setup.params, *setup.variants):
+        prepare(setup.trainer, params, dataset)
+    return train, Ready(dataset.summary, device_name)
 
 
 def _train(

@@ -85,7 +85,11 @@ class Trial(Protocol):
 
     @property
     def data(self) -> Dataset:
-        """The data of ``params["data"]``, split; loaded once per worker. Never the test split."""
+        """The data of ``params["data"]``, split; loaded once per worker. Never the test split.
+
+        ``data.splits[0].batch(rows)`` gives tensors, ``data.arrays(rows)`` NumPy arrays, of the
+        rows ``data.train`` or ``data.validation``.
+        """
 
     def report(
         self, epoch: int, metrics: Mapping[str, float], predictions: Predictions | None = None

@@ -1,0 +1,143 @@
+"""What the benchmarks share: repeat, compare, print. Not part of the installed package."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+HPO = [sys.executable, "-m", "hpo.cli"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with its goal; `at_most` says on which side of the goal it is to be."""
+
+    name: str
+    value: float
+    goal: float
+    unit: str = "×"
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+def interleaved(rounds: int, *sides: Callable[[], float]) -> list[float]:
+    """Run the sides in turn, `rounds` times; the median of what each returned."""
+    measured: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, values in zip(sides, measured, strict=True):
+            values.append(side())
+    return [statistics.median(values) for values in measured]
+
+
+def say(text: str) -> None:
+    """Progress, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(benchmark: str, rows: Sequence[tuple[str, str]], figures: Sequence[Figure]) -> None:
+    """Print tables for people and, last, one JSON object. Exits 1 if a goal is missed."""
+    console = Console()
+    measured = Table(title=benchmark, box=None, title_justify="left")
+    measured.add_column("measured")
+    measured.add_column("", justify="right")
+    for name, value in rows:
+        measured.add_row(name, value)
+    console.print(measured)
+    goals = Table(box=None)
+    for column in ("figure", "value", "goal", ""):
+        goals.add_column(column, justify="left" if column in ("figure", "") else "right")
+    for figure in figures:
+        sign = "≤" if figure.at_most else "≥"
+        goals.add_row(
+            figure.name,
+            f"{figure.value:.3g} {figure.unit}",
+            f"{sign} {figure.goal:.3g} {figure.unit}",
+            "met" if figure.met else "NOT MET",
+        )
+    console.print(goals)
+    met = all(figure.met for figure in figures)
+    print(
+        json.dumps(
+            {
+                "benchmark": benchmark,
+                "figures": {
+                    f.name: {"value": round(f.value, 5), "goal": f.goal, "met": f.met}
+                    for f in figures
+                },
+                "met": met,
+            }
+        )
+    )
+    sys.exit(0 if met else 1)
+
+
+class PeakMemory(threading.Thread):
+    """The peak resident memory (MB) of a process and of each of its children, by command line."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peaks_mb: dict[str, float] = {}
+        self._process = psutil.Process(pid)
+
+    def run(self) -> None:
+        while self._process.is_running():
+            try:
+                family = [self._process, *self._process.children(recursive=True)]
+            except psutil.Error:
+                return
+            for process in family:
+                try:
+                    name = _role(process.cmdline())
+                    peak = process.memory_info().rss / 1e6
+                except psutil.Error:
+                    continue
+                self.peaks_mb[name] = max(peak, self.peaks_mb.get(name, 0.0))
+            time.sleep(0.1)
+
+
+def _role(command: Sequence[str]) -> str:
+    for module in ("hpo.worker", "hpo.tracking.mlflow", "hpo.cli"):
+        if module in command:
+            return module
+    return Path(command[0]).name if command else "?"
+
+
+def hpo_run(file: Path, home: Path, *options: str) -> tuple[float, dict[str, float]]:
+    """Run a study as a user would; seconds, and the peak memory of each kind of process."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*HPO, "run", str(file), "--home", str(home), *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    memory = PeakMemory(process.pid)
+    memory.start()
+    _, error = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"hpo run failed ({process.returncode}):\n{error.decode()[-2000:]}")
+    return time.perf_counter() - began, memory.peaks_mb
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, on both sides of every comparison."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": "",
+    }

@@ -1,0 +1,108 @@
+"""Which devices this machine has, and how its workers share them. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from hpo.errors import Problem
+from hpo.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that may be used: its id for ``CUDA_VISIBLE_DEVICES``, name, and memory."""
+
+    id: str
+    name: str
+    memory_mb: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker's share of the machine.
+
+    Attributes:
+        gpu: What ``CUDA_VISIBLE_DEVICES`` is set to, or None on the CPU.
+        memory_share: Of the GPU's memory, in (0, 1].
+    """
+
+    device: Literal["cpu", "cuda"]
+    gpu: str | None
+    memory_share: float
+    threads: int
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, by ``nvidia-smi``; none without it."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total"]
+    try:
+        listed = subprocess.run(
+            [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if listed.returncode != 0:
+        return ()
+    found = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    allowed = None if visible is None else [v.strip() for v in visible.split(",")]
+    for line in listed.stdout.splitlines():
+        index, uuid, name, memory = (part.strip() for part in line.split(","))
+        if allowed is None or index in allowed or any(v and uuid.startswith(v) for v in allowed):
+            found.append(Gpu(uuid, name, int(float(memory))))
+    return tuple(found)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+def slots(spec: StudySpec) -> list[Slot] | Problem:
+    """A slot a worker, or why there cannot be so many.
+
+    On a CPU one worker a core with one thread each: two single-threaded workers gain more than
+    one worker with two threads.
+    """
+    if spec.device == "cuda" or (spec.device == "auto" and gpus()):
+        return _gpu_slots(spec)
+    count = 1 if spec.executor == "inline" else cores()
+    if spec.workers != "auto":
+        count = spec.workers
+    if spec.executor == "inline" and count > 1:
+        return spec.problem("workers", "the inline executor has one worker", "workers: 1")
+    if spec.budget.trials is not None:
+        count = min(count, spec.budget.trials)
+    threads = max(1, cores() // count)
+    return [Slot("cpu", None, 1.0, threads)] * count
+
+
+def _gpu_slots(spec: StudySpec) -> list[Slot] | Problem:
+    found = gpus()
+    if not found:
+        return spec.problem(
+            "device", "no NVIDIA GPU is visible here", "device: cpu, or look at `hpo doctor`"
+        )
+    per_gpu = max(1, math.floor(1 / spec.gpus_per_trial + 1e-9))
+    most = 1 if spec.executor == "inline" else len(found) * per_gpu
+    count = most if spec.workers == "auto" else spec.workers
+    if count > most:
+        return spec.problem(
+            "workers",
+            f"{len(found)} GPU(s) with {spec.gpus_per_trial:g} a trial have room for {most}; "
+            f"got {count}",
+            f"workers: {most}, or a smaller gpus_per_trial",
+        )
+    if spec.budget.trials is not None:
+        count = min(count, spec.budget.trials)
+    threads = max(1, cores() // count)
+    # Worker i on GPU i mod n: a few workers spread over all GPUs before they share one.
+    return [Slot("cuda", found[i % len(found)].id, 1 / per_gpu, threads) for i in range(count)]

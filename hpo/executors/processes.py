@@ -1,0 +1,126 @@
+"""Workers as processes on this machine, each the leader of its own process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import IO, Any
+
+from hpo.executors import Event, Gone
+from hpo.messages import Quit, Setup
+
+GRACE_S = 5.0  # between Quit and SIGKILL
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    output: IO[bytes]  # what it prints before it is told its log
+
+
+class ProcessExecutor:
+    """`hpo.executors.Executor` with one process a worker."""
+
+    def __init__(self) -> None:
+        self._workers: dict[int, _Worker] = {}
+
+    def start(self, setup: Setup) -> None:
+        ours, theirs = socket.socketpair()
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hpo.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=worker_environment(setup),
+            start_new_session=True,  # so that Ctrl-C passes it by, and `kill` takes its children
+        )
+        theirs.close()
+        connection = Connection(ours.detach())
+        self._workers[setup.worker] = _Worker(process, connection, output)
+        self.send(setup.worker, setup)
+
+    def send(self, worker: int, message: Any) -> None:
+        if worker in self._workers:
+            with contextlib.suppress(OSError):  # gone: `wait` will say so
+                self._workers[worker].connection.send(message)
+
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        numbers = {w.connection: number for number, w in self._workers.items()}
+        events: list[Event] = []
+        for connection in wait(list(numbers), timeout_s):
+            assert isinstance(connection, Connection)
+            number = numbers[connection]
+            try:
+                events.append(Event(number, connection.recv()))
+                while connection.poll():
+                    events.append(Event(number, connection.recv()))
+            except (EOFError, OSError):
+                events.append(Event(number, Gone(self._bury(number))))
+        return events
+
+    def kill(self, worker: int) -> None:
+        if worker in self._workers:
+            self._kill_group(self._workers[worker])
+            self._bury(worker)
+
+    def close(self) -> None:
+        for number in self._workers:
+            self.send(number, Quit())
+        for number in list(self._workers):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._workers[number].process.wait(GRACE_S)
+            self.kill(number)
+
+    def _bury(self, number: int) -> str:
+        """Forget a worker whose connection is closed; how it ended."""
+        worker = self._workers.pop(number)
+        worker.connection.close()
+        try:
+            code = worker.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._kill_group(worker)  # what it left running
+        worker.process.wait()
+        with worker.output as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+            last = output.read().decode(errors="replace").strip()
+        return _ending(code) + (f"; it last printed:\n{last}" if last else "")
+
+    @staticmethod
+    def _kill_group(worker: _Worker) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def worker_environment(setup: Setup) -> Mapping[str, str]:
+    """This process's environment, with the worker's device and threads."""
+    environment = dict(os.environ)
+    environment |= {
+        "OMP_NUM_THREADS": str(setup.threads),
+        "MKL_NUM_THREADS": str(setup.threads),
+        "CUDA_VISIBLE_DEVICES": setup.gpu or "",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results only with this
+        "PYTHONUNBUFFERED": "1",
+    }
+    return environment
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "the worker closed its connection and did not end"
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (killed, perhaps for want of memory)" if code == -signal.SIGKILL else ""
+        return f"the worker died of {name}{hint}"
+    return f"the worker exited with status {code}"

@@ -1,0 +1,149 @@
+"""What has happened in a study so far, read from its outbox.
+
+The outbox is the study's write-ahead log: what stands there has happened, even where Optuna or
+MLflow do not know it yet. The orchestrator starts from this and keeps it up to date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpo.tracking import outbox
+
+
+@dataclass
+class TrialHistory:
+    """One trial.
+
+    Attributes:
+        number: The trial's number.
+        attempts: How often it was assigned.
+        values: epoch → the objective's values at its end.
+        train_s: Seconds of training on record.
+        end: The ``end`` record, or None while the trial is not over.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    attempts: int = 0
+    values: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    train_s: float = 0.0
+    end: Mapping[str, Any] | None = None
+
+    @property
+    def recorded(self) -> int:
+        """The last epoch on record; 0 for none."""
+        return max(self.values, default=0)
+
+    def best_epoch(self, maximize: bool) -> int | None:
+        """The first of the best epochs by the first objective, or None."""
+        if not self.values:
+            return None
+        sign = -1 if maximize else 1
+        return min(self.values, key=lambda epoch: (sign * self.values[epoch][0], epoch))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best complete trial by the first objective; the first of equals."""
+
+    number: int
+    value: float
+    epoch: int
+
+
+@dataclass
+class History:
+    """All trials, and what has been spent.
+
+    Attributes:
+        metrics: The objectives' metrics.
+        maximize: Whether more is better, of the first objective.
+        study: The newest ``study`` record, or None for a new study.
+        trials: Begun trials by number.
+        ended: Those that are over, in the order in which they ended.
+        counted: Trials that count towards the budget: all but those answered from a twin's record.
+        best: By the first objective, or None.
+        since_best: Complete and pruned trials since the best one.
+        train_s: Seconds of training on record, over all trials.
+        wall_s: Seconds in which an orchestrator ran, over all earlier sessions.
+    """
+
+    metrics: Sequence[str]
+    maximize: bool
+    study: Mapping[str, Any] | None = None
+    trials: dict[int, TrialHistory] = field(default_factory=dict)
+    ended: list[TrialHistory] = field(default_factory=list)
+    counted: int = 0
+    best: Best | None = None
+    since_best: int = 0
+    train_s: float = 0.0
+    wall_s: float = 0.0
+    _session: tuple[int, int] | None = None  # first and newest time_ms of the running session
+
+    @classmethod
+    def read(cls, path: Path, metrics: Sequence[str], maximize: bool) -> History:
+        """The history in the outbox at `path`; an empty one when there is no such file."""
+        history = cls(metrics, maximize)
+        if path.is_file():
+            for record, _ in outbox.read(path):
+                history.add(record)
+        history._end_session()
+        return history
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in one record of the outbox."""
+        kind = record["kind"]
+        if kind == "study":
+            self._end_session()
+            self.study = record
+            self._session = (record["time_ms"], record["time_ms"])
+        elif self._session:
+            self._session = (self._session[0], max(self._session[1], record["time_ms"]))
+        if kind == "trial":
+            number = record["number"]
+            trial = self.trials.setdefault(number, TrialHistory(number, record["params"]))
+            self.counted += trial.attempts == 0
+            trial.attempts = record["attempt"]
+        elif kind == "epoch":
+            trial = self.trials[record["number"]]
+            trial.values[record["epoch"]] = tuple(record["metrics"][m] for m in self.metrics)
+            trial.train_s += record["seconds"]
+            self.train_s += record["seconds"]
+        elif kind == "end":
+            self._add_end(record)
+
+    def _add_end(self, end: Mapping[str, Any]) -> None:
+        trial = self.trials[end["number"]]
+        trial.end = end
+        self.ended.append(trial)
+        if "duplicate_of" in end:
+            self.counted -= 1
+            return
+        if end["state"] == "complete":
+            found = Best(end["number"], end["values"][0], end["best_epoch"])
+            if self.best is None or self._beats(found, self.best):
+                self.best, self.since_best = found, 0
+                return
+        if end["state"] in ("complete", "pruned"):
+            self.since_best += 1
+
+    def _beats(self, one: Best, other: Best) -> bool:
+        if one.value == other.value:
+            return one.number < other.number
+        return one.value > other.value if self.maximize else one.value < other.value
+
+    def _end_session(self) -> None:
+        if self._session:
+            self.wall_s += (self._session[1] - self._session[0]) / 1e3
+            self._session = None
+
+
+def seed_for(seed: int, number: int, purpose: str) -> int:
+    """A seed in [0, 2**32) for one purpose of one trial, independent of all others."""
+    digest = hashlib.blake2b(f"{seed}/{number}/{purpose}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,811 @@
+"""The one process of a study that asks, assigns, decides and tells.
+
+`run_study` prepares and cleans up; `Orchestrator.run` is the loop. Each message from a worker
+goes the same way: into the outbox, flushed; then to Optuna; then answered. So what a worker was
+told is never lost, and Optuna is brought up to date from the outbox after a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hpo import checkpoints, devices, lease
+from hpo.errors import Problem, StudyChanged, StudyFailed, StudyFileError, StudyLocked, WorkerLost
+from hpo.executors import Event, Executor, Gone, open_executor
+from hpo.history import History, TrialHistory, seed_for
+from hpo.messages import (
+    Assignment,
+    Begin,
+    Decision,
+    Finished,
+    Interrupt,
+    Ready,
+    Refused,
+    Report,
+    Setup,
+)
+from hpo.paths import Home, StudyPaths, replacing
+from hpo.progress import Progress, View, WorkerProgress
+from hpo.search import (
+    MOST_REPEATS,
+    Search,
+    State,
+    check_unchanged,
+    earlier_trials,
+    open_search,
+)
+from hpo.spec import Choice, StudySpec, check_data
+from hpo.tracking import Shipped, provenance, start_shipping
+from hpo.tracking.outbox import Outbox
+
+TICK_S = 0.2  # how often clocks, signals and the view are looked after
+OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
+SHIP_S = 600.0  # at most so long is MLflow waited for at the end
+TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
+ALIKE = 3  # so many first trials that fail alike end the study
+MOST_DEATHS = 3  # of a worker before it was ready
+FACTS = ("reason", "best_epoch", "last_epoch", "last_values", "duplicate_of")  # told to Optuna
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of a study ended.
+
+    Attributes:
+        exit_code: 0 done, 130 after SIGINT, 143 after SIGTERM.
+        shipped: What MLflow has not got yet, if anything.
+    """
+
+    state: Literal["complete", "interrupted"]
+    reason: str
+    exit_code: int = 0
+    shipped: Shipped | None = None
+
+
+@dataclass
+class Seat:
+    """One worker, as the orchestrator sees it.
+
+    Attributes:
+        began_s: When its trial was assigned (`time.monotonic`).
+        before_s: Seconds its trial had trained before that.
+        stop: The state and reason with which the trial is to end, once that is decided.
+        deaths: How often the worker ended before it was ready.
+    """
+
+    setup: Setup
+    ready: bool = False
+    trial: TrialHistory | None = None
+    began_s: float = 0.0
+    before_s: float = 0.0
+    stop: tuple[State, str] | None = None
+    deaths: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.setup.worker
+
+
+def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
+    """Run the study until its budget is used, or go on where it stopped; feed MLflow meanwhile.
+
+    Nothing is created before the study file, the data and the trainer have been found good.
+
+    Raises:
+        StudyFileError: The data or the trainer do not fit the file.
+        StudyChanged: The study there was begun with other settings or other data.
+        StudyLocked: Another process runs it.
+        StudyFailed: The first trials all failed alike, or no trial succeeded.
+        WorkerLost: Workers die before they are ready.
+    """
+    paths = home.study(spec.study)
+    done = nothing_left(spec, paths)
+    if done:
+        return Ended("complete", f"nothing left to do: {done}")
+    with opened(spec, home, view) as orchestrator:
+        shipper = start_shipping(paths, home, home.tracking_address(spec.tracking.uri))
+        try:
+            ended = orchestrator.run()
+        finally:
+            view.say("sending what is left to MLflow …")
+            shipped = shipper.finish(SHIP_S)
+    return replace(ended, shipped=shipped)
+
+
+def nothing_left(spec: StudySpec, paths: StudyPaths) -> str | None:
+    """Why there is nothing to run, or None. Creates nothing.
+
+    Raises:
+        StudyChanged, StudyLocked: It cannot be run.
+    """
+    history = _history(spec, paths)
+    if history.study:
+        check_unchanged(spec.study, history.study["identity"], spec.identity())
+    holder = lease.owner(paths.lease)
+    if holder:
+        raise StudyLocked(lease.locked_message(spec.study, holder))
+    if any(trial.end is None for trial in history.trials.values()):
+        return None
+    return limit_reached(spec, history, history.wall_s) or trials_done(spec, history)
+
+
+@contextlib.contextmanager
+def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
+    """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
+    paths = home.study(spec.study)
+    with contextlib.closing(open_executor(spec.executor)) as executor:
+        seats = _start_workers(spec, home, executor)
+        ready = _first_ready(spec, executor, seats, view)
+        _check_loaded(spec, _history(spec, paths).study, ready)
+        with lease.hold(paths.lease, spec.study):
+            history = _history(spec, paths)  # as it is under the lease
+            with (
+                contextlib.closing(Outbox(paths.outbox)) as outbox,
+                contextlib.closing(open_search(spec, paths, most_epochs(spec))) as search,
+            ):
+                yield Orchestrator(
+                    spec, paths, history, outbox, search, executor, seats, view, ready
+                )
+
+
+def probe(spec: StudySpec, home: Home, view: View) -> None:
+    """Check what only a worker can: the trainer, the device and the data. Creates nothing.
+
+    Raises:
+        StudyFileError: They do not fit the file.
+    """
+    with contextlib.closing(open_executor(spec.executor)) as executor:
+        seats = _start_workers(spec, home, executor, most=1)
+        ready = _first_ready(spec, executor, seats, view)
+        _check_loaded(spec, None, ready)
+
+
+def _history(spec: StudySpec, paths: StudyPaths) -> History:
+    metrics = [objective.metric for objective in spec.objective]
+    return History.read(paths.outbox, metrics, spec.objective[0].maximize)
+
+
+def _start_workers(
+    spec: StudySpec, home: Home, executor: Executor, most: int | None = None
+) -> list[Seat]:
+    slots = devices.slots(spec)
+    if isinstance(slots, Problem):
+        raise StudyFileError(str(spec.file), [slots])
+    seats = []
+    for number, slot in enumerate(slots[:most]):
+        setup = Setup(
+            worker=number,
+            trainer=spec.trainer,
+            folder=spec.folder,
+            params=spec.config({}),
+            variants=[
+                spec.config({path: choice})
+                for path, parameter in spec.search.items()
+                if path.startswith("model.") and isinstance(parameter, Choice)
+                for choice in parameter.choices
+            ],
+            cache=home.data_cache,
+            device=slot.device,
+            gpu=slot.gpu,
+            threads=slot.threads,
+            memory_share=slot.memory_share,
+        )
+        executor.start(setup)
+        seats.append(Seat(setup))
+    return seats
+
+
+def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], view: View) -> Ready:
+    """Wait for the first worker; the others may still be starting."""
+    view.say(f"starting {len(seats)} worker{'s' * (len(seats) > 1)} on {seats[0].setup.device} …")
+    while True:
+        for event in executor.wait(TICK_S):
+            seat = seats[event.worker]
+            match event.message:
+                case Ready() as ready:
+                    seat.ready = True
+                    return ready
+                case Refused(key, message, hint):
+                    raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
+                case Gone(reason):
+                    _restart(executor, seat, reason)
+
+
+def _restart(executor: Executor, seat: Seat, reason: str) -> None:
+    seat.ready = False
+    seat.deaths += 1
+    if seat.deaths >= MOST_DEATHS:
+        raise WorkerLost(
+            f"worker {seat.number} ended {seat.deaths} times before it was ready: {reason}\n"
+            "`hpo doctor` shows what this machine has."
+        )
+    executor.start(seat.setup)
+
+
+def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:
+    if ready.dataset is None:
+        return
+    problems = check_data(spec, ready.dataset)
+    if problems:
+        raise StudyFileError(str(spec.file), problems)
+    before = (study or {}).get("dataset")
+    if before and before["fingerprint"] != ready.dataset["fingerprint"]:
+        raise StudyChanged(
+            f"study '{spec.study}' was begun on other data: {before['source']} has changed since "
+            f"({before['rows']} rows then, {ready.dataset['rows']} now).\n"
+            f"Start another study for the new data: `--set study={spec.study}-2`."
+        )
+
+
+@dataclass
+class Orchestrator:
+    """A study that is running. Its lease is held by the caller."""
+
+    spec: StudySpec
+    paths: StudyPaths
+    history: History
+    outbox: Outbox
+    search: Search
+    executor: Executor
+    seats: Sequence[Seat]
+    view: View
+    ready: Ready
+    waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not training
+    exhausted: str | None = None  # why no other trial can be asked for
+    ending: Ended | None = None  # once nothing more is to be assigned
+    signals: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.began_s = time.monotonic()
+        self.shown_s = -math.inf
+        self.patience_ends_s = math.inf
+        self.maximize = self.spec.objective[0].maximize
+        self._write_header()
+        if self.search.created:
+            self._seed_search()
+        self._reconcile()
+        for seat in self.seats:
+            self._greet(seat)
+
+    # -- the loop
+
+    def run(self) -> Ended:
+        """Train until the budget is used or somebody stops it."""
+        try:
+            with _signals_into(self.signals):
+                while not self._over():
+                    self._assign()
+                    events = self.executor.wait(0 if self._may_prepare() else TICK_S)
+                    if not events and self._may_prepare():
+                        self._prepare()
+                    self._record(events)
+                    for event in events:
+                        self._handle(event)
+                    self._look_at_clocks()
+                    self._look_at_signals()
+                    self._show()
+            self._close_down()
+        except BaseException as error:
+            self._write_end("failed", _first_line(error))
+            raise
+        finally:
+            self.executor.close()  # before MLflow gets the rest: it may use the cores now
+        assert self.ending is not None
+        return self.ending
+
+    def _over(self) -> bool:
+        training = any(seat.trial for seat in self.seats)
+        if self.ending is None:
+            why = limit_reached(self.spec, self.history, self._spent_s())
+            if why is None and not training and not self.waiting:
+                why = self.exhausted or trials_done(self.spec, self.history)
+            if why is not None:
+                self.ending = Ended("complete", why)
+        return self.ending is not None and not training
+
+    def _record(self, events: Sequence[Event]) -> None:
+        """Put every epoch that arrived into the outbox, with one flush for all."""
+        for event in events:
+            report, trial = event.message, self.seats[event.worker].trial
+            if isinstance(report, Report) and trial and trial.number == report.number:
+                self._write(
+                    {
+                        "kind": "epoch",
+                        "number": report.number,
+                        "epoch": report.epoch,
+                        "time_ms": report.time_ms,
+                        "seconds": report.seconds,
+                        "metrics": dict(report.metrics),
+                    }
+                )
+        if events:
+            self.outbox.commit()
+
+    def _handle(self, event: Event) -> None:
+        seat = self.seats[event.worker]
+        match event.message:
+            case Report() as report:
+                self._decide(seat, report)
+            case Finished() as finished:
+                self._finished(seat, finished)
+            case Ready():
+                seat.ready, seat.deaths = True, 0
+                self._greet(seat)
+            case Refused(_, message, _):
+                raise WorkerLost(f"worker {seat.number} cannot start: {message}")
+            case Gone(reason):
+                self._gone(seat, reason)
+
+    # -- giving out trials
+
+    def _assign(self) -> None:
+        for seat in self.seats:
+            if seat.ready and seat.trial is None and self.ending is None:
+                if not self.waiting:
+                    self._prepare()
+                if self.waiting:
+                    self._begin(seat, self.waiting.popleft())
+
+    def _may_prepare(self) -> bool:
+        """Whether to think of the next trial while all workers train.
+
+        Not with one worker: a suggestion made before its last trial is over would know less.
+        """
+        return len(self.seats) > 1 and not self.waiting and self._wants_more()
+
+    def _wants_more(self) -> bool:
+        if self.ending is not None or self.exhausted is not None:
+            return False
+        fresh = sum(1 for trial in self.waiting if trial.attempts == 0)
+        return trials_done(self.spec, self.history, also=fresh) is None
+
+    def _prepare(self) -> None:
+        """Ask for a trial; answer duplicates from the record of their twin."""
+        if not self._wants_more():
+            return
+        for attempt in range(MOST_REPEATS):
+            suggestion = self.search.ask_untried() if attempt else self.search.ask()
+            if suggestion is None:
+                break
+            trial = TrialHistory(suggestion.number, suggestion.params)
+            if suggestion.duplicate_of is None:
+                self.waiting.append(trial)
+                return
+            self._write_trial(trial, worker=None)
+            twin = suggestion.duplicate_of
+            self._end(trial, "pruned", f"same configuration as trial {twin}", duplicate_of=twin)
+        self.exhausted = "every configuration has been tried"
+
+    def _begin(self, seat: Seat, trial: TrialHistory) -> None:
+        folder = self.paths.trial(trial.number)
+        if trial.recorded == 0:
+            checkpoints.discard(folder)  # of an attempt that left no record
+        self.search.commit()  # the params are on the disk before the outbox speaks of the trial
+        self._write_trial(trial, worker=seat.number)
+        self.outbox.commit()
+        seat.trial, seat.stop = trial, None
+        seat.began_s, seat.before_s = time.monotonic(), trial.train_s
+        self.executor.send(
+            seat.number,
+            Assignment(
+                number=trial.number,
+                params=self.spec.config(trial.params),
+                seed=seed_for(self.spec.seed, trial.number, "train"),
+                attempt=trial.attempts,
+                recorded=trial.recorded,
+                folder=folder,
+                metric=self.spec.objective[0].metric,
+                maximize=self.maximize,
+            ),
+        )
+
+    # -- what comes back
+
+    def _decide(self, seat: Seat, report: Report) -> None:
+        trial = seat.trial
+        if trial is None or trial.number != report.number:
+            return  # said before its worker was given up
+        pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
+        if seat.stop is None:
+            seat.stop = ("pruned", pruned) if pruned else self._overdue(seat, report.seconds)
+        self.executor.send(
+            seat.number, Decision(trial.number, report.epoch, go_on=seat.stop is None)
+        )
+
+    def _finished(self, seat: Seat, finished: Finished) -> None:
+        trial, stop = seat.trial, seat.stop
+        if trial is None or trial.number != finished.number:
+            return
+        seat.trial = None
+        if self.spec.fresh_process:
+            self.executor.kill(seat.number)
+            seat.ready = False
+            self.executor.start(seat.setup)
+        match finished.outcome:
+            case "complete":
+                self._end(trial, "complete", "", finished)
+            case "stop":
+                assert stop is not None
+                self._end(trial, *stop, finished)
+            case "failed":
+                self._end(trial, "failed", finished.reason, finished)
+                self._stop_if_all_fail_alike()
+            case "interrupted":
+                self.waiting.appendleft(trial)
+
+    def _gone(self, seat: Seat, reason: str) -> None:
+        """A worker is lost; its trial gets another try."""
+        trial, seat.trial = seat.trial, None
+        was_ready = seat.ready
+        seat.ready = False
+        if trial is not None:
+            if seat.stop is not None:
+                self._end(trial, *seat.stop)
+            elif trial.attempts <= self.spec.retries:
+                self.view.say(
+                    f"trial {trial.number}: {reason}; it goes on from epoch {trial.recorded}"
+                )
+                self.waiting.appendleft(trial)
+            else:
+                self._end(trial, "failed", f"{reason} (attempt {trial.attempts})")
+                self._stop_if_all_fail_alike()
+        if was_ready:
+            self.executor.start(seat.setup)
+        else:
+            _restart(self.executor, seat, reason)
+
+    def _end(
+        self,
+        trial: TrialHistory,
+        state: State,
+        reason: str,
+        finished: Finished | None = None,
+        duplicate_of: int | None = None,
+    ) -> None:
+        """End a trial: in the outbox, then in Optuna. Its best epoch is its value."""
+        epoch = trial.best_epoch(self.maximize)
+        values = None if epoch is None else list(trial.values[epoch])
+        twin = None if duplicate_of is None else self.history.trials.get(duplicate_of)
+        if twin is not None and twin.end is not None:
+            values, epoch = twin.end["values"], twin.end["best_epoch"]
+        facts = {
+            "reason": reason,
+            "best_epoch": epoch,
+            "last_epoch": trial.recorded,
+            "last_values": list(trial.values[trial.recorded]) if trial.values else None,
+            **({} if duplicate_of is None else {"duplicate_of": duplicate_of}),
+        }
+        artifacts = finished.artifacts if finished else {}
+        self._write(
+            {
+                "kind": "end",
+                "number": trial.number,
+                "state": state,
+                "values": values,
+                **facts,
+                "seconds": trial.train_s,
+                "peak_memory_mb": finished.peak_memory_mb if finished else None,
+                "traceback": finished.traceback if finished else None,
+                "artifacts": {
+                    name: str(Path(path).relative_to(self.paths.root))
+                    for name, path in artifacts.items()
+                },
+                "epochs_trained": len(trial.values),
+            }
+        )
+        self.outbox.commit()
+        self.search.tell(trial.number, state, values, facts)
+        checkpoints.clear(self.paths.trial(trial.number))
+        shown = f"{self.spec.objective[0].metric} {values[0]:.4g}" if values else "no epoch done"
+        self.view.say(
+            f"trial {trial.number} {state}"
+            + (f" ({shown} at epoch {epoch})" if values else f" ({shown})")
+            + (f": {reason}" if reason else "")
+        )
+
+    def _stop_if_all_fail_alike(self) -> None:
+        ends = [trial.end for trial in self.history.ended if trial.end]
+        causes = {_cause(end["reason"]) for end in ends}
+        if len(ends) < max(ALIKE, len(self.seats)) or len(causes) > 1:
+            return
+        if any(end["state"] != "failed" for end in ends):
+            return
+        raise StudyFailed(
+            f"the first {len(ends)} trials all failed alike: {ends[0]['reason']}\n"
+            + (ends[0]["traceback"] or "")
+            + f"Mend the cause, then start afresh: `--set study={self.spec.study}-2`."
+        )
+
+    # -- clocks and signals
+
+    def _spent_s(self) -> float:
+        return self.history.wall_s + time.monotonic() - self.began_s
+
+    def _overdue(self, seat: Seat, epoch_s: float) -> tuple[State, str] | None:
+        """Why a trial is to stop at this epoch's end: another like it would come too late."""
+        wall_s, timeout_s = self.spec.budget.wall_s, self.spec.timeout_s
+        if wall_s is not None and self._spent_s() + epoch_s > wall_s:
+            self.ending = self.ending or Ended(
+                "complete", f"the wall time of {wall_s:g} s is used"
+            )
+            return "stopped", "the study's wall time is used"
+        if timeout_s is not None and self._trial_s(seat) + epoch_s > timeout_s:
+            return "stopped", f"the trial's timeout of {timeout_s:g} s"
+        limit = limit_reached(self.spec, self.history, self._spent_s())
+        return ("stopped", limit) if limit else None
+
+    def _trial_s(self, seat: Seat) -> float:
+        return seat.before_s + time.monotonic() - seat.began_s
+
+    def _look_at_clocks(self) -> None:
+        """Kill what ignores its deadline."""
+        for seat in self.seats:
+            trial = seat.trial
+            if trial is None:
+                continue
+            wall_s, timeout_s = self.spec.budget.wall_s, self.spec.timeout_s
+            if timeout_s is not None and self._trial_s(seat) > timeout_s + OVERDUE_S:
+                why = f"the trial's timeout of {timeout_s:g} s, in the middle of an epoch"
+            elif wall_s is not None and self._spent_s() > wall_s + OVERDUE_S:
+                why = "the study's wall time is used, in the middle of an epoch"
+            else:
+                continue
+            self.executor.kill(seat.number)
+            seat.trial, seat.ready = None, False
+            self._end(trial, "stopped", why)
+            self.executor.start(seat.setup)
+
+    def _look_at_signals(self) -> None:
+        """The first asks workers to finish their epoch; the second, or patience lost, kills."""
+        if not self.signals:
+            return
+        if self.ending is None or self.ending.state != "interrupted":
+            term = self.signals[0] == signal.SIGTERM
+            self.ending = Ended("interrupted", "stopped by the user", 143 if term else 130)
+            self.patience_ends_s = time.monotonic() + (TERM_GRACE_S if term else math.inf)
+            self.view.say(
+                "stopping: each worker finishes its epoch and saves (again to stop at once) …"
+            )
+            for seat in self.seats:
+                if seat.trial is not None:
+                    self.executor.send(seat.number, Interrupt())
+        if len(self.signals) > 1 or time.monotonic() > self.patience_ends_s:
+            for seat in self.seats:
+                self.executor.kill(seat.number)
+                if seat.trial is not None:
+                    self.waiting.appendleft(seat.trial)
+                    seat.trial = None
+
+    # -- beginning and end
+
+    def _write_header(self) -> None:
+        """Say in the outbox what is run, on what, and by which code."""
+        study_id = (self.history.study or {}).get("study_id") or uuid.uuid4().hex
+        self._write(
+            {
+                "kind": "study",
+                "study": self.spec.study,
+                "study_id": study_id,
+                "file": self.spec.resolved(),
+                "identity": self.spec.identity(),
+                "objective": [{"metric": o.metric, "goal": o.goal} for o in self.spec.objective],
+                "budget": self.spec.budget.model_dump(),
+                "sampler": self.search.sampler_name,
+                "pruner": self.spec.pruner.name,
+                "workers": len(self.seats),
+                "device": self.seats[0].setup.device,
+                "device_name": self.ready.device_name,
+                "dataset": self.ready.dataset,
+                "provenance": provenance.collect(self.spec.folder),
+            }
+        )
+        self.outbox.commit()
+        with replacing(self.paths.resolved) as file:
+            file.write(self.spec.resolved().encode())
+        self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
+
+    def _seed_search(self) -> None:
+        """What `start_from` names, in a study that has just been created."""
+        for item in self.spec.start_from:
+            if isinstance(item, Mapping):
+                self.search.enqueue(item)
+            else:
+                earlier = earlier_trials(self.spec, self.paths, item.study)
+                used = self.search.learn_from(earlier, item.study)
+                self.view.say(f"{used} of {len(earlier)} trials of '{item.study}' learnt from")
+
+    def _reconcile(self) -> None:
+        """Bring Optuna up to what the outbox says, and find the trials to go on with."""
+        if len(self.spec.objective) > 1:  # Optuna keeps no curves of several objectives
+            for trial in self.history.trials.values():
+                for epoch, values in trial.values.items():
+                    self.search.report(trial.number, epoch, values)
+        for number in sorted(self.search.unfinished()):
+            params = self.search.again(number)
+            trial = self.history.trials.get(number) or TrialHistory(number, params)
+            known = self.search.epochs(number)
+            for epoch, values in sorted(trial.values.items()):
+                if epoch not in known:
+                    self.search.report(number, epoch, values)
+            if trial.end is None:
+                self.waiting.append(trial)
+                if trial.attempts:
+                    self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
+            else:
+                facts = {key: trial.end[key] for key in FACTS if key in trial.end}
+                self.search.tell(number, trial.end["state"], trial.end["values"], facts)
+
+    def _greet(self, seat: Seat) -> None:
+        self.executor.send(seat.number, Begin(self.paths.worker_log(seat.number)))
+
+    def _close_down(self) -> None:
+        """Leave no trial RUNNING, and say how the study ended."""
+        assert self.ending is not None
+        for trial in self.waiting:
+            if trial.attempts and self.ending.state == "complete":
+                self._end(trial, "stopped", self.ending.reason)
+        ends = [trial.end for trial in self.history.ended if trial.end]
+        if self.ending.state == "complete" and all(end["state"] == "failed" for end in ends):
+            cause = Counter(end["reason"] for end in ends).most_common(1)
+            raise StudyFailed(
+                "no trial succeeded" + (f"; most often: {cause[0][0]}" if cause else "")
+            )
+        self._write_end(self.ending.state, self.ending.reason)
+
+    def _write_end(self, state: str, reason: str) -> None:
+        self._write({"kind": "study_end", "state": state, "reason": reason})
+        self.outbox.commit()
+
+    def _write_trial(self, trial: TrialHistory, worker: int | None) -> None:
+        self.history.trials[trial.number] = trial
+        self._write(
+            {
+                "kind": "trial",
+                "number": trial.number,
+                "params": dict(trial.params),
+                "config": flat(self.spec.config(trial.params)),
+                "seed": seed_for(self.spec.seed, trial.number, "train"),
+                "worker": worker,
+                "attempt": trial.attempts + 1,
+            }
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """Append to the outbox and take in what it says."""
+        record.setdefault("time_ms", time.time_ns() // 1_000_000)
+        self.outbox.append(record)
+        self.history.add(record)
+
+    # -- what others see
+
+    def _show(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self.shown_s >= TICK_S:
+            self.shown_s = now_s
+            self.view.show(self.progress())
+
+    def progress(self) -> Progress:
+        best = self.history.best
+        return Progress(
+            study=self.spec.study,
+            metric=self.spec.objective[0].metric,
+            counts=Counter(trial.end["state"] for trial in self.history.ended if trial.end),
+            total=self.spec.budget.trials,
+            best=(best.number, best.value, best.epoch) if best else None,
+            elapsed_s=time.monotonic() - self.began_s,
+            left_s=self._left_s(),
+            workers=[self._worker_progress(seat) for seat in self.seats],
+        )
+
+    def _worker_progress(self, seat: Seat) -> WorkerProgress:
+        trial = seat.trial
+        if trial is None:
+            return WorkerProgress(seat.number, "idle" if seat.ready else "starting")
+        value = trial.values[trial.recorded][0] if trial.values else None
+        epochs = self.spec.config(trial.params)["train"].get("epochs")
+        return WorkerProgress(seat.number, "training", trial.number, trial.recorded, epochs, value)
+
+    def _left_s(self) -> float | None:
+        """By the mean time of a trial so far, and never beyond the wall budget."""
+        budget, history = self.spec.budget, self.history
+        guesses = []
+        if budget.trials is not None and history.ended:
+            left = max(0, budget.trials - len(history.ended))
+            guesses.append(left * history.train_s / len(history.ended) / len(self.seats))
+        if budget.wall_s is not None:
+            guesses.append(max(0.0, budget.wall_s - self._spent_s()))
+        return min(guesses, default=None)
+
+
+def trials_done(spec: StudySpec, history: History, also: int = 0) -> str | None:
+    """Whether the budget's trials have all been begun, in words, or None.
+
+    Args:
+        also: Trials that have been asked for but not begun.
+    """
+    trials = spec.budget.trials
+    if trials is None or history.counted + also < trials:
+        return None
+    return f"all {trials} trials are done"
+
+
+def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | None:
+    """Which limit of the budget ends the study now, in words, or None.
+
+    Args:
+        spent_s: Wall time over all sessions.
+    """
+    budget, best = spec.budget, history.best
+    if budget.wall_s is not None and spent_s >= budget.wall_s:
+        return f"the wall time of {budget.wall_s:g} s is used"
+    share = spec.gpus_per_trial if spec.device != "cpu" and devices.gpus() else 1.0
+    if budget.device_hours is not None and history.train_s * share / 3600 >= budget.device_hours:
+        return f"{budget.device_hours:g} device-hours are used"
+    if best is None:
+        return None
+    if budget.target is not None:
+        gain = best.value - budget.target
+        if gain >= 0 if spec.objective[0].maximize else gain <= 0:
+            return f"trial {best.number} reached the target of {budget.target:g}"
+    if budget.patience is not None and history.since_best >= budget.patience:
+        return f"{history.since_best} trials without improvement on trial {best.number}"
+    return None
+
+
+def most_epochs(spec: StudySpec) -> int | None:
+    """The most epochs that a trial of this study can train, if its file says."""
+    searched = spec.search.get("train.epochs")
+    if searched is None:
+        epochs = spec.config({})["train"].get("epochs")
+    else:
+        choices = getattr(searched, "choices", None)
+        epochs = max(choices) if choices else getattr(searched, "high", None)
+    return epochs if isinstance(epochs, int) else None
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"lr": 0.1}}`` → ``{"train.lr": 0.1}``; lists stay whole."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _cause(reason: str) -> str:
+    """A reason without its numbers, so that the same error of two trials compares equal."""
+    return "".join(c for c in reason if not c.isdigit())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _signals_into(received: list[int]) -> Iterator[None]:
+    """Collect SIGINT and SIGTERM instead of dying of them; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, _frame: Any) -> None:
+        received.append(number)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""What the orchestrator tells whoever watches a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """What one worker does now.
+
+    Attributes:
+        epochs: How many the trial is to train, if its study file says.
+        value: The first objective's value at `epoch`, or None before the first.
+    """
+
+    worker: int
+    state: Literal["starting", "idle", "training"]
+    trial: int | None = None
+    epoch: int = 0
+    epochs: int | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A study at one moment.
+
+    Attributes:
+        counts: Ended trials by state.
+        total: The budget in trials, or None.
+        best: (trial, value, epoch) by the first objective, or None.
+        elapsed_s: Since this run began.
+        left_s: A guess at the time to the end, or None while there is no ground for one.
+    """
+
+    study: str
+    metric: str
+    counts: Mapping[str, int]
+    total: int | None
+    best: tuple[int, float, int] | None
+    elapsed_s: float
+    left_s: float | None
+    workers: Sequence[WorkerProgress]
+
+
+class View(Protocol):
+    """Somebody who watches a study."""
+
+    def say(self, text: str) -> None:
+        """Something happened that is worth a line."""
+
+    def show(self, progress: Progress) -> None:
+        """How things stand; called a few times a second."""
+
+
+class Silent:
+    """A `View` that shows nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def show(self, progress: Progress) -> None: ...

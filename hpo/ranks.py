@@ -1,0 +1,81 @@
+"""Pruning with several objectives: successive halving by non-dominated rank.
+
+Optuna's pruners take one objective. Here, as in Syne Tune's multi-objective ASHA (Schmucker et
+al., 2021, arXiv:2106.12639), a trial goes on from a rung if it is among the best 1/η of the trials
+that reached the rung, ordered by the front of mutually non-dominated trials they lie in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class RankHalving:
+    """Decides at epochs ``min_resource · η^k``."""
+
+    def __init__(
+        self, signs: Sequence[int], min_resource: int, eta: int, max_epochs: int | None
+    ) -> None:
+        """Args: signs: +1 an objective to maximize, -1 one to minimize."""
+        self._signs = np.asarray(signs, dtype=float)
+        self._min_resource = min_resource
+        self._eta = eta
+        self._max_epochs = max_epochs
+        self._rungs: dict[int, dict[int, np.ndarray]] = {}
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], signs: Sequence[int], max_epochs: int | None
+    ) -> RankHalving:
+        minimum = options.get("min_resource", 1)
+        return cls(
+            signs,
+            min_resource=minimum if isinstance(minimum, int) else 1,
+            eta=options.get("reduction_factor", 3),
+            max_epochs=max_epochs,
+        )
+
+    def report(self, number: int, epoch: int, values: Sequence[float]) -> str | None:
+        """Record an epoch; why the trial is to be pruned there, or None."""
+        if not self._is_rung(epoch):
+            return None
+        rung = self._rungs.setdefault(epoch, {})
+        rung[number] = np.asarray(values) * self._signs
+        fronts = non_dominated_fronts(np.stack(list(rung.values())))
+        mine = fronts[list(rung).index(number)]
+        better = int((fronts < mine).sum())
+        if better < max(1, len(rung) // self._eta):
+            return None
+        return f"front {mine + 1} of {len(rung)} trials at epoch {epoch}"
+
+    def _is_rung(self, epoch: int) -> bool:
+        if epoch == self._max_epochs:
+            return False
+        rung = self._min_resource
+        while rung < epoch:
+            rung *= self._eta
+        return rung == epoch
+
+
+def non_dominated_fronts(points: np.ndarray) -> np.ndarray:
+    """The front (0 is the best) of each point.
+
+    Args:
+        points: (N, M), more is better in each column.
+
+    Returns:
+        (N,) int.
+    """
+    better = np.greater(points[:, None], points[None])  # [i, j]: i better than j
+    worse = np.less(points[:, None], points[None])
+    dominates: np.ndarray = ~worse.any(axis=2) & better.any(axis=2)
+    fronts = np.full(len(points), -1)
+    front = 0
+    while (left := fronts < 0).any():
+        beaten = dominates[left][:, left].any(axis=0)
+        fronts[np.flatnonzero(left)[~beaten]] = front
+        front += 1
+    return fronts

@@ -1,0 +1,288 @@
+"""What must fit together in a study file, beyond each value alone; and the file with its data."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from hpo.errors import Problem
+from hpo.spec import sections
+from hpo.spec.document import Document
+from hpo.spec.explain import did_you_mean, shown
+from hpo.spec.methods import PRUNERS_OF_SEVERAL
+from hpo.spec.space import Choice, Float, Parameter, grid_size, values
+from hpo.spec.study import Budget, StudySpec
+from hpo.spec.yaml12 import Path
+from trainers.metrics import METRICS
+from trainers.registry import TRAINERS
+
+MOST_GRID = 100_000
+DEFAULT_TRIALS = 50
+
+# As MLflow takes them; it finds out only at the end of a trial.
+_KEY = re.compile(r"[\w\- :]+")
+_METRIC = re.compile(r"[\w\-. :/]+")
+_LONGEST = 240
+
+Found = Iterator[tuple[Path, str, str | None]]
+
+
+def names(document: Document, section: str, content: Mapping[str, Any]) -> list[Problem]:
+    """Keys and values of a section of the user's own trainer that could not be recorded."""
+    problems = []
+    seen: set[Path] = set()
+    for path, value in sections.flat(content, (section,)):
+        for depth in range(1, len(path)):
+            key = path[depth]
+            if path[: depth + 1] in seen or isinstance(key, int):
+                continue
+            seen.add(path[: depth + 1])
+            message = None
+            if not _KEY.fullmatch(key):
+                message = f"expected letters, digits, '_', '-', ' ' or ':'; got {shown(key)}"
+            elif len(".".join(map(str, path[: depth + 1]))) > _LONGEST:
+                message = f"the name is longer than {_LONGEST} characters"
+            if message:
+                problems.append(document.problem(path[: depth + 1], message, at_key=True))
+        if isinstance(value, float) and value != value:
+            problems.append(document.problem(path, "expected a number; got .nan"))
+    return problems
+
+
+def with_budget(budget: Budget, searched: bool) -> Budget:
+    """The budget with its default: as many trials as make sense if nothing else ends it."""
+    limited = (budget.wall_s, budget.device_hours, budget.patience) != (None, None, None)
+    if budget.trials is not None or (searched and limited):
+        return budget
+    return budget.model_copy(update={"trials": DEFAULT_TRIALS if searched else 1})
+
+
+def run(spec: StudySpec, document: Document, broken: set[str]) -> list[Problem]:
+    """Every problem and warning between the parts of `spec`.
+
+    Args:
+        broken: Top-level keys with problems of their own; what depends on them is not checked.
+    """
+    found = []
+    for keys, check in _PROBLEMS:
+        if not broken.intersection(keys):
+            found += [document.problem(*what) for what in check(spec)]
+    for keys, check in _WARNINGS:
+        if not broken.intersection(keys):
+            found += [document.problem(*what, warning=True) for what in check(spec)]
+    return found
+
+
+def check_data(spec: StudySpec, summary: Mapping[str, Any]) -> list[Problem]:
+    """What does not fit the data that a worker has loaded.
+
+    Args:
+        summary: `trainers.data.Dataset.summary`.
+    """
+    return [
+        spec.problem(".".join(map(str, path)), message, hint)
+        for path, message, hint in _data(spec, summary)
+    ]
+
+
+# -- objectives
+
+
+def _objective(spec: StudySpec) -> Found:
+    if not spec.objective:
+        yield (
+            ("objective",),
+            "is missing: what your own trainer reports is not known",
+            "objective: {metric: NAME, goal: minimize}",
+        )
+    counted = Counter(objective.metric for objective in spec.objective)
+    for i, (path, metric) in enumerate(_metrics(spec)):
+        if counted[metric] > 1 and metric in [o.metric for o in spec.objective[:i]]:
+            yield path, f"{metric} is an objective already", "remove one of them"
+        elif spec.trainer in TRAINERS:
+            known = [f"{split}/{name}" for split in ("val", "train") for name in METRICS]
+            if metric not in known:
+                hint = _metric_hint(metric, known)
+                yield path, f"{spec.trainer} does not report {shown(metric)}", hint
+        elif (
+            not _METRIC.fullmatch(metric)
+            or len(metric) > _LONGEST
+            or posixpath.normpath(metric) != metric
+            or metric.startswith(("/", ".."))
+        ):
+            yield path, f"{shown(metric)} cannot be the name of a metric", "e.g. val/loss"
+
+
+def _metrics(spec: StudySpec) -> list[tuple[Path, str]]:
+    metrics = [objective.metric for objective in spec.objective]
+    if len(metrics) == 1:
+        return [(("objective", "metric"), metrics[0])]
+    return [(("objective", i, "metric"), metric) for i, metric in enumerate(metrics)]
+
+
+def _metric_hint(metric: str, known: list[str]) -> str:
+    same_name = [name for name in known if name.split("/")[1] == metric]
+    close = did_you_mean(metric, known)
+    if same_name:
+        return f"did you mean {same_name[0]!r}?"
+    if close and close.startswith("did"):
+        return close
+    return f"known: {', '.join(known)}"
+
+
+def _several_and_pruner(spec: StudySpec) -> Found:
+    if len(spec.objective) > 1 and spec.pruner.name not in PRUNERS_OF_SEVERAL:
+        yield (
+            ("pruner",),
+            f"{spec.pruner.name} cannot weigh {len(spec.objective)} objectives",
+            f"with several objectives: {', '.join(PRUNERS_OF_SEVERAL)}",
+        )
+
+
+def _several_and_sampler(spec: StudySpec) -> Found:
+    if len(spec.objective) > 1 and spec.sampler.name == "cma-es":
+        yield (
+            ("sampler",),
+            f"cma-es has one objective; there are {len(spec.objective)}",
+            "try tpe, gp, nsga2 or nsga3",
+        )
+
+
+# -- search, sampler and pruner
+
+
+def _grid(spec: StudySpec) -> Found:
+    if spec.sampler.name != "grid" or not spec.search:
+        return
+    endless = [path for path, parameter in spec.search.items() if values(parameter) is None]
+    for path in endless:
+        yield ("search", path), "the grid sampler needs a step, or choices", "add step: …"
+    size = None if endless else grid_size(spec.search)
+    if size is not None and size > MOST_GRID:
+        yield (
+            ("sampler",),
+            f"the grid has {size:,} configurations; at most {MOST_GRID:,} can be listed",
+            "larger steps, or try tpe",
+        )
+
+
+def _pruner_and_epochs(spec: StudySpec) -> Found:
+    epochs = _largest(spec, "train.epochs")
+    if epochs is None:
+        return
+    for option in ("n_warmup_steps", "min_resource", "patience", "n_startup_steps"):
+        first = spec.pruner.options.get(option)
+        if isinstance(first, int) and first >= epochs:
+            yield (
+                ("pruner", option),
+                f"expected less than train.epochs, which is {epochs:g}; got {first}: "
+                "no trial would ever be pruned",
+                f"try {max(1, int(epochs) // 5)}" if epochs > 1 else "pruner: none",
+            )
+
+
+def _largest(spec: StudySpec, path: str) -> float | None:
+    """The largest number that an option can be in a trial, if it is one."""
+    section, *_ = path.split(".")
+    parameter: Parameter | None = spec.search.get(path)
+    listed: list[Any] = [getattr(spec, section).get(path.partition(".")[2])]
+    if isinstance(parameter, Choice):
+        listed = list(parameter.choices)
+    elif parameter is not None:
+        listed = [parameter.high]
+    return max((value for value in listed if sections.is_number(value)), default=None)
+
+
+# -- warnings
+
+
+def _sampler_and_space(spec: StudySpec) -> Found:
+    if spec.sampler.name not in ("cma-es", "gp"):
+        return
+    at_random = [
+        path
+        for path, parameter in spec.search.items()
+        if parameter.when or (spec.sampler.name == "cma-es" and isinstance(parameter, Choice))
+    ]
+    if at_random:
+        yield (
+            ("sampler",),
+            f"{spec.sampler.name} draws at random: {', '.join(at_random)}",
+            "tpe also learns about choices and conditions",
+        )
+
+
+def _trials_without_search(spec: StudySpec) -> Found:
+    if not spec.search and (spec.budget.trials or 0) > 1:
+        yield (
+            ("budget", "trials"),
+            f"nothing is searched: there is one training, not {spec.budget.trials}",
+            None,
+        )
+
+
+def _workers(spec: StudySpec) -> Found:
+    from hpo import devices  # which imports this package
+
+    if spec.workers == "auto" or spec.device == "cuda" or spec.workers <= devices.cores():
+        return
+    if spec.device == "cpu" or not devices.gpus():
+        yield (
+            ("workers",),
+            f"{spec.workers} workers share {devices.cores()} CPU cores",
+            "workers: auto",
+        )
+
+
+Check = Callable[[StudySpec], Found]
+
+# The top-level keys that a check reads, and the check.
+_PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
+    (("objective", "trainer"), _objective),
+    (("objective", "pruner"), _several_and_pruner),
+    (("objective", "sampler"), _several_and_sampler),
+    (("search", "sampler"), _grid),
+    (("pruner", "search", "train"), _pruner_and_epochs),
+]
+_WARNINGS: list[tuple[tuple[str, ...], Check]] = [
+    (("search", "sampler"), _sampler_and_space),
+    (("search", "budget"), _trials_without_search),
+    (("workers", "device"), _workers),
+]
+
+
+# -- data
+
+
+def _data(spec: StudySpec, summary: Mapping[str, Any]) -> Found:
+    known = list(summary["metrics"])
+    # What the user's own trainer reports is found out when it does.
+    watched = _metrics(spec) if spec.trainer in TRAINERS else []
+    stopping = spec.train.get("early_stopping") if spec.trainer in TRAINERS else None
+    if stopping:
+        watched = [*watched, (("train", "early_stopping", "metric"), stopping["metric"])]
+    for path, metric in watched:
+        if metric not in known:
+            message = f"{metric} is not reported for {summary['task']}"
+            yield path, message, _metric_hint(metric, known)
+    rows = summary["train"]
+    for path, size in _batch_sizes(spec):
+        if size > rows:
+            message = f"expected at most {rows}, the rows to train on; got {size}"
+            yield path, message, f"try {min(32, rows)}"
+
+
+def _batch_sizes(spec: StudySpec) -> Iterator[tuple[Path, int]]:
+    parameter = spec.search.get("train.batch_size")
+    fixed = spec.train.get("batch_size")
+    if isinstance(parameter, Choice):
+        for i, size in enumerate(parameter.choices):
+            if isinstance(size, int):
+                yield ("search", "train.batch_size", i), size
+    elif parameter is not None and not isinstance(parameter, Float):
+        yield ("search", "train.batch_size", "high"), parameter.high
+    if isinstance(fixed, int) and (parameter is None or parameter.when):
+        yield ("train", "batch_size"), fixed

@@ -1,0 +1,265 @@
+"""Reading a study file: bytes and overrides in, a `StudySpec` or every problem out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpo.errors import Problem, StudyFileError, UserError
+from hpo.spec import addresses, checks, conditions, explain, parameters, sections, starts, yaml12
+from hpo.spec.addresses import AddressError
+from hpo.spec.document import Document, read
+from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
+from hpo.spec.plain import NotPlain, plain
+from hpo.spec.space import Parameter
+from hpo.spec.study import Named, Objective, StudySpec
+from trainers.registry import TRAINERS
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+    """Read and check a study file. Nothing is created, and nothing of the user's is imported.
+
+    Args:
+        overrides: Dotted key → value; these win over the file.
+
+    Raises:
+        StudyFileError: With every problem in the file, in its order. What only the trainer or the
+            data can tell is not among them.
+    """
+    document, problem = read(_bytes_of(path))
+    if document is None or problem is not None:
+        raise StudyFileError(str(path), [problem] if problem else [])
+    found = _override(document, overrides or {})
+    spec, problems = _Loading(document, path).run()
+    problems = _in_order([*found, *problems])
+    errors = [problem for problem in problems if not problem.warning]
+    if errors:
+        raise StudyFileError(str(path), errors)
+    spec._warnings = tuple(problems)
+    return spec
+
+
+def parse_value(text: str) -> Any:
+    """The value of a ``--set KEY=VALUE``: a YAML scalar, ``[…]`` or ``{…}``.
+
+    Raises:
+        hpo.errors.UserError: It is not YAML.
+    """
+    try:
+        return yaml12.read(text.encode()).value
+    except (yaml12.YamlError, UnicodeEncodeError) as error:
+        raise UserError(f"--set: {text!r} is not a YAML value: {error}") from None
+
+
+class _Loading:
+    """One reading of a file, part by part; each part is checked even if another is bad."""
+
+    def __init__(self, document: Document, path: Path) -> None:
+        self._document = document
+        self._path = path
+        self._folder = path.absolute().parent
+        self._problems: list[Problem] = []
+        self._broken: set[str] = set()  # top-level keys with problems
+        self._as_written: dict[str, str] = {}  # addresses before they were replaced
+        # `key:` with nothing behind it is as if it were not there.
+        self._content = {k: v for k, v in document.value.items() if v is not None}
+
+    def run(self) -> tuple[StudySpec, list[Problem]]:
+        """The spec, which is not to be used if there are problems other than warnings."""
+        self._addresses()
+        spec = self._top_level()
+        trainer = None if "trainer" in self._broken else spec.trainer
+        changes: dict[str, Any] = {
+            "sampler": self._method("sampler", spec.sampler, SAMPLERS),
+            "pruner": self._method("pruner", spec.pruner, PRUNERS),
+        }
+        if trainer is not None:
+            changes |= {name: self._section(trainer, name) for name in sections.NAMES}
+        changes["search"] = search = self._search(trainer)
+        if "search" not in self._broken:
+            changes["start_from"] = self._starts(search, spec.study)
+        if "objective" not in self._content and trainer in TRAINERS:
+            changes["objective"] = (Objective(metric="val/loss", goal="minimize"),)
+        changes["budget"] = checks.with_budget(spec.budget, bool(search))
+        spec = spec.model_copy(update=changes)
+        spec._file, spec._document, spec._as_written = self._path, self._document, self._as_written
+        return spec, [*self._problems, *checks.run(spec, self._document, self._broken)]
+
+    # -- the parts
+
+    def _top_level(self) -> StudySpec:
+        """The spec as the file has it, without what is broken."""
+        try:
+            return StudySpec.model_validate(self._content)
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        self._broken |= {str(each["loc"][0]) for each in errors}
+        self._problems += [
+            self._with_home(problem)
+            for problem in explain.problems(self._document, (), self._content, errors, _known_keys)
+        ]
+        good = {key: v for key, v in self._content.items() if key not in self._broken}
+        return StudySpec.model_validate({"study": "broken", "trainer": "broken:broken", **good})
+
+    def _method(self, kind: str, method: Named, table: Mapping[str, type[MethodOptions]]) -> Named:
+        """A sampler or a pruner with its options checked."""
+        if kind in self._broken:
+            return method
+        checked, errors = sections.check(table[method.name], method.options)
+        known = explain.known_keys(table[method.name])
+        self._add(
+            kind,
+            explain.problems(
+                self._document, (kind,), dict(method.options), errors, lambda path: known
+            ),
+        )
+        if checked is None:
+            return method
+        return Named(name=method.name, options={key: checked[key] for key in method.options})
+
+    def _section(self, trainer: str, name: str) -> dict[str, Any]:
+        raw = self._content.get(name, {})
+        if not isinstance(raw, dict):
+            return {}
+        model = sections.options(trainer, name)
+        if model is None:
+            self._add(name, checks.names(self._document, name, raw))
+            return raw
+        checked, errors = sections.check(model, raw)
+        found = explain.problems(
+            self._document, (name,), raw, errors, lambda path: sections.keys(model, path)
+        )
+        self._add(name, [self._with_home(problem) for problem in found])
+        return raw if checked is None else checked
+
+    def _search(self, trainer: str | None) -> dict[str, Parameter]:
+        raw = self._content.get("search", {})
+        if not isinstance(raw, dict):
+            hint = "train.lr: {low: 1e-4, high: 1e-1, log: true}"
+            message = f"expected paths with ranges or choices; got {explain.shown(raw)}"
+            self._add("search", [self._document.problem(("search",), message, hint)])
+            return {}
+        parsed = parameters.parse(self._document, trainer, raw)
+        search, found = conditions.apply(self._document, parsed)
+        self._add("search", [*parsed.problems, *found])
+        return search
+
+    def _starts(self, search: Mapping[str, Parameter], study: str) -> tuple[starts.Item, ...]:
+        raw = self._content.get("start_from", [])
+        found, problems = starts.parse(self._document, raw, search, study)
+        self._add("start_from", problems)
+        return found
+
+    # -- paths and addresses
+
+    def _addresses(self) -> None:
+        """Replace ``${…}`` in paths and addresses, and make paths absolute."""
+        trainer = self._content.get("trainer")
+        trainer = trainer if isinstance(trainer, str) else ""
+        self._replace(("data", "source"), lambda text: self._source(trainer, text))
+        for name in sections.NAMES:
+            model = sections.options(trainer, name)
+            for option in sections.paths_of_files(model) if model else ():
+                self._replace((name, option), self._file)
+        self._replace(("tracking", "uri"), lambda text: addresses.tracking(text, self._folder))
+        self._replace(("storage",), lambda text: addresses.storage(text, self._folder))
+
+    def _replace(self, path: tuple[str, ...], meaning: Callable[[str], str]) -> None:
+        holder: Any = self._content
+        for part in path[:-1]:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        text = holder.get(path[-1]) if isinstance(holder, dict) else None
+        if not isinstance(text, str) or not text:
+            return  # what is wrong with it, the types say
+        try:
+            if path[0] in ("tracking", "storage") and not self._document.is_overridden(path):
+                addresses.refuse_password(text)
+            value = meaning(addresses.expand(text, os.environ))
+        except AddressError as error:
+            self._add(path[0], [self._document.problem(path, error.message, error.hint)])
+            return
+        if value != text:
+            self._as_written[".".join(path)] = text
+            holder[path[-1]] = value
+
+    def _file(self, text: str) -> str:
+        path = addresses.absolute(text, self._folder)
+        addresses.check_readable(path, text)
+        return str(path)
+
+    def _source(self, trainer: str, text: str) -> str:
+        """Where the data is: a name that the trainer knows, or an absolute path."""
+        built_in = sections.BUILT_IN_SOURCES
+        path = addresses.absolute(text, self._folder)
+        if trainer not in TRAINERS:
+            known = [name for names in built_in.values() for name in names]
+            return text if text in known or not path.exists() else str(path)
+        if text in built_in[trainer]:
+            return text
+        for other, names in built_in.items():
+            if text in names:
+                raise AddressError(f"{text} is data for {other}", f"trainer: {other}")
+        addresses.check_readable(path, text, built_in[trainer])
+        return str(path)
+
+    def _with_home(self, problem: Problem) -> Problem:
+        """For an unknown key that is known elsewhere in the file, say where."""
+        if problem.message.partition(" (")[0] != "unknown key" or "did" in (problem.hint or ""):
+            return problem
+        trainer, key = self._content.get("trainer"), problem.key.split(".")[-1]
+        for name in sections.NAMES if isinstance(trainer, str) else ():
+            model = sections.options(str(trainer), name)
+            if model is not None and key in sections.keys(model, ()):
+                return replace(problem, hint=f"did you mean {name}.{key}?")
+        home = key in explain.known_keys(StudySpec)
+        return replace(problem, hint=f"{key} stands at the top level") if home else problem
+
+    def _add(self, key: str, problems: list[Problem]) -> None:
+        self._problems += problems
+        if any(not problem.warning for problem in problems):
+            self._broken.add(key)
+
+
+def _known_keys(path: yaml12.Path) -> list[str]:
+    return sections.keys(StudySpec, path) or sections.keys(StudySpec, (*path, 0))
+
+
+def _override(document: Document, overrides: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for key, value in overrides.items():
+        try:
+            problem = document.override(key, plain(value))
+        except NotPlain as error:
+            problem = Problem(key, f"{error} (--set {key})")
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The file's content, or the beginning of a file that is too large.
+
+    Raises:
+        StudyFileError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(yaml12.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = None
+        if isinstance(error, FileNotFoundError):
+            reason, hint = "there is no such file", addresses.nearest(path.absolute(), str(path))
+        elif isinstance(error, IsADirectoryError):
+            reason, hint = "this is a folder", "name the .yaml file in it"
+        raise StudyFileError(str(path), [Problem("", reason, hint)]) from None
+
+
+def _in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """By place in the file; what comes from the command line last."""
+    return sorted(problems, key=lambda p: (p.line is None, p.line or 0, p.column or 0))

@@ -1,0 +1,41 @@
+"""Values from Python, e.g. overrides in a notebook, as a study file could have them."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.spec.yaml12 import MOST_DEPTH
+
+
+class NotPlain(ValueError):
+    """A value that no study file could have."""
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` made of dict, list, str, int, float, bool and None.
+
+    Raises:
+        NotPlain: It holds something else.
+    """
+    if depth > MOST_DEPTH:
+        raise NotPlain(f"nested deeper than {MOST_DEPTH} levels")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise NotPlain("expected text as keys")
+        return {key: plain(below, depth + 1) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(below, depth + 1) for below in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise NotPlain(
+        f"expected text, a number, true, false, a list or keys; got {type(value).__name__}"
+    )

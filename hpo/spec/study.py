@@ -1,0 +1,345 @@
+"""`StudySpec`: a study file that has been read and found good."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SkipValidation
+
+from hpo.errors import Problem
+from hpo.spec import sections, written
+from hpo.spec.document import Document
+from hpo.spec.explain import did_you_mean, shown, wrong
+from hpo.spec.methods import PRUNERS, SAMPLERS
+from hpo.spec.space import Parameter, Scalar
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+DURATION = r"^(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
+_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_EXAMPLES = "such as 90s, 10m, 1h30m, 2d"
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(NAME, value):
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip("._-")[:64]
+        raise wrong(
+            "expected at most 64 letters, digits, '.', '_' and '-', the first a letter or digit; "
+            f"got {shown(value)}",
+            f"try {slug}" if slug else None,
+        )
+    return value
+
+
+def _duration_s(value: Any) -> Any:
+    """``1h30m`` → 5400.0"""
+    if isinstance(value, bool | int | float) or value is None:
+        units = f"with its unit: {value}s, {value}m or {value}h" if value is not True else None
+        good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        raise wrong(
+            f"expected a duration with a unit, {_EXAMPLES}; got {shown(value)}",
+            units if good else None,
+        )
+    if not isinstance(value, str) or not value or not re.fullmatch(DURATION, value):
+        raise wrong(f"expected a duration {_EXAMPLES}; got {shown(value)}")
+    parts = re.findall(r"([\d.]+)([dhms])", value)
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if not 0 < seconds < 1e10:
+        raise wrong(f"expected a duration > 0 {_EXAMPLES}; got {shown(value)}")
+    return seconds
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 1 <= value <= 4096):
+        return value
+    raise wrong(f"expected auto or a whole number from 1 to 4096; got {shown(value)}")
+
+
+def _goal(value: Any) -> Any:
+    if value in ("maximize", "minimize"):
+        return value
+    known = ("maximize", "minimize")
+    close = did_you_mean(value, known) if isinstance(value, str) else None
+    if isinstance(value, str) and value.lower()[:3] in ("max", "min"):
+        close = f"did you mean '{value.lower()[:3]}imize'?"
+    raise wrong(f"expected maximize or minimize; got {shown(value)}", close)
+
+
+def _method(kind: str, table: Mapping[str, Any]) -> Any:
+    def named(value: Any) -> Any:
+        if isinstance(value, Named):
+            return value
+        name, options = value, {}
+        if isinstance(value, dict):
+            if "name" not in value:
+                raise wrong(f"expected the {kind}'s name", f"{{name: {list(table)[1]}, …}}")
+            options = {key: v for key, v in value.items() if key != "name"}
+            name = value["name"]
+        if not isinstance(name, str) or name not in table:
+            raise wrong(
+                f"expected one of {', '.join(table)}; got {shown(name)}", did_you_mean(name, table)
+            )
+        return Named(name=name, options=options)
+
+    return named
+
+
+def _one_or_several(value: Any) -> Any:
+    """A mapping is short for a list of one."""
+    if isinstance(value, dict):
+        return (value,)
+    if isinstance(value, list):
+        if not value:
+            raise wrong("expected at least one objective", "{metric: val/loss, goal: minimize}")
+        return tuple(value)
+    if isinstance(value, tuple):
+        return value
+    raise wrong(
+        f"expected a metric and a goal; got {shown(value)}",
+        f"{{metric: {value if isinstance(value, str) else 'val/loss'}, goal: minimize}}",
+    )
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+_DurationText = Annotated[str, Field(pattern=DURATION)]
+Duration = Annotated[float, BeforeValidator(_duration_s, json_schema_input_type=_DurationText)]
+
+
+class Objective(_Part):
+    """What a study is to make better."""
+
+    metric: str = Field(
+        min_length=1,
+        description="A metric that the trainer reports.",
+        examples=["val/loss", "val/accuracy", "val/f1_macro", "val/roc_auc", "val/r2"],
+    )
+    goal: Annotated[
+        Literal["maximize", "minimize"],
+        BeforeValidator(_goal, json_schema_input_type=Literal["maximize", "minimize"]),
+    ] = Field(description="Whether more or less of it is better.")
+
+    @property
+    def maximize(self) -> bool:
+        return self.goal == "maximize"
+
+
+class Named(_Part):
+    """A sampler or a pruner with the options that the file gives it."""
+
+    name: str
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Budget(_Part):
+    """When a study is done: at the first of these limits.
+
+    Attributes:
+        wall_s: Over all runs of the study.
+        device_hours: Hours of training, summed over the workers.
+        target: Of the first objective.
+        patience: Trials in a row without improvement.
+    """
+
+    trials: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Trials in total; a rerun completes up to so many. Absent: 50, or 1 without "
+        "`search`, or no limit with `wall`, `device_hours` or `patience`.",
+    )
+    wall_s: Duration | None = Field(
+        None,
+        alias="wall",
+        description="Time that the study may run, over all its runs; a trial is stopped at an "
+        "epoch's end then.",
+        examples=["90s", "10m", "1h30m", "2d"],
+    )
+    device_hours: float | None = Field(
+        None, gt=0, description="Hours of training, summed over the workers."
+    )
+    target: float | None = Field(None, description="Stop when a trial's value is as good as this.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many trials without improvement."
+    )
+
+
+class Tracking(_Part):
+    """Where MLflow is.
+
+    Attributes:
+        uri: None: ``MLFLOW_TRACKING_URI``, or the embedded store under ``mlruns/``.
+    """
+
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        description="`http(s)://host:port`, `sqlite:///file` or `postgresql://…`. Absent: "
+        "`MLFLOW_TRACKING_URI`, or the embedded store under `mlruns/`.",
+    )
+
+
+class FromStudy(_Part):
+    """An earlier study whose finished trials the sampler knows from the start."""
+
+    study: Annotated[str, BeforeValidator(_name)]
+
+
+class StudySpec(_Part):
+    """A study, as its file declares it, with every default in place.
+
+    Attributes:
+        trainer: A built-in's name, or ``module:function``.
+        data, model, train: Sections for the trainer; nested dicts, lists and scalars. What is
+            searched has here the value that it takes where its conditions do not hold.
+        search: Path, e.g. ``train.lr``, → parameter. A parameter comes after those that its
+            conditions name.
+        objective: At least one; the first decides a trial's best epoch.
+        start_from: Configurations to try first (path → value), and earlier studies.
+        gpus_per_trial: In (0, 1].
+        timeout_s: Of a trial.
+        storage: ``journal``, or an address with its secrets.
+    """
+
+    study: Annotated[str, BeforeValidator(_name)] = Field(
+        description="The study's name: of its folder under studies/ and of its MLflow experiment.",
+        json_schema_extra={"pattern": NAME},
+    )
+    trainer: str = Field(
+        min_length=1,
+        description="A built-in trainer, or a function of your own as module:function, found from "
+        "this file's folder.",
+    )
+    data: Mapping[str, Any] = Field(default_factory=dict, description="What to train on.")
+    model: Mapping[str, Any] = Field(default_factory=dict, description="What to train.")
+    train: Mapping[str, Any] = Field(default_factory=dict, description="How to train it.")
+    search: SkipValidation[Mapping[str, Parameter]] = Field(
+        default_factory=dict,
+        description="A path into this file → the values to search there. Without it, the study "
+        "is one training.",
+    )
+    objective: Annotated[
+        tuple[Objective, ...],
+        BeforeValidator(_one_or_several, json_schema_input_type=Objective | list[Objective]),
+    ] = Field(
+        default=(),
+        description="What to make better; several give a Pareto front. Absent: val/loss, "
+        "minimized, for the built-in trainers.",
+    )
+    sampler: Annotated[Named, BeforeValidator(_method("sampler", SAMPLERS))] = Field(
+        default=Named(name="auto"), description="What suggests the next trial."
+    )
+    pruner: Annotated[Named, BeforeValidator(_method("pruner", PRUNERS))] = Field(
+        default=Named(name="none"), description="What ends a trial that is not worth its time."
+    )
+    budget: Budget = Field(
+        default=Budget(), description="When the study is done: at the first of these limits."
+    )
+    start_from: SkipValidation[tuple[Mapping[str, Scalar] | FromStudy, ...]] = Field(
+        default=(),
+        description="Configurations to try first, {path: value, …}; and earlier studies to learn "
+        "from, {study: NAME}.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of everything that is drawn at random.")
+    executor: Literal["processes", "inline"] = Field(
+        "processes",
+        description="Where workers live; inline: one worker within this process, for debugging.",
+    )
+    workers: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(
+            _auto_or_count,
+            json_schema_input_type=Annotated[int, Field(ge=1, le=4096)] | Literal["auto"],
+        ),
+    ] = Field("auto", description="Trials at a time. auto: one a core, or as many as GPUs hold.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="What to train on. auto: GPUs where there are any."
+    )
+    gpus_per_trial: float = Field(
+        1.0, gt=0, le=1, description="A trial's share of a GPU; with 0.25, four trials share one."
+    )
+    retries: int = Field(
+        1, ge=0, le=100, description="How often a trial goes on after its worker crashed."
+    )
+    timeout_s: Duration | None = Field(
+        None,
+        alias="timeout",
+        description="Stop a trial at an epoch's end after this time.",
+        examples=["90s", "10m", "1h30m"],
+    )
+    fresh_process: bool = Field(
+        False, description="Give each trial a new process, instead of warm workers."
+    )
+    tracking: Tracking = Field(default=Tracking(), description="Where MLflow is.")
+    storage: str = Field(
+        "journal",
+        min_length=1,
+        description="Where Optuna keeps the study: `journal` (a file in the study's folder), "
+        "`sqlite:///file` or `postgresql://user:${PASSWORD}@host/database`.",
+        examples=["journal", "sqlite:///optuna.db"],
+    )
+
+    _file: Path = PrivateAttr()
+    _document: Document = PrivateAttr()
+    _as_written: dict[str, str] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[Problem, ...] = PrivateAttr(default=())
+
+    @property
+    def file(self) -> Path:
+        """The study file as the user named it."""
+        return self._file
+
+    @property
+    def folder(self) -> Path:
+        """The study file's folder, absolute."""
+        return self._file.absolute().parent
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What may not be meant, but can run."""
+        return self._warnings
+
+    def config(self, params: Mapping[str, Scalar]) -> dict[str, dict[str, Any]]:
+        """The sections ``data``, ``model`` and ``train`` of a trial.
+
+        Args:
+            params: Searched path → the trial's value.
+
+        Returns:
+            New dicts and lists, which the caller may change.
+        """
+        config = {name: copy.deepcopy(dict(getattr(self, name))) for name in sections.NAMES}
+        for path, value in params.items():
+            sections.put(self.trainer, config, path, value)
+        return config
+
+    def resolved(self) -> str:
+        """The study file with every default written out, without secrets (YAML).
+
+        Environment variables in addresses stay as they are written in the file.
+        """
+        return written.to_yaml(self, self._as_written)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change while a study is resumed: flat key → value, as JSON has it."""
+        return written.identity(self, self._as_written)
+
+    def problem(self, key: str, message: str, hint: str | None = None) -> Problem:
+        """A problem that was found later, placed at a dotted key of the file.
+
+        Args:
+            key: E.g. ``data.source``; where the file lacks it, the nearest key above is shown.
+        """
+        problem = self._document.problem(self._document.path(key), message, hint)
+        return problem if problem.key == key else _renamed(problem, key)
+
+
+def _renamed(problem: Problem, key: str) -> Problem:
+    return Problem(**{**vars(problem), "key": key})

@@ -1,0 +1,130 @@
+"""Tracking: the outbox, and the process that ships it to MLflow.
+
+This module is light: MLflow takes two seconds to import, so it is imported only in the shipping
+process, which `start_shipping` and `sync` start.
+
+MLflow is a replica. When it is down, trials go on; `Shipper.finish` says how many records it
+lacks, and a later `sync` ships them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.paths import Home, StudyPaths
+from hpo.tracking import outbox
+
+__all__ = ["Shipped", "Shipper", "pending", "shipped_runs", "start_shipping", "sync"]
+
+# Read by MLflow when it is imported. Trying again is for the shipping process, which does so
+# without blocking and looks for what the failed try may have done.
+MLFLOW_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+MLFLOW_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # where the user has not set another
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """How far MLflow has been fed.
+
+    Attributes:
+        pending: Records that MLflow lacks.
+        error: Why they could not be shipped (without credentials), or None.
+    """
+
+    pending: int
+    error: str | None = None
+
+
+class Shipper:
+    """The shipping process of a study. It ends by itself when this process does."""
+
+    def __init__(self, paths: StudyPaths, process: subprocess.Popen[bytes]) -> None:
+        self._paths = paths
+        self._process = process
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def finish(self, timeout_s: float | None) -> Shipped:
+        """Let the process ship what is left, and wait for its end.
+
+        When MLflow cannot be reached it gives up after one try. After `timeout_s` (None: never)
+        the process is ended; what it shipped by then counts.
+        """
+        try:
+            output, _ = self._process.communicate(timeout=timeout_s)  # closes its stdin
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            return Shipped(pending(self._paths), f"not done after {timeout_s:g} s")
+        try:
+            answer = json.loads(output)
+            return Shipped(answer["pending"], answer["error"])
+        except (ValueError, KeyError):
+            error = f"the shipping process ended early; see {self._paths.ship_log}"
+            return Shipped(pending(self._paths), error)
+
+
+def start_shipping(paths: StudyPaths, home: Home, uri: str) -> Shipper:
+    """Start the process that follows the study's outbox and feeds MLflow.
+
+    Args:
+        paths: The study's files. Its outbox need not exist yet.
+        home: Where the embedded store lies.
+        uri: MLflow's tracking URI; `Home.tracking_uri` is the embedded store.
+    """
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with open(paths.ship_log, "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hpo.tracking.mlflow"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS,
+            start_new_session=True,  # Ctrl-C is for the orchestrator; this one drains and ends
+        )
+    assert process.stdin is not None
+    # Over the pipe, because a command line is visible to everyone and the URI may hold a password.
+    order = {"study": str(paths.root.resolve()), "home": str(home.root.resolve()), "uri": uri}
+    with contextlib.suppress(BrokenPipeError):  # it died at once: `finish` will say so
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    return Shipper(paths, process)
+
+
+def sync(paths: StudyPaths, home: Home, uri: str) -> Shipped:
+    """Ship what MLflow lacks, and wait for it. Tries once."""
+    return start_shipping(paths, home, uri).finish(timeout_s=None)
+
+
+def pending(paths: StudyPaths) -> int:
+    """How many records of the study MLflow lacks."""
+    return outbox.count(paths.outbox, _read_shipped(paths.shipped).get("offset", 0))
+
+
+def shipped_runs(paths: StudyPaths) -> dict[int, str]:
+    """Trial number → MLflow run id, for the trials that have been shipped."""
+    runs = _read_shipped(paths.shipped).get("runs", {})
+    return {int(number): run_id for number, run_id in runs.items()}
+
+
+def _read_shipped(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found

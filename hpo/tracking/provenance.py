@@ -1,0 +1,118 @@
+"""Where a study's results come from: code, versions, machine.
+
+Kept out on purpose: environment variables, the user's name, passwords in a remote's address, and
+changes to files whose names say that they hold secrets. Untracked files are named, not copied.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hpo.tracking.redact import redact
+
+MAX_DIFF_CHARS = 500_000
+MAX_UNTRACKED = 100
+GIT_TIMEOUT_S = 10.0
+SECRET_FILES = ("**/.env*", "**/*.pem", "**/*.key", "**/*secret*", "**/*credential*")
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """What a ``study`` record says of the code and the machine.
+
+    Args:
+        folder: The study file's; the git repository around it is described.
+
+    Returns:
+        ``git`` (see `describe_repository`, or None), ``packages`` (name → version), ``python``,
+        ``platform``, ``cpu``, ``cpus``, ``hostname``.
+    """
+    return {
+        "git": describe_repository(folder),
+        "packages": _packages(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "hostname": socket.gethostname(),
+    }
+
+
+def describe_repository(folder: Path) -> dict[str, Any] | None:
+    """The repository around `folder`, or None when there is none (or no git).
+
+    Returns:
+        ``commit`` (None before the first), ``branch`` (None when detached), ``dirty``, ``diff``
+        (of tracked files against the commit, at most `MAX_DIFF_CHARS`), ``untracked`` (names),
+        ``remote`` (without credentials) and ``notes`` on what is not in these.
+    """
+    if _git(folder, "rev-parse", "--git-dir") is None:
+        return None
+    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    status = _git(folder, "status", "--porcelain", "-z", "--untracked-files=normal")
+    remote = _git(folder, "config", "--get", "remote.origin.url")
+    diff, notes = _diff(folder) if commit else ("", [])
+    entries = status.split("\0") if status else []
+    untracked = [entry[3:] for entry in entries if entry.startswith("?? ")]
+    if len(untracked) > MAX_UNTRACKED:
+        notes.append(f"{len(untracked)} untracked files; the first {MAX_UNTRACKED} are named")
+    if status is None:
+        notes.append("git status did not answer")
+    return {
+        "commit": commit.strip() if commit else None,
+        "branch": (_git(folder, "symbolic-ref", "--short", "--quiet", "HEAD") or "").strip()
+        or None,
+        "dirty": None if status is None else bool(status),
+        "diff": diff,
+        "untracked": untracked[:MAX_UNTRACKED],
+        "remote": redact(remote.strip()) if remote else None,
+        "notes": notes,
+    }
+
+
+def _diff(folder: Path) -> tuple[str, list[str]]:
+    # From the repository's top (":/"), or changes outside the folder would be missing.
+    withheld = [f":(top,exclude,glob,icase){pattern}" for pattern in SECRET_FILES]
+    diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", ":/", *withheld)
+    if diff is None:
+        return "", ["git diff did not answer"]
+    notes = []
+    hidden = _git(
+        folder, "diff", "--no-ext-diff", "--name-only", "HEAD", "--",
+        *(f":(top,glob,icase){pattern}" for pattern in SECRET_FILES),
+    )  # fmt: skip
+    if hidden:
+        notes.append(f"withheld, by their names: {', '.join(hidden.split())}")
+    if len(diff) > MAX_DIFF_CHARS:
+        notes.append(f"the diff has {len(diff)} characters; the first {MAX_DIFF_CHARS} are kept")
+    return redact(diff[:MAX_DIFF_CHARS]), notes
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None when it fails, is missing or takes too long."""
+    # fsmonitor is a program that a repository's own configuration can name.
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=GIT_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def _packages() -> dict[str, str]:
+    found = importlib.metadata.distributions()
+    return {name: d.version for d in found if (name := d.metadata["Name"])}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,0 +1,311 @@
+"""A study in MLflow: one experiment, one run for the study, one nested run for each trial.
+
+Each call is idempotent, or looks first: runs are found by their tags before one is made, and
+MLflow keeps one row for the same (metric, value, time, step).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+
+from hpo.paths import Home, StudyPaths, replacing
+from hpo.tracking import outbox, runs
+from hpo.tracking.progress import Record, StudyProgress, TrialProgress
+from hpo.tracking.redact import redact
+
+BATCH_RECORDS = 5000  # between two writes of shipped.json
+PAGE_RUNS = 1000
+CLOCK_MARGIN_MS = 3_600_000
+
+# MLflow says so of a request that can never work, as when a user has deleted the run.
+REFUSED = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
+
+logger = logging.getLogger("hpo.tracking")
+
+
+class CannotShip(Exception):
+    """MLflow cannot take the study as things are; the message says what to do."""
+
+
+class Replica:
+    """The study of `paths` at the tracking URI `uri`.
+
+    Opening it connects, makes the experiment, and reads the outbox up to what was shipped, so
+    that a trial's best epoch is known though its first epochs were shipped earlier. After any
+    exception, open another: the state is then read anew.
+    """
+
+    def __init__(self, paths: StudyPaths, home: Home, uri: str) -> None:
+        self._paths = paths
+        self._store = redact(uri)
+        self._client = _connect(home, uri)
+        self._experiment_id = self._find_experiment(home, uri)
+        self._study_id = _study_id(paths.outbox)
+        self._parent: str | None = None
+        self._runs: dict[int, str] = {}
+        self._offset = 0
+        self._last_ms = 0  # time of the last record shipped
+        self.progress = StudyProgress()
+        self._resume()
+
+    def ship(self) -> None:
+        """Ship all there is in the outbox."""
+        while batch := list(
+            itertools.islice(outbox.read(self._paths.outbox, self._offset), BATCH_RECORDS)
+        ):
+            for record, _ in batch:
+                self.progress.add(record)
+            self._ship_news()
+            self.progress.shipped()
+            self._last_ms = batch[-1][0]["time_ms"]
+            self._offset = batch[-1][1]
+            self._write_shipped()
+
+    def interrupt(self) -> None:
+        """Say of a study whose orchestrator died that it is not running."""
+        if self._parent is not None and self.progress.end is None:
+            self._end_study("interrupted", "the process that ran it ended", self._last_ms)
+
+    # -- where we were
+
+    def _find_experiment(self, home: Home, uri: str) -> str:
+        name = self._paths.root.name
+        found: Experiment | None = self._client.get_experiment_by_name(name)
+        if found is None:
+            folder = (home.artifacts / name).as_uri() if _is_database(uri) else None
+            return str(self._client.create_experiment(name, artifact_location=folder))
+        if found.lifecycle_stage == "deleted":
+            raise CannotShip(
+                f"the experiment '{name}' was deleted there; restore it with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+
+    def _resume(self) -> None:
+        """Go on from ``shipped.json`` if it is of this outbox and this store."""
+        shipped = self._read_shipped()
+        if shipped:
+            self._parent = shipped["parent_run"]
+            self._runs = {int(number): run for number, run in shipped["runs"].items()}
+            self._offset = self._read_until(shipped["offset"])
+        self._find_runs()
+
+    def _read_shipped(self) -> dict[str, Any]:
+        try:
+            shipped: dict[str, Any] = json.loads(self._paths.shipped.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        known = {"store": self._store, "study_id": self._study_id}
+        if any(shipped.get(key) != value for key, value in known.items()):
+            return {}
+        try:
+            self._client.get_run(shipped["parent_run"])
+        except MlflowException as error:
+            if error.error_code in REFUSED:
+                return {}
+            raise
+        return shipped
+
+    def _read_until(self, offset: int) -> int:
+        """Take in what was shipped; `offset`, or 0 when no record ends there (any more)."""
+        reached = 0
+        for record, after in outbox.read(self._paths.outbox):
+            if after > offset:
+                break
+            self.progress.add(record)
+            reached, self._last_ms = after, record["time_ms"]
+        self.progress.shipped()
+        if reached == offset:
+            return offset
+        logger.warning("shipped.json does not fit the outbox; everything is shipped again")
+        self.progress = StudyProgress()
+        return 0
+
+    def _find_runs(self) -> None:
+        """Runs that were made just before a crash, and are not in ``shipped.json``."""
+        next_record = next(outbox.read(self._paths.outbox, self._offset), None)
+        if next_record is None:
+            return
+        query = f"tags.`hpo.study_id` = '{self._study_id}'"
+        if self._offset:
+            query += f" and attributes.start_time >= {next_record[0]['time_ms'] - CLOCK_MARGIN_MS}"
+        for run in self._search(query):
+            tags = run.data.tags
+            if "hpo.trial" in tags:
+                self._runs.setdefault(int(tags["hpo.trial"]), run.info.run_id)
+            elif tags.get("hpo.kind") == "study":
+                self._parent = self._parent or run.info.run_id
+
+    def _search(self, query: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id],
+                query,
+                max_results=PAGE_RUNS,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _write_shipped(self) -> None:
+        shipped = {
+            "offset": self._offset,
+            "store": self._store,
+            "study_id": self._study_id,
+            "experiment_id": self._experiment_id,
+            "parent_run": self._parent,
+            "runs": self._runs,
+        }
+        with replacing(self._paths.shipped) as file:
+            file.write(json.dumps(shipped).encode())
+
+    # -- what is sent
+
+    def _ship_news(self) -> None:
+        progress = self.progress
+        study = progress.study
+        if study is None:
+            raise CannotShip(f"the record that opens the study is damaged in {self._paths.outbox}")
+        if progress.fresh_study or self._parent is None:
+            self._ship_study(study)
+        for trial in progress.news.values():
+            self._ship_trial(trial, study)
+        for trial in progress.improvements:
+            self._ship_best(trial)
+        if progress.fresh_end and progress.end is not None:
+            end = progress.end
+            self._end_study(end["state"], end["reason"], end["time_ms"])
+
+    def _ship_study(self, study: Record) -> None:
+        tags = runs.study_tags(study)
+        if self._parent is None:
+            run = self._client.create_run(
+                self._experiment_id, study["time_ms"], tags, run_name=study["study"]
+            )
+            self._parent = run.info.run_id
+        else:
+            self._client.update_run(self._parent, status="RUNNING")
+        parent = self._parent
+        with self._may_be_refused("the study"):
+            self._client.log_batch(
+                parent, params=runs.params(study["identity"]), tags=runs.run_tags(tags)
+            )
+        if study["dataset"]:
+            self._client.log_inputs(parent, [runs.dataset_input(study["dataset"])])
+        folder = "" if self.progress.starts <= 1 else f"restarts/{self.progress.starts - 1}/"
+        for name, text in runs.study_files(study).items():
+            self._client.log_text(parent, text, folder + name)
+
+    def _ship_trial(self, trial: TrialProgress, study: Record) -> None:
+        assert self._parent is not None
+        tags = runs.trial_tags(trial, study, self._parent)
+        run_id = self._runs.get(trial.number)
+        new = run_id is None
+        if run_id is None:
+            run = self._client.create_run(
+                self._experiment_id, trial.began_ms, tags, run_name=f"trial {trial.number}"
+            )
+            run_id = self._runs[trial.number] = run.info.run_id
+        with self._may_be_refused(f"trial {trial.number}"):
+            if trial.again and trial.end is None:
+                self._client.update_run(run_id, status="RUNNING")
+            params = trial.assigned["config"] if trial.assigned and (new or trial.first) else {}
+            self._client.log_batch(
+                run_id,
+                metrics=runs.epoch_metrics(trial.fresh) + runs.final_metrics(trial),
+                params=runs.params(params),
+                tags=[] if new else runs.run_tags(tags),
+            )
+            if trial.end is not None:
+                self._ship_end(run_id, trial.end)
+
+    def _ship_end(self, run_id: str, end: Record) -> None:
+        for path in end["artifacts"].values():
+            file = self._paths.root / path
+            if file.is_file():
+                self._client.log_artifact(run_id, str(file))
+            else:
+                logger.warning("trial %s: %s is gone and was not shipped", end["number"], file)
+        if end["traceback"]:
+            self._client.log_text(run_id, end["traceback"], "traceback.txt")
+        self._client.set_terminated(run_id, runs.STATUS[end["state"]], end["time_ms"])
+
+    def _ship_best(self, trial: TrialProgress) -> None:
+        assert self._parent is not None
+        tags = {"hpo.best_trial": str(trial.number), "hpo.best_run": self._runs[trial.number]}
+        self._client.log_batch(
+            self._parent, metrics=runs.best_metrics(trial), tags=runs.run_tags(tags)
+        )
+
+    def _end_study(self, state: str, reason: str, time_ms: int) -> None:
+        """End the study's run, and those of trials that wait to go on."""
+        assert self._parent is not None
+        waiting = {"hpo.state": "interrupted", "hpo.reason": reason}
+        for number in self.progress.open:
+            if number in self._runs:
+                with self._may_be_refused(f"trial {number}"):
+                    self._end_run(self._runs[number], "interrupted", waiting, time_ms)
+        self._end_run(self._parent, state, {"hpo.state": state, "hpo.reason": reason}, time_ms)
+
+    def _end_run(self, run_id: str, state: str, tags: dict[str, str], time_ms: int) -> None:
+        self._client.log_batch(run_id, tags=runs.run_tags(tags))
+        self._client.set_terminated(run_id, runs.STATUS[state], time_ms)
+
+    @contextlib.contextmanager
+    def _may_be_refused(self, what: str) -> Iterator[None]:
+        """Go on without what MLflow will never accept, as when a user has deleted the run."""
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code not in REFUSED:
+                raise
+            logger.warning("%s: MLflow refuses it: %s", what, redact(error.message))
+
+
+def _connect(home: Home, uri: str) -> MlflowClient:
+    """A client; a database is created, by one process at a time."""
+    if not _is_database(uri):
+        return MlflowClient(tracking_uri=uri)
+    home.mlruns.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.mlruns / ".lock"):
+        if uri == home.tracking_uri:
+            _set_write_ahead_log(home.mlruns / "mlflow.db")
+        client = MlflowClient(tracking_uri=uri)
+        client.get_experiment_by_name("Default")  # creates the tables
+    return client
+
+
+def _set_write_ahead_log(database: Path) -> None:
+    """Readers (MLflow's pages) then never block the writer. Kept in the file itself."""
+    with contextlib.closing(sqlite3.connect(database, timeout=20)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _is_database(uri: str) -> bool:
+    return urlsplit(uri).scheme.split("+")[0] in DATABASES
+
+
+def _study_id(path: Path) -> str:
+    for record, _ in outbox.read(path):
+        if record["kind"] == "study":
+            study_id: str = record["study_id"]
+            return study_id
+    raise CannotShip(f"no record of a study in {path}")

@@ -1,0 +1,197 @@
+"""What a run in MLflow says of a trial or a study: parameters, tags and metrics within its limits.
+
+MLflow rejects a whole batch for one bad name, and cuts long values by itself with a warning for
+each; here names are made valid and values cut first, and a tag says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from hpo.tracking.progress import Record, TrialProgress
+
+STATUS = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "stopped": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
+
+MAX_NAME = 250
+MAX_PARAM = 6000
+MAX_TAG = 5000  # 8,000 in new servers, 5,000 in old ones
+MAX_DATASET_PROFILE = 1_000_000
+
+
+def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str, str]:
+    """The tags of a trial's run, as far as they are known."""
+    tags = {
+        "mlflow.parentRunId": parent_run,
+        "hpo.study_id": study["study_id"],
+        "hpo.trial": str(trial.number),
+        "hpo.state": "running",
+        "hpo.device": study["device_name"],
+        **_git_tags(study),
+    }
+    if trial.assigned is not None:
+        tags["hpo.worker"] = str(trial.assigned["worker"])
+        tags["hpo.seed"] = str(trial.assigned["seed"])
+        tags["hpo.attempts"] = str(trial.assigned["attempt"])
+        tags |= _notes(trial.assigned["config"])
+    infinite = _infinite(trial)
+    if infinite:
+        tags["hpo.infinite"] = infinite
+    if trial.end is not None:
+        tags["hpo.state"] = trial.end["state"]
+        tags["hpo.reason"] = trial.end["reason"]
+    return {key: cut(value, MAX_TAG) for key, value in tags.items()}
+
+
+def study_tags(study: Record) -> dict[str, str]:
+    """The tags of a study's own run."""
+    tags = {
+        "hpo.study_id": study["study_id"],
+        "hpo.kind": "study",
+        "hpo.state": "running",
+        "hpo.objective": ", ".join(f"{o['goal']} {o['metric']}" for o in study["objective"]),
+        "hpo.sampler": study["sampler"],
+        "hpo.pruner": study["pruner"],
+        "hpo.workers": str(study["workers"]),
+        "hpo.device": study["device_name"],
+        "hpo.budget": json.dumps(study["budget"]),
+        **_git_tags(study),
+        **_notes(study["identity"]),
+    }
+    return {key: cut(str(value), MAX_TAG) for key, value in tags.items()}
+
+
+def params(values: Mapping[str, Any]) -> list[Param]:
+    """Values as parameters: strings as they are, all else as JSON."""
+    return [Param(name(key), cut(as_text(value), MAX_PARAM)) for key, value in values.items()]
+
+
+def run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def epoch_metrics(epochs: Iterable[Record]) -> list[Metric]:
+    """Every metric of every epoch, at its own time; the epoch is the step."""
+    return [
+        Metric(name(metric), value, epoch["time_ms"], epoch["epoch"])
+        for epoch in epochs
+        for metric, value in epoch["metrics"].items()
+    ]
+
+
+def final_metrics(trial: TrialProgress) -> list[Metric]:
+    """The best epoch's metrics as ``best/…``, and what the trial cost."""
+    end = trial.end
+    if end is None:
+        return []
+    facts = {f"best/{metric}": value for metric, value in trial.best.items()}
+    facts |= {"duration_s": end["seconds"], "peak_memory_mb": end["peak_memory_mb"]}
+    if trial.best:
+        facts["best_epoch"] = end["best_epoch"]
+    return [
+        Metric(name(fact), float(value), end["time_ms"], end["last_epoch"] or 0)
+        for fact, value in facts.items()
+        if value is not None
+    ]
+
+
+def best_metrics(trial: TrialProgress) -> list[Metric]:
+    """The best trial so far, for the study's run; the trial's number is the step."""
+    assert trial.end is not None
+    time_ms = trial.end["time_ms"]
+    return [
+        Metric(name(f"best/{metric}"), value, time_ms, trial.number)
+        for metric, value in trial.best.items()
+    ]
+
+
+def dataset_input(summary: Mapping[str, Any]) -> DatasetInput:
+    """The data that was loaded, as an MLflow dataset.
+
+    The digest is the start of the fingerprint: MLflow allows 36 characters.
+    """
+    source = str(summary["source"])
+    profile = json.dumps({k: v for k, v in summary.items() if k != "skipped"}, default=str)
+    dataset = Dataset(
+        name=cut(source.rstrip("/").rsplit("/", 1)[-1], MAX_NAME),
+        digest=str(summary["fingerprint"])[:32],
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        profile=profile if len(profile) <= MAX_DATASET_PROFILE else None,
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def study_files(study: Record) -> dict[str, str]:
+    """Artifacts of the study's run: name → text."""
+    provenance = study["provenance"] or {}
+    files = {"study.yaml": study["file"]}
+    versions = provenance.get("packages") or {}
+    if versions:
+        files["versions.txt"] = "".join(f"{k}=={v}\n" for k, v in sorted(versions.items()))
+    diff = (provenance.get("git") or {}).get("diff")
+    if diff:
+        files["git.diff"] = diff
+    return files
+
+
+@functools.lru_cache(maxsize=4096)
+def name(text: str) -> str:
+    """A metric's or parameter's name as MLflow accepts it; most are already so."""
+    valid = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", text)).lstrip("./")
+    return valid[:MAX_NAME] or "_"
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _notes(values: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that say which values were cut and which names changed."""
+    notes = {}
+    too_long = [key for key, value in values.items() if len(as_text(value)) > MAX_PARAM]
+    renamed = [f"{key} → {name(key)}" for key in values if name(key) != key]
+    if too_long:
+        notes["hpo.cut"] = ", ".join(too_long)
+    if renamed:
+        notes["hpo.renamed"] = ", ".join(renamed)
+    return notes
+
+
+def _infinite(trial: TrialProgress) -> str:
+    """MLflow's database has no infinity and keeps the largest float instead: say where."""
+    return ", ".join(
+        f"{metric} at epoch {epoch['epoch']}"
+        for epoch in trial.epochs.values()
+        for metric, value in epoch["metrics"].items()
+        if math.isinf(value)
+    )
+
+
+def _git_tags(study: Record) -> dict[str, str]:
+    """The commit, under the names that MLflow's own pages show."""
+    git = (study["provenance"] or {}).get("git") or {}
+    facts = {
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.git.branch": git.get("branch"),
+        "mlflow.source.git.repoURL": git.get("remote"),
+        "hpo.git_dirty": None if git.get("dirty") is None else as_text(git["dirty"]),
+    }
+    return {key: value for key, value in facts.items() if value is not None}

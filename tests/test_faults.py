@@ -1,0 +1,231 @@
+"""Processes are killed for real; the study completes all the same, every trial once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+from workbench import Workbench
+
+pytestmark = pytest.mark.slow
+
+HPO = [sys.executable, "-m", "hpo.cli"]
+
+
+def start(bench: Workbench, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *HPO,
+            "run",
+            str(bench.file),
+            "--home",
+            str(bench.folder),
+            "--set",
+            "executor=processes",
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(bench: Workbench, *options: str) -> dict[str, Any]:
+    process = start(bench, *options, "--json")
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    status: dict[str, Any] = json.loads(output)
+    return status
+
+
+def wait_for_epochs(bench: Workbench, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (bench.paths.outbox.is_file() and len(bench.records("epoch")) >= count):
+        assert time.monotonic() < deadline, "no epochs"
+        time.sleep(0.02)
+
+
+def mlflow_curves(bench: Workbench) -> Counter[tuple[str, str, int, float]]:
+    import sqlite3
+
+    with sqlite3.connect(bench.home.mlruns / "mlflow.db") as store:
+        rows = store.execute(
+            "select t.value, m.key, m.step, m.value from metrics m "
+            "join tags t on t.run_uuid = m.run_uuid and t.key = 'hpo.trial' "
+            "where m.key in ('quality', 'cost')"
+        ).fetchall()
+    store.close()
+    return Counter((number, key, step, value) for number, key, step, value in rows)
+
+
+def assert_whole(bench: Workbench, trials: int, epochs: int) -> None:
+    """Each trial once and complete, the three records alike, nothing left behind."""
+    ends = bench.records("end")
+    assert sorted(end["number"] for end in ends) == list(range(trials))
+    assert {end["state"] for end in ends} == {"complete"}
+    reported = [(r["number"], r["epoch"]) for r in bench.records("epoch")]
+    assert sorted(reported) == [(n, e) for n in range(trials) for e in range(1, epochs + 1)]
+    optuna_trials = bench.optuna_trials()
+    assert [t.state for t in optuna_trials] == [TrialState.COMPLETE] * trials
+    assert all(len(t.intermediate_values) == epochs for t in optuna_trials)
+    in_outbox = Counter(
+        (str(r["number"]), key, r["epoch"], value)
+        for r in bench.records("epoch")
+        for key, value in r["metrics"].items()
+    )
+    assert mlflow_curves(bench) == in_outbox
+
+
+SLOW_EPOCHS = ("--set", "train.epochs=8", "--set", "train.seconds=0.05")
+
+
+@pytest.mark.parametrize("after_epochs", [3, 17, 30])
+def test_a_study_whose_orchestrator_is_killed_completes_on_the_next_run(
+    bench: Workbench, another_bench: Callable[[], Workbench], after_epochs: int
+) -> None:
+    killed = start(bench, *SLOW_EPOCHS)
+    wait_for_epochs(bench, after_epochs)
+    workers = psutil.Process(killed.pid).children(recursive=True)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=15)
+    assert alive == [], "workers outlive their orchestrator"
+    status = finish(bench, *SLOW_EPOCHS)
+    assert status["state"] == "complete"
+    assert status["trials"]["complete"] == 5
+    assert_whole(bench, trials=5, epochs=8)
+    undisturbed = another_bench()
+    undisturbed.run(train__epochs=8, train__seconds=0.05)
+    assert [r["metrics"] for r in undisturbed.records("epoch")] == [
+        r["metrics"]
+        for r in sorted(bench.records("epoch"), key=lambda r: (r["number"], r["epoch"]))
+    ]
+
+
+def test_everything_killed_at_once_completes_on_the_next_run(bench: Workbench) -> None:
+    options = (*SLOW_EPOCHS, "--set", "workers=2")
+    killed = start(bench, *options)
+    wait_for_epochs(bench, 10)
+    family = [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]
+    for process in family:
+        process.kill()
+    killed.communicate()
+    psutil.wait_procs(family, timeout=15)
+    finish(bench, *options)
+    assert_whole(bench, trials=5, epochs=8)
+
+
+def test_a_killed_worker_costs_its_trial_one_retry(bench: Workbench) -> None:
+    told = json.dumps({"2:3": "kill once"})
+    status = finish(bench, "--set", f"train.at={told}", "--set", f"train.folder={bench.folder}")
+    assert status["trials"]["complete"] == 5
+    assert_whole(bench, trials=5, epochs=4)
+    assert [r["attempt"] for r in bench.records("trial") if r["number"] == 2] == [1, 2]
+
+
+def test_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_on(
+    bench: Workbench,
+) -> None:
+    status = finish(bench, "--set", 'train.at={"2:3": kill}')
+    assert status["trials"]["failed"] == 1
+    assert status["trials"]["complete"] == 4
+    end = next(end for end in bench.records("end") if end["number"] == 2)
+    assert "SIGKILL" in end["reason"]
+    assert "attempt 2" in end["reason"]
+
+
+def test_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
+    status = finish(
+        bench, "--set", 'train.at={"1:2": hang}', "--set", "timeout=2s", "--set", "budget.trials=3"
+    )
+    assert status["trials"] == {
+        "complete": 2,
+        "pruned": 0,
+        "failed": 0,
+        "stopped": 1,
+        "running": 0,
+        "waiting": 0,
+    }
+    end = next(end for end in bench.records("end") if end["number"] == 1)
+    assert "in the middle of an epoch" in end["reason"]
+    assert end["last_epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_stops_the_study_at_an_epoch_s_end_and_it_can_go_on(
+    bench: Workbench, sent: signal.Signals, code: int
+) -> None:
+    process = start(bench, *SLOW_EPOCHS)
+    wait_for_epochs(bench, 10)
+    os.killpg(process.pid, sent)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == code, error
+    trials = bench.optuna_trials()
+    assert not [t for t in trials if t.state == TrialState.RUNNING]
+    assert bench.records("study_end")[-1]["state"] == "interrupted"
+    finish(bench, *SLOW_EPOCHS)
+    assert_whole(bench, trials=5, epochs=8)
+    again = [r for r in bench.records("trial") if r["attempt"] == 2]
+    assert len(again) == 1
+
+
+def test_a_second_signal_ends_a_hung_trial_at_once(bench: Workbench) -> None:
+    process = start(
+        bench, "--set", 'train.at={"0:2": hang once}', "--set", f"train.folder={bench.folder}"
+    )
+    wait_for_epochs(bench, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None  # it waits for the epoch's end
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    finish(bench, "--set", 'train.at={"0:2": hang once}', "--set", f"train.folder={bench.folder}")
+    assert_whole(bench, trials=5, epochs=4)
+
+
+def test_a_fresh_process_for_each_trial(bench: Workbench) -> None:
+    (bench.folder / "pids.py").write_text(
+        "import os\ndef train(trial):\n    trial.report(1, {'quality': float(os.getpid())})\n"
+    )
+    finish(
+        bench,
+        "--set",
+        "trainer=pids:train",
+        "--set",
+        "fresh_process=true",
+        "--set",
+        "budget.trials=3",
+    )
+    assert len({r["metrics"]["quality"] for r in bench.records("epoch")}) == 3
+
+
+def test_the_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    import resource
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    command = [*HPO, "run", str(bench.file), "--home", str(bench.folder)]
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files)
+    assert full.returncode == 1
+    assert "File too large" in full.stderr
+    finish(bench)
+    assert_whole(bench, trials=5, epochs=4)

@@ -1,0 +1,69 @@
+"""One orchestrator a study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpo import lease
+from hpo.errors import StudyLocked
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from hpo import lease
+with lease.hold(Path(sys.argv[1]), "s"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def start_holder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "held\n":
+        process.communicate()
+        raise AssertionError("the holder did not start")
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_second_holder_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> None:
+    process = start_holder(tmp_path / "lease")
+    try:
+        with (
+            pytest.raises(StudyLocked, match=f"process {process.pid} on "),
+            lease.hold(tmp_path / "lease", "s"),
+        ):
+            pass
+        found = lease.owner(tmp_path / "lease")
+        assert found is not None
+        assert found["pid"] == process.pid
+    finally:
+        end(process)
+
+
+def test_the_lease_of_a_killed_owner_is_free_at_once(tmp_path: Path) -> None:
+    end(start_holder(tmp_path / "lease"))
+    assert lease.owner(tmp_path / "lease") is None
+    with lease.hold(tmp_path / "lease", "s"):
+        found = lease.owner(tmp_path / "lease")
+        assert found is not None
+        assert found["pid"] == os.getpid()
+    assert lease.owner(tmp_path / "lease") is None
+
+
+def test_asking_for_the_owner_creates_nothing(tmp_path: Path) -> None:
+    assert lease.owner(tmp_path / "s" / "lease") is None
+    assert list(tmp_path.iterdir()) == []

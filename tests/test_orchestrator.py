@@ -1,0 +1,370 @@
+"""A study from its first trial to its last, and every way a trial can end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from workbench import Workbench
+
+from hpo.errors import StudyChanged, StudyFailed, StudyFileError, StudyLocked
+from hpo.orchestrator import opened
+from hpo.progress import Silent
+
+FOUR = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def states(bench: Workbench) -> Counter[str]:
+    return Counter(end["state"] for end in bench.records("end"))
+
+
+def curves(bench: Workbench) -> dict[tuple[int, int], dict[str, float]]:
+    return {(r["number"], r["epoch"]): r["metrics"] for r in bench.records("epoch")}
+
+
+def test_every_trial_is_recorded_alike_in_the_outbox_and_in_optuna(bench: Workbench) -> None:
+    ended = bench.run()
+    assert (ended.state, ended.reason) == ("complete", "all 5 trials are done")
+    trials = bench.optuna_trials()
+    ends = bench.records("end")
+    assert [t.number for t in trials] == [end["number"] for end in ends] == [0, 1, 2, 3, 4]
+    for trial, end in zip(trials, ends, strict=True):
+        assert (trial.state, end["state"]) == (TrialState.COMPLETE, "complete")
+        assert end["values"] == [trial.value]
+        assert trial.intermediate_values == {
+            epoch: metrics["quality"]
+            for (number, epoch), metrics in curves(bench).items()
+            if number == trial.number
+        }
+        assert len(trial.intermediate_values) == 4
+
+
+def test_the_best_epoch_is_a_trial_s_value_and_the_last_is_kept(bench: Workbench) -> None:
+    bench.run()
+    for trial, end in zip(bench.optuna_trials(), bench.records("end"), strict=True):
+        assert end["best_epoch"] == 2  # quality peaks in the middle
+        assert trial.value == max(trial.intermediate_values.values())
+        assert end["last_epoch"] == 4
+        assert trial.user_attrs["hpo"]["last_values"] == [trial.intermediate_values[4]]
+
+
+def test_a_rerun_completes_up_to_the_budget_and_not_beyond(bench: Workbench) -> None:
+    bench.run()
+    assert bench.run().reason == "all 5 trials are done"
+    assert len(bench.records("study")) == 1  # nothing was started
+    bench.run(budget__trials=7)
+    assert [end["number"] for end in bench.records("end")] == list(range(7))
+
+
+def test_a_trainer_s_exception_fails_its_trial_only(bench: Workbench) -> None:
+    bench.run(train__at={"1:2": "raise"})
+    assert states(bench) == {"complete": 4, "failed": 1}
+    end = bench.records("end")[1]
+    assert end["reason"] == "ValueError: as told at epoch 2"
+    assert "told.py" in end["traceback"]
+    assert bench.optuna_trials()[1].state == TrialState.FAIL
+
+
+def test_a_study_whose_first_trials_fail_alike_stops_with_the_cause(bench: Workbench) -> None:
+    with pytest.raises(StudyFailed, match="first 3 trials all failed alike: ValueError: as told"):
+        bench.run(train__always="raise")
+    assert states(bench) == {"failed": 3}
+    assert bench.records("study_end")[0]["state"] == "failed"
+
+
+def test_a_metric_that_is_not_reported_is_named_with_those_that_are(bench: Workbench) -> None:
+    with pytest.raises(StudyFailed, match=r"objective is accuracy.*reported only cost, quality"):
+        bench.run(objective__metric="accuracy")
+
+
+def test_non_finite_values_fail_the_trial(bench: Workbench) -> None:
+    (bench.folder / "not_finite.py").write_text(
+        "def train(trial):\n"
+        "    value = float('nan') if trial.number == 1 else 0.5\n"
+        "    trial.report(1, {'quality': 0.1})\n"
+        "    trial.report(2, {'quality': value})\n"
+    )
+    bench.run(trainer="not_finite:train")
+    assert states(bench) == {"complete": 4, "failed": 1}
+    assert bench.records("end")[1]["reason"] == "NonFinite: quality is nan at epoch 2"
+
+
+def test_pruned_trials_keep_their_best_epoch(bench: Workbench) -> None:
+    bench.run(pruner={"name": "median", "n_startup_trials": 2}, budget__trials=12, train__epochs=6)
+    counted = states(bench)
+    assert counted["pruned"] > 0
+    for trial, end in zip(bench.optuna_trials(), bench.records("end"), strict=True):
+        assert trial.value == max(trial.intermediate_values.values())
+        if end["state"] == "pruned":
+            assert trial.state == TrialState.PRUNED
+            assert end["last_epoch"] < 6
+            assert end["reason"].startswith("median at epoch ")
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "none",
+        "median",
+        {"name": "percentile", "percentile": 50.0},
+        "successive_halving",
+        "hyperband",
+        {"name": "patient", "patience": 1},
+        {"name": "threshold", "lower": 0.9},
+        "wilcoxon",
+    ],
+    ids=lambda p: p if isinstance(p, str) else p["name"],
+)
+def test_every_pruner_runs(bench: Workbench, pruner: Any) -> None:
+    bench.run(pruner=pruner, budget__trials=8)
+    counted = states(bench)
+    assert counted["complete"] + counted["pruned"] == 8
+    if pruner == "none":
+        assert counted["pruned"] == 0
+
+
+@pytest.mark.parametrize(
+    "sampler", ["tpe", "gp", "cma-es", "random", "qmc", "nsga2", "nsga3", "auto"]
+)
+def test_every_sampler_gives_the_same_suggestions_again_and_after_a_stop(
+    bench: Workbench, another_bench: Callable[[], Workbench], sampler: str
+) -> None:
+    search = {
+        "train.x": {"low": 0.0, "high": 1.0},
+        "train.y": {"low": 1e-4, "high": 1.0, "log": True},
+    }
+    options = {"sampler": sampler, "search": search, "budget__trials": 14, "train__epochs": 2}
+    bench.run(**options)
+    whole = [t.params for t in bench.optuna_trials()]
+    assert len({str(p) for p in whole}) == 14
+    stopped = another_bench()
+    stopped.run(**options | {"budget__trials": 6})
+    stopped.run(**options)
+    again = [t.params for t in stopped.optuna_trials()]
+    for one, other in zip(whole, again, strict=True):
+        # GPSampler starts its fit from the last one, which a new process does not have.
+        assert one == (pytest.approx(other, abs=0.2) if sampler in ("gp", "auto") else other)
+    other_seed = another_bench()
+    other_seed.run(**options | {"seed": 1})
+    assert [t.params for t in other_seed.optuna_trials()] != whole
+
+
+def test_a_grid_is_trained_once_and_to_its_end(bench: Workbench) -> None:
+    search = {"train.x": [0.1, 0.3, 0.5], "train.y": [1, 2]}
+    ended = bench.run(sampler="grid", search=search, budget__trials=50)
+    assert ended.reason == "every configuration has been tried"
+    seen = [tuple(t.params.values()) for t in bench.optuna_trials()]
+    assert sorted(seen) == [(x, y) for x in (0.1, 0.3, 0.5) for y in (1, 2)]
+
+
+def test_no_configuration_is_trained_twice(bench: Workbench) -> None:
+    search = {"train.x": [0.1, 0.3, 0.5], "train.y": [1, 2]}
+    ended = bench.run(sampler="random", search=search, budget__trials=50)
+    assert ended.reason == "every configuration has been tried"
+    trained = {r["number"] for r in bench.records("epoch")}
+    trials = bench.optuna_trials()
+    assert len(trained) == len({tuple(trials[n].params.values()) for n in trained}) == 6
+    twins = [end for end in bench.records("end") if "duplicate_of" in end]
+    assert twins
+    for end in twins:
+        assert trials[end["number"]].params == trials[end["duplicate_of"]].params
+        assert end["reason"] == f"same configuration as trial {end['duplicate_of']}"
+        assert end["state"] == "pruned"
+
+
+def test_conditions_decide_which_parameters_a_trial_has(bench: Workbench) -> None:
+    search = {
+        "train.optimizer": ["sgd", "adamw"],
+        "train.momentum": {"low": 0.5, "high": 0.9, "when": {"train.optimizer": "sgd"}},
+        "train.nesterov": {"choices": [True, False], "when": {"train.optimizer": "sgd"}},
+    }
+    bench.run(sampler="tpe", search=search, budget__trials=20)
+    for trial in bench.optuna_trials():
+        sgd = trial.params["train.optimizer"] == "sgd"
+        assert ("train.momentum" in trial.params) == ("train.nesterov" in trial.params) == sgd
+    configs = {r["number"]: r["config"] for r in bench.records("trial")}
+    assert {"train.momentum" in c for c in configs.values()} == {True, False}
+
+
+def test_an_interrupted_study_goes_on_and_equals_the_undisturbed_one(
+    bench: Workbench, another_bench: Callable[[], Workbench]
+) -> None:
+    bench.run(sampler="tpe")
+    disturbed = another_bench()
+    options = {"sampler": "tpe", "train__folder": str(disturbed.folder)}
+    ended = disturbed.run(**options, train__at={"2:3": "interrupt once"})
+    assert (ended.state, ended.exit_code) == ("interrupted", 130)
+    waiting = [t for t in disturbed.optuna_trials() if t.state == TrialState.WAITING]
+    assert [t.number for t in waiting] == [2]
+    assert disturbed.run(**options, train__at={"2:3": "interrupt once"}).state == "complete"
+    assert curves(disturbed) == curves(bench)
+    assert [t.params for t in disturbed.optuna_trials()] == [
+        t.params for t in bench.optuna_trials()
+    ]
+    assert all(t.state == TrialState.COMPLETE for t in disturbed.optuna_trials())
+    epochs = [(r["number"], r["epoch"]) for r in disturbed.records("epoch")]
+    assert len(epochs) == len(set(epochs)) == 20
+
+
+def test_a_changed_file_is_refused_with_the_difference(bench: Workbench) -> None:
+    bench.run()
+    with pytest.raises(StudyChanged, match=r"train.epochs: 4 → 5") as refused:
+        bench.run(train__epochs=5, budget__trials=9)
+    assert "--set study=s-2" in str(refused.value)
+    bench.run(budget__trials=6, sampler="tpe", pruner="median", retries=0)
+    assert len(bench.records("end")) == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("search", {"train.x": {"low": 0.0, "high": 2.0}}),
+        ("objective", {"metric": "quality", "goal": "minimize"}),
+        ("objective", {"metric": "cost", "goal": "maximize"}),
+        ("seed", 3),
+    ],
+)
+def test_what_makes_trials_incomparable_is_refused(bench: Workbench, key: str, value: Any) -> None:
+    bench.run()
+    with pytest.raises(StudyChanged, match=key):
+        bench.run(**{key: value}, budget__trials=9)
+
+
+def test_a_target_ends_the_study(bench: Workbench) -> None:
+    ended = bench.run(budget={"trials": 50, "target": 0.5})
+    assert "reached the target of 0.5" in ended.reason
+    assert len(bench.records("end")) < 50
+
+
+def test_patience_ends_the_study(bench: Workbench) -> None:
+    ended = bench.run(budget={"trials": 200, "patience": 4})
+    assert "4 trials without improvement" in ended.reason
+    values = [end["values"][0] for end in bench.records("end")]
+    assert len(values) - 1 - values.index(max(values)) == 4
+
+
+def test_wall_time_stops_trials_at_an_epoch_s_end(bench: Workbench) -> None:
+    ended = bench.run(budget={"trials": 50, "wall": "1s"}, train__epochs=1000, train__seconds=0.05)
+    assert ended.reason == "the wall time of 1 s is used"
+    (end,) = bench.records("end")
+    assert end["state"] == "stopped"
+    assert end["reason"] == "the study's wall time is used"
+    assert 5 <= end["last_epoch"] <= 25
+    (trial,) = bench.optuna_trials()
+    assert trial.state == TrialState.PRUNED
+    assert trial.value == end["values"][0]
+
+
+def test_a_timeout_stops_a_trial_at_an_epoch_s_end(bench: Workbench) -> None:
+    bench.run(timeout="1s", train__epochs=1000, train__seconds=0.1, budget__trials=2)
+    for end in bench.records("end"):
+        assert (end["state"], end["reason"]) == ("stopped", "the trial's timeout of 1 s")
+        assert 4 <= end["last_epoch"] <= 10
+
+
+def test_device_hours_end_the_study(bench: Workbench) -> None:
+    ended = bench.run(budget={"trials": 500, "device_hours": 0.0002}, train__seconds=0.05)
+    assert "0.0002 device-hours are used" in ended.reason
+    trained_s = sum(r["seconds"] for r in bench.records("epoch"))
+    assert 0.72 <= trained_s < 1.5
+
+
+def test_known_configurations_are_tried_first(bench: Workbench) -> None:
+    bench.run(start_from=[{"train.x": 0.25}, {"train.x": 0.75}])
+    assert [t.params["train.x"] for t in bench.optuna_trials()][:2] == [0.25, 0.75]
+
+
+def test_an_earlier_study_s_trials_enter_the_sampler_and_are_not_trials_here(
+    bench: Workbench,
+) -> None:
+    bench.run(study="earlier", budget__trials=12)
+    bench.run(start_from=[{"study": "earlier"}], sampler="tpe")
+    known = bench.optuna_trials()
+    assert len(known) == 17
+    assert [t.user_attrs["hpo"].get("from_study") for t in known[:12]] == ["earlier"] * 12
+    assert len(bench.records("end")) == 5
+    assert bench.run(start_from=[{"study": "earlier"}], sampler="tpe").reason == (
+        "all 5 trials are done"
+    )
+
+
+@pytest.mark.parametrize("pruner", ["none", "successive_halving"])
+def test_several_objectives_are_searched_and_pruned(bench: Workbench, pruner: str) -> None:
+    objective = [
+        {"metric": "quality", "goal": "maximize"},
+        {"metric": "cost", "goal": "minimize"},
+    ]
+    bench.run(objective=objective, pruner=pruner, budget__trials=15, train__epochs=9)
+    counted = states(bench)
+    assert sum(counted.values()) == 15
+    assert (counted["pruned"] > 0) == (pruner == "successive_halving")
+    for trial, end in zip(bench.optuna_trials(), bench.records("end"), strict=True):
+        assert len(end["values"]) == 2
+        if end["state"] == "complete":
+            assert trial.values == end["values"]
+
+
+def test_the_state_of_several_objectives_survives_a_stop(
+    bench: Workbench, another_bench: Callable[[], Workbench]
+) -> None:
+    options = {
+        "objective": [
+            {"metric": "quality", "goal": "maximize"},
+            {"metric": "cost", "goal": "minimize"},
+        ],
+        "pruner": "successive_halving",
+        "train__epochs": 9,
+    }
+    bench.run(**options, budget__trials=12)
+    stopped = another_bench()
+    stopped.run(**options, budget__trials=5)
+    stopped.run(**options, budget__trials=12)
+    assert curves(stopped) == curves(bench)
+
+
+def test_sqlite_holds_the_study_too(bench: Workbench) -> None:
+    import optuna
+
+    url = f"sqlite:///{bench.folder}/optuna.db"
+    bench.run(storage=url, pruner="median")
+    bench.run(storage=url, pruner="median", budget__trials=7)
+    trials = optuna.load_study(storage=url, study_name="s").trials
+    assert len(trials) == 7
+    assert all(t.state in FOUR for t in trials)
+
+
+def test_a_second_run_of_a_running_study_is_refused(bench: Workbench) -> None:
+    study = bench.load()
+    with opened(study, bench.home, Silent()) as first:
+        with pytest.raises(StudyLocked, match="is being run by process"):
+            bench.run()
+        first.run()
+    assert len(bench.records("end")) == 5
+
+
+def test_what_a_worker_refuses_is_told_with_its_line_and_nothing_is_created(
+    bench: Workbench,
+) -> None:
+    bench.file.write_text(bench.file.read_text().replace("told:train", "told:trian"))
+    with pytest.raises(StudyFileError, match=r"study.yaml:3:10: trainer: .*trian"):
+        bench.run()
+    assert not (bench.folder / "studies").exists()
+
+
+def test_a_file_without_search_is_one_training(bench: Workbench) -> None:
+    text = bench.file.read_text()
+    cut = text[: text.index("search:")] + text[text.index("objective:") :]
+    bench.file.write_text(cut.replace("budget: {trials: 5}\n", ""))
+    bench.run()
+    (end,) = bench.records("end")
+    assert end["state"] == "complete"
+
+
+def test_predictions_paths_and_checkpoints_are_cleared_when_a_trial_ends(
+    bench: Workbench,
+) -> None:
+    bench.run(train__epochs=3, train__seconds=0.6, budget__trials=1)
+    assert list(bench.paths.trial(0).glob("epoch-*")) == []

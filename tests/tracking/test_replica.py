@@ -1,0 +1,398 @@
+"""The outbox in MLflow's embedded store: everything, once, as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+from typing import Any
+
+import pytest
+
+from hpo import tracking
+from hpo.tracking import runs
+from hpo.tracking.outbox import DamagedOutbox
+from hpo.tracking.progress import StudyProgress
+from hpo.tracking.replica import CannotShip, Replica
+
+# MLflow uses what SQLAlchemy and others deprecate.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def ship(written: Any) -> Replica:
+    replica = Replica(written.paths, written.home, written.home.tracking_uri)
+    replica.ship()
+    return replica
+
+
+def study_of_every_kind(written: Any) -> None:
+    written.study()
+    for number, state in enumerate(["complete", "pruned", "stopped", "failed", "complete"]):
+        written.whole_trial(number, state)
+    written.study_end()
+
+
+def test_everything_arrives(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    ship(written)
+    mlflow_of(written).assert_complete(written.paths)
+    assert tracking.pending(written.paths) == 0
+
+
+def test_the_studys_run_says_what_was_run_on_what(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    ship(written)
+    found = mlflow_of(written)
+    parent, trials = found.runs()
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {"trainer": "image_classifier", "train.epochs": "3"}
+    assert parent.data.tags["mlflow.source.git.commit"] == "c" * 40
+    assert parent.data.tags["hpo.objective"] == "maximize val/f1"
+    assert parent.data.tags["hpo.best_trial"] == "4"
+    assert parent.data.tags["hpo.best_run"] == trials[4].info.run_id
+    assert parent.data.metrics["best/val/f1"] == trials[4].data.metrics["best/val/f1"]
+    (dataset,) = [used.dataset for used in parent.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("digits", "f" * 32)
+    assert json.loads(dataset.profile)["train"] == 1200
+    texts = {name: file.read_text() for name, file in found.artifacts(parent).items()}
+    assert texts == {
+        "study.yaml": "study: s\n",
+        "git.diff": "--- a\n",
+        "versions.txt": "torch==2.14.1\n",
+    }
+
+
+def test_a_trials_run_has_its_facts_and_files(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    folder = written.paths.trial(0)
+    folder.mkdir(parents=True)
+    (folder / "predictions.npz").write_bytes(b"as they are")
+    written.whole_trial(
+        0,
+        "failed",
+        reason="ValueError: no",
+        traceback="Traceback …\nValueError: no\n",
+        artifacts={"predictions.npz": "trials/0/predictions.npz", "gone": "trials/0/gone"},
+        best_epoch=2,
+    )
+    ship(written)
+    found = mlflow_of(written)
+    run = found.runs()[1][0]
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith("hpo.")}
+    assert tags == {
+        "hpo.study_id": "5" * 32,
+        "hpo.trial": "0",
+        "hpo.state": "failed",
+        "hpo.reason": "ValueError: no",
+        "hpo.worker": "0",
+        "hpo.seed": "0",
+        "hpo.attempts": "1",
+        "hpo.device": "cpu",
+        "hpo.git_dirty": "true",
+    }
+    assert run.data.metrics["best/train/loss"] == 1 / 2
+    assert run.data.metrics["best_epoch"] == 2
+    assert run.data.metrics["duration_s"] == 0.03
+    files = found.artifacts(run)
+    assert files["predictions.npz"].read_bytes() == b"as they are"
+    assert files["traceback.txt"].read_text() == "Traceback …\nValueError: no\n"
+    assert set(files) == {"predictions.npz", "traceback.txt"}
+
+
+def test_shipping_again_from_the_start_changes_nothing(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    ship(written)
+    found = mlflow_of(written)
+    before = [run.to_dictionary() for run in found.runs()[1].values()]
+    written.paths.shipped.unlink()
+    ship(written)
+    found.assert_complete(written.paths)
+    assert [run.to_dictionary() for run in found.runs()[1].values()] == before
+
+
+def test_record_by_record_is_the_same_as_all_at_once(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    whole = written.paths.outbox.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for end in range(1, len(lines) + 1):
+        written.paths.outbox.write_bytes(b"".join(lines[:end]))
+        if end % 4 == 0:  # every so often a process that knows only the files
+            replica = None
+        replica = (
+            replica
+            if end > 1 and replica
+            else Replica(written.paths, written.home, written.home.tracking_uri)
+        )
+        replica.ship()
+    found = mlflow_of(written)
+    found.assert_complete(written.paths)
+    assert found.runs()[0].data.tags["hpo.best_trial"] == "4"
+
+
+def test_a_run_made_just_before_a_crash_is_found(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.whole_trial(0)
+    ship(written)
+    shipped = written.paths.shipped.read_bytes()
+    written.whole_trial(1)
+    ship(written)
+    written.paths.shipped.write_bytes(shipped)
+    written.whole_trial(2)
+    ship(written)
+    mlflow_of(written).assert_complete(written.paths)
+
+
+def test_a_trial_goes_on_after_an_interruption(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    written.epoch(0, 1)
+    written.study_end("interrupted")
+    ship(written)
+    found = mlflow_of(written)
+    parent, trials = found.runs()
+    assert (parent.info.status, trials[0].info.status) == ("KILLED", "KILLED")
+    assert trials[0].data.tags["hpo.state"] == "interrupted"
+
+    written.study()
+    written.trial(0, attempt=2)
+    written.epoch(0, 2)
+    ship(written)
+    parent, trials = found.runs()
+    assert (parent.info.status, trials[0].info.status) == ("RUNNING", "RUNNING")
+    assert trials[0].data.tags["hpo.state"] == "running"
+
+    written.epoch(0, 3)
+    written.end(0)
+    written.study_end()
+    ship(written)
+    found.assert_complete(written.paths)
+    assert found.runs()[1][0].data.tags["hpo.attempts"] == "2"
+    assert "restarts/1/study.yaml" in found.artifacts(found.runs()[0])
+
+
+def test_a_study_whose_orchestrator_died_is_not_left_running(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    written.epoch(0, 1)
+    ship(written).interrupt()
+    parent, trials = mlflow_of(written).runs()
+    assert (parent.info.status, trials[0].info.status) == ("KILLED", "KILLED")
+
+
+def test_a_torn_tail_is_shipped_once_it_is_whole(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    whole = written.paths.outbox.read_bytes()
+    written.paths.outbox.write_bytes(whole[:-20])
+    ship(written)
+    assert mlflow_of(written).runs()[0].info.status == "RUNNING"
+    written.paths.outbox.write_bytes(whole)
+    ship(written)
+    assert mlflow_of(written).runs()[0].info.status == "FINISHED"
+    mlflow_of(written).assert_complete(written.paths)
+
+
+def test_a_flipped_bit_costs_only_its_record(written: Any, mlflow_of: Any) -> None:
+    study_of_every_kind(written)
+    lines = written.paths.outbox.read_bytes().splitlines(keepends=True)
+    assert b'"kind":"epoch"' in lines[8]
+    damaged = bytearray(lines[8])
+    damaged[60] ^= 4
+    written.paths.outbox.write_bytes(b"".join([*lines[:8], bytes(damaged), *lines[9:]]))
+    with pytest.warns(DamagedOutbox, match="byte"):
+        ship(written)
+    found = mlflow_of(written)
+    with pytest.warns(DamagedOutbox):
+        found.assert_complete(written.paths)
+    assert len(found.runs()[1]) == 5
+
+
+def test_a_damaged_first_record_is_said(written: Any) -> None:
+    study_of_every_kind(written)
+    content = bytearray(written.paths.outbox.read_bytes())
+    content[30] ^= 1
+    written.paths.outbox.write_bytes(content)
+    with pytest.warns(DamagedOutbox), pytest.raises(CannotShip, match="outbox"):
+        ship(written)
+
+
+def test_an_outbox_that_became_shorter_is_shipped_from_the_start(
+    written: Any, mlflow_of: Any
+) -> None:
+    written.study()
+    written.whole_trial(0)
+    written.trial(1)
+    ship(written)
+    lines = written.paths.outbox.read_bytes().splitlines(keepends=True)
+    written.paths.outbox.write_bytes(b"".join(lines[:-1]))  # a crash before it was on the disk
+    written.whole_trial(10)  # its first record is longer
+    written.whole_trial(1)
+    ship(written)
+    mlflow_of(written).assert_complete(written.paths)
+
+
+def test_another_store_gets_everything(written: Any, mlflow_of: Any, tmp_path: Any) -> None:
+    written.study()
+    written.whole_trial(0)
+    ship(written)
+    with (
+        contextlib.closing(sqlite3.connect(written.home.mlruns / "mlflow.db")) as store,
+        contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+    ):
+        store.backup(copy)
+    written.whole_trial(1)
+    ship(written)
+    for name in ("copy.db", "new.db"):  # the copy has the study's run and the first trial's
+        other = f"sqlite:///{tmp_path / name}"
+        Replica(written.paths, written.home, other).ship()
+        mlflow_of(other).assert_complete(written.paths)
+
+
+def test_another_study_of_the_same_name_gets_its_own_runs(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.whole_trial(0)
+    ship(written)
+    first = mlflow_of(written).runs()[1][0].info.run_id
+    content = written.paths.outbox.read_bytes()
+    written.paths.outbox.unlink()
+    written.study(study_id="6" * 32)
+    written.whole_trial(0)
+    assert len(written.paths.outbox.read_bytes()) == len(content)
+    assert ship(written)._runs[0] != first
+
+
+def test_a_run_that_a_user_deleted_is_left_out(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    ship(written)
+    found = mlflow_of(written)
+    found.client.delete_run(found.runs()[1][0].info.run_id)
+    written.epoch(0, 1)
+    written.end(0)
+    written.whole_trial(1)
+    ship(written)
+    assert set(found.runs()[1]) == {1}
+    assert tracking.pending(written.paths) == 0
+
+
+def test_a_deleted_experiment_is_said_and_nothing_is_skipped(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    ship(written)
+    found = mlflow_of(written)
+    experiment = found.client.get_experiment_by_name("s").experiment_id
+    found.client.delete_experiment(experiment)
+    written.whole_trial(0)
+    with pytest.raises(CannotShip, match="restore"):
+        ship(written)
+    assert tracking.pending(written.paths) == 5
+    found.client.restore_experiment(experiment)
+    ship(written)
+    found.assert_complete(written.paths)
+
+
+def test_nan_stays_nan_and_infinity_is_noted(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    written.epoch(0, 1, **{"val/auc": math.nan, "val/mse": math.inf})
+    written.end(0)
+    ship(written)
+    run = mlflow_of(written).runs()[1][0]
+    assert math.isnan(run.data.metrics["val/auc"])
+    assert run.data.tags["hpo.infinite"] == "val/mse at epoch 1"
+    assert run.data.metrics["val/mse"] > 1e308
+
+
+def test_long_values_are_cut_and_odd_names_changed_and_a_tag_says_so(
+    written: Any, mlflow_of: Any
+) -> None:
+    written.study()
+    odd = {"model.note": "é" * 7000, "model.layers[0]": 3, "model.many": list(range(40))}
+    written.trial(0, **odd, **{f"model.p{n}": n for n in range(150)})
+    written.epoch(0, 1, **{"val/acc@5": 0.5, "../up": 1.0})
+    written.end(0, "failed", reason="x" * 20_000)
+    ship(written)
+    run = mlflow_of(written).runs()[1][0]
+    assert len(run.data.params["model.note"]) == runs.MAX_PARAM
+    assert run.data.params["model.layers_0_"] == "3"
+    assert json.loads(run.data.params["model.many"]) == list(range(40))
+    assert run.data.params["model.p149"] == "149"
+    assert run.data.tags["hpo.cut"] == "model.note"
+    assert "model.layers[0] → model.layers_0_" in run.data.tags["hpo.renamed"]
+    assert run.data.metrics["val/acc_5"] == 0.5
+    assert run.data.metrics["up"] == 1.0
+    assert len(run.data.tags["hpo.reason"]) == runs.MAX_TAG
+
+
+def test_many_epochs_and_metrics_arrive(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    for epoch in range(1, 61):
+        written.epoch(0, epoch, **{f"class/{n}": epoch + n / 100 for n in range(20)})
+    written.end(0, last_epoch=60)
+    ship(written)
+    mlflow_of(written).assert_complete(written.paths)
+
+
+def test_a_duplicate_has_a_run_that_says_so(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.whole_trial(0)
+    written.trial(1)
+    written.end(1, "pruned", reason="same configuration as trial 0", duplicate_of=0, last_epoch=0)
+    ship(written)
+    run = mlflow_of(written).runs()[1][1]
+    assert run.data.tags["hpo.reason"] == "same configuration as trial 0"
+    assert run.info.status == "KILLED"
+
+
+def test_several_objectives_have_no_best_trial(written: Any, mlflow_of: Any) -> None:
+    written.study(
+        objective=[
+            {"metric": "val/f1", "goal": "maximize"},
+            {"metric": "train/loss", "goal": "minimize"},
+        ]
+    )
+    written.whole_trial(0, values=[0.1, 0.2])
+    ship(written)
+    assert "hpo.best_trial" not in mlflow_of(written).runs()[0].data.tags
+
+
+def test_a_study_without_data_has_no_dataset(written: Any, mlflow_of: Any) -> None:
+    written.study(dataset=None, provenance={"git": None, "packages": {}})
+    written.whole_trial(0)
+    ship(written)
+    parent = mlflow_of(written).runs()[0]
+    assert parent.inputs.dataset_inputs == []
+
+
+def test_the_embedded_store_writes_ahead(written: Any) -> None:
+    written.study()
+    ship(written)
+    with sqlite3.connect(written.home.mlruns / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_finished_trials_are_not_kept_in_memory(written: Any) -> None:
+    study_of_every_kind(written)
+    progress: StudyProgress = ship(written).progress
+    assert progress.open == {}
+    assert progress.news == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("val/f1_macro", "val/f1_macro"),
+        ("准确率", "准确率"),
+        ("a//b", "a/b"),
+        ("/abs", "abs"),
+        ("../..", "_"),
+        ("", "_"),
+        ("x" * 300, "x" * 250),
+        ("a\nb", "a_b"),
+    ],
+)
+def test_names_become_valid(name: str, valid: str) -> None:
+    assert runs.name(name) == valid

@@ -1,0 +1,120 @@
+"""Splits are disjoint, complete, stratified, seeded; the test rows hold still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.contract import DataError
+from trainers.data.splits import Partition, partition
+from trainers.options import TableData
+
+
+def section(**options: Any) -> TableData:
+    return TableData(source="t.csv", **options)
+
+
+def labels(*counts: int) -> np.ndarray:
+    ordered = np.repeat(np.arange(len(counts)), counts)
+    return np.random.default_rng(0).permutation(ordered)
+
+
+def same(a: Partition, b: Partition) -> bool:
+    parts = [[p.search, p.test, *(part for fold in p.folds for part in fold)] for p in (a, b)]
+    return all(np.array_equal(one, other) for one, other in zip(*parts, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(10, 60), min_size=2, max_size=6),
+    st.floats(0.1, 0.4),
+    st.floats(0.0, 0.4),
+    st.integers(0, 2**32 - 1),
+    st.none() | st.integers(2, 3),
+)
+def test_every_row_is_in_one_part(
+    counts: list[int], validation: float, test: float, seed: int, folds: int | None
+) -> None:
+    of = labels(*counts)
+    parts = partition(
+        of, len(of), section(validation=validation, test=test, split_seed=seed, folds=folds)
+    )
+    for train, validated in parts.folds:
+        together = np.sort(np.concatenate([train, validated, parts.test]))
+        assert np.array_equal(together, np.arange(len(of)))
+        assert np.array_equal(np.unique(of[train]), np.unique(of))
+    if folds is not None:
+        validated_once = np.sort(np.concatenate([fold[1] for fold in parts.folds]))
+        assert np.array_equal(validated_once, parts.search)
+
+
+def test_shares_hold_in_every_class() -> None:
+    of = labels(500, 300, 50)
+    parts = partition(of, len(of), section(validation=0.2, test=0.1))
+    ((train, validation),) = parts.folds
+    for part, share in ((train, 0.7), (validation, 0.2), (parts.test, 0.1)):
+        assert np.bincount(of[part]) == pytest.approx(share * np.array([500, 300, 50]), abs=1)
+        assert len(part) == pytest.approx(share * 850, abs=1)
+
+
+def test_folds_are_stratified_and_even() -> None:
+    of = labels(100, 40)
+    parts = partition(of, len(of), section(test=0.0, folds=5))
+    assert [np.bincount(of[fold[1]]).tolist() for fold in parts.folds] == [[20, 8]] * 5
+
+
+def test_the_seed_decides() -> None:
+    of = labels(40, 40)
+    first = partition(of, 80, section(split_seed=1))
+    assert same(first, partition(of, 80, section(split_seed=1)))
+    assert not same(first, partition(of, 80, section(split_seed=2)))
+
+
+@pytest.mark.parametrize("of", [labels(60, 60), None])
+def test_test_rows_stay_whatever_else_changes(of: np.ndarray | None) -> None:
+    usual = partition(of, 120, section()).test
+    for changed in ({"validation": 0.4}, {"folds": 3}):
+        assert np.array_equal(partition(of, 120, section(**changed)).test, usual)
+
+
+def test_a_class_of_one_row_is_trained_on() -> None:
+    of = labels(50, 50, 1)
+    ((train, _),) = partition(of, 101, section(validation=0.4, test=0.4)).folds
+    assert 2 in of[train]
+
+
+@pytest.mark.parametrize(
+    ("of", "rows", "options", "key", "words"),
+    [
+        (None, 2, {}, "data.validation", "none to validate on"),
+        (labels(1, 1), 2, {}, "data.validation", "none to validate on"),
+        (labels(3, 3), 6, {"validation": 0.2}, "data.validation", "one class"),
+        (labels(50, 3), 53, {"test": 0.0, "folds": 5}, "data.folds", "smallest class has 3"),
+        (None, 4, {"test": 0.0, "folds": 5}, "data.folds", "only 4 rows"),
+    ],
+)
+def test_too_few_rows_are_refused(
+    of: np.ndarray | None, rows: int, options: dict[str, Any], key: str, words: str
+) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        partition(of, rows, section(**options))
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"validation": 0.6, "test": 0.4},
+        {"validation": 0.0},
+        {"test": 1.0},
+        {"test": -0.1},
+        {"folds": 1},
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"validation|test|folds"):
+        section(**wrong)

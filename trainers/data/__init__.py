@@ -1,0 +1,92 @@
+"""Loading data: a ``data`` section and a cache folder in, a `Dataset` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from trainers.contract import DataError
+from trainers.data.dataset import Dataset, Split
+from trainers.options import ImageData, TableData
+
+__all__ = ["Dataset", "Split", "load"]
+
+BUILT_IN_TABLES = ("breast_cancer", "wine", "diabetes")
+TABLE_FILES = (".csv", ".parquet")
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def load(section: Mapping[str, Any], cache: Path) -> Dataset:
+    """Read, check, split and encode the data of a study.
+
+    Args:
+        section: The study file's ``data`` section; what it leaves out takes its default, and what
+            only the user's own trainer understands is left to it.
+        cache: Where decoded images are kept for other workers.
+
+    Raises:
+        DataError: The data cannot be used so; says why and where in the study file.
+    """
+    source = section.get("source")
+    if not isinstance(source, str):
+        raise DataError("data.source", "expected the name of a data set, or a path")
+    if _is_table(source):
+        from trainers.data.tables import load as load_table
+
+        return load_table(_options(TableData, ImageData, "tabular", section))
+    from trainers.data.images import load as load_images
+
+    return load_images(_options(ImageData, TableData, "image_classifier", section), cache)
+
+
+def _is_table(source: str) -> bool:
+    """Whether it is a table; otherwise it is images.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if source in BUILT_IN_TABLES:
+        return True
+    if source == "digits":
+        return False
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError("data.source", f"there is no {source}", _near(path))
+    if path.is_dir():
+        return False
+    if path.suffix.lower() in TABLE_FILES:
+        return True
+    raise DataError(
+        "data.source",
+        f"expected a folder of images, or a {' or '.join(TABLE_FILES)} file; got {source}",
+    )
+
+
+def _near(path: Path) -> str | None:
+    """What may have been meant by a path that does not exist."""
+    there = {entry.name: str(entry) for entry in path.parent.glob("*")}
+    built_in = {name: name for name in (*BUILT_IN_TABLES, "digits")}
+    close = get_close_matches(path.name, [*there, *built_in], n=1)
+    return f"did you mean {(there | built_in)[close[0]]}?" if close else None
+
+
+def _options(
+    kind: type[Options], other: type[BaseModel], trainer: str, section: Mapping[str, Any]
+) -> Options:
+    known = {key: value for key, value in section.items() if key in kind.model_fields}
+    if len(known) < len(section) and set(section) <= set(other.model_fields):
+        is_a = "a table" if kind is TableData else "images"
+        message = f"{section['source']} is {is_a}, for another trainer"
+        raise DataError("data.source", message, f"trainer: {trainer}")
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["data", *(str(part) for part in first["loc"])])
+        got = f"; got {first['input']!r}" if first["loc"] else ""
+        raise DataError(key, first["msg"].removeprefix("Value error, ") + got) from None

@@ -1,0 +1,155 @@
+"""The data of a study as a trainer sees it: a few tensors and the rows of each split.
+
+The test split is not in here: whatever a trainer does, it cannot look at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainers.metrics import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Data above this share of a GPU's free memory stays in main memory; models need the rest.
+DEVICE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows to validate on, and what was learned from the former alone.
+
+    Attributes:
+        inputs: (N, C, H, W) uint8 images or (N, F) float32 columns, encoded for this split.
+            Where `target` is, or in main memory when that device has no room for it.
+        target: (N,) int64 classes, or float32 values.
+        train: (n,) int64 rows of `inputs`, ascending, in main memory.
+        validation: (m,) int64 rows of `inputs`, ascending, in main memory.
+        mean: (C, 1, 1) float32, of each channel of the training images; None for columns.
+        std: (C, 1, 1) float32, likewise, above 0.
+        target_mean: Of the training targets; 0 for classes.
+        target_std: Likewise, above 0; 1 for classes.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    train: Tensor
+    validation: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (float32, standardized) and targets of `rows`, on the device of `target`.
+
+        Args:
+            rows: (B,) int64 rows of `inputs`, in main memory.
+        """
+        device = self.target.device
+        inputs = self.inputs[rows.to(self.inputs.device)]
+        if inputs.device != device:
+            inputs = inputs.pin_memory().to(device, non_blocking=True)
+        if self.mean is not None and self.std is not None:
+            inputs = inputs.float().sub_(self.mean).div_(self.std)
+        return inputs, self.target[rows.to(device)]
+
+    def to(self, device: torch.device, inputs: Tensor) -> Split:
+        return replace(
+            self,
+            inputs=inputs,
+            target=self.target.to(device),
+            mean=None if self.mean is None else self.mean.to(device),
+            std=None if self.std is None else self.std.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and validation rows, loaded once per worker.
+
+    Attributes:
+        kind: What the rows are.
+        task: What is predicted.
+        classes: The names of the classes in the order of their numbers; None for regression.
+        ids: (N,) int64, the number of each row in the source, before splitting.
+        splits: One, or one a fold.
+        summary: For the record, as JSON has it: source, task, rows, train, validation, test,
+            classes, class_counts (of all rows), shape (of one row), fingerprint (sha256 of the
+            source's content), metrics (what a built-in trainer reports), skipped (bad files).
+    """
+
+    kind: Literal["images", "table"]
+    task: Task
+    classes: tuple[str, ...] | None
+    ids: Tensor
+    splits: tuple[Split, ...]
+    summary: Mapping[str, Any]
+    _elsewhere: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def inputs(self) -> Tensor:
+        """Of the first split: (N, C, H, W) uint8 images or (N, F) float32 columns."""
+        return self.splits[0].inputs
+
+    @property
+    def target(self) -> Tensor:
+        """(N,) int64 classes or float32 values."""
+        return self.splits[0].target
+
+    @property
+    def train(self) -> Tensor:
+        """Rows to train on, in the first split."""
+        return self.splits[0].train
+
+    @property
+    def validation(self) -> Tensor:
+        """Rows to validate on, in the first split."""
+        return self.splits[0].validation
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: (channels, height, width) or (columns,)."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def outputs(self) -> int:
+        """What a model must put out: a number a class, or one."""
+        return 1 if self.classes is None else len(self.classes)
+
+    def arrays(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of `rows` of the first split, for libraries that take NumPy.
+
+        Returns:
+            (B, …) float32, standardized by the training rows; (B,) int64 or float32.
+        """
+        inputs, target = self.splits[0].batch(rows)
+        return inputs.cpu().numpy(), target.cpu().numpy()
+
+    def to(self, device: str) -> Dataset:
+        """The same data on `device`, moved there once.
+
+        What is larger than half of a GPU's free memory stays in main memory, from where each
+        batch is copied.
+        """
+        if torch.device(device).type == "cpu":
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self._moved(torch.device(device))
+        return self._elsewhere[device]
+
+    def _moved(self, device: torch.device) -> Dataset:
+        distinct = {id(split.inputs): split.inputs for split in self.splits}
+        size_bytes = sum(inputs.nbytes for inputs in distinct.values())
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if size_bytes <= DEVICE_SHARE * free_bytes:
+            distinct = {key: inputs.to(device) for key, inputs in distinct.items()}
+        splits = tuple(split.to(device, distinct[id(split.inputs)]) for split in self.splits)
+        return replace(self, splits=splits, _elsewhere={})

@@ -1,0 +1,158 @@
+"""The built-in trainers by name, and how a name in a study file becomes a function.
+
+Importing this costs no torch; a trainer's module is imported when it is resolved.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic import BaseModel
+
+from trainers import options
+from trainers.contract import DataError, Trainer
+
+if TYPE_CHECKING:
+    from trainers.data import Dataset
+
+_REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A trainer that ships with hpo.
+
+    Attributes:
+        function: ``module:function``, imported when it is used.
+        kind: Of the data that it can use.
+        data, model, train: What those sections of a study file may say.
+        description: One line for the documentation.
+    """
+
+    function: str
+    kind: Literal["images", "table"]
+    data: type[BaseModel]
+    model: type[BaseModel]
+    train: type[BaseModel]
+    description: str
+
+
+TRAINERS: dict[str, BuiltIn] = {
+    "image_classifier": BuiltIn(
+        "trainers.image:train",
+        "images",
+        options.ImageData,
+        options.ImageModel,
+        options.Train,
+        "Images into classes: an mlp, a small cnn, or a torchvision model.",
+    ),
+    "tabular": BuiltIn(
+        "trainers.tabular:train",
+        "table",
+        options.TableData,
+        options.TableModel,
+        options.Train,
+        "Classes or values from the columns of a table.",
+    ),
+}
+
+
+def resolve(name: str, folder: Path) -> Trainer:
+    """The trainer that a study file names.
+
+    Args:
+        name: A built-in's name, or ``module:function``.
+        folder: The study file's folder; it is put first on ``sys.path`` for the module.
+
+    Raises:
+        DataError: There is none of that name, or it is not a function of one argument. What the
+            user's module raises while it is imported is passed on as it is.
+    """
+    if name in TRAINERS:
+        module_name, attribute = TRAINERS[name].function.split(":")
+        return cast(Trainer, getattr(importlib.import_module(module_name), attribute))
+    reference = _REFERENCE.fullmatch(name)
+    if reference is None:
+        raise DataError(
+            "trainer",
+            f"expected {', '.join(TRAINERS)}, or your own as module:function; got {name!r}",
+            _did_you_mean(name, TRAINERS),
+        )
+    function = _attribute(_module(reference["module"], folder), reference["attribute"])
+    _check_signature(name, function)
+    return cast(Trainer, function)
+
+
+def prepare(name: str, params: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
+    """Find what would fail every trial, before there is a study. For built-in trainers.
+
+    Args:
+        params: The sections ``data``, ``model`` and ``train``, with every default.
+
+    Raises:
+        DataError: The data is not of the trainer's kind, a batch is larger than the training
+            rows, or the model cannot be built for this data.
+    """
+    from trainers.preparation import check
+
+    check(TRAINERS[name].kind, params, dataset)
+
+
+def _module(name: str, folder: Path) -> Any:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not (name == missing or name.startswith(f"{missing}.")):
+            raise  # the module is there; it is something it imports that is not
+        there = [path.stem for path in folder.glob("*.py")]
+        raise DataError(
+            "trainer",
+            f"there is no module {name!r} in {folder}, and none is installed",
+            _did_you_mean(name, there),
+        ) from None
+
+
+def _attribute(module: Any, name: str) -> Any:
+    if not hasattr(module, name):
+        there = [key for key, value in vars(module).items() if callable(value)]
+        raise DataError(
+            "trainer", f"{module.__name__} has no {name!r}", _did_you_mean(name, there)
+        )
+    return getattr(module, name)
+
+
+def _check_signature(name: str, function: Any) -> None:
+    if not callable(function):
+        raise DataError(
+            "trainer", f"{name} is not a function but {_article(type(function).__name__)}"
+        )
+    signature = inspect.signature(function)
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise DataError(
+            "trainer",
+            f"{name} is called with one argument, the trial; it takes {signature}",
+            f"def {name.partition(':')[2]}(trial):",
+        ) from None
+
+
+def _did_you_mean(name: str, there: Any) -> str | None:
+    close = get_close_matches(name, list(there), n=1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
