@@ -57,9 +57,9 @@ def run(
         view: Told of every event; silent by default.
 
     Raises:
-        hpo.errors.HpoError: See `hpo.orchestrator.run_study`.
+        hpo.errors.HpoError: See `hpo.launch.run_study`.
     """
-    from hpo.orchestrator import run_study
+    from hpo.launch import run_study
     from hpo.paths import Home
     from hpo.progress import Silent
 

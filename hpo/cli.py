@@ -6,9 +6,9 @@ With ``--json`` a command prints one object to stdout and nothing else there.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from hpo.errors import HpoError, UserError
 from hpo.paths import Home
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from rich.console import Console
 
+    from hpo.live import LineView, LiveView
     from hpo.spec import StudySpec
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print one JSON object instead.")
@@ -66,7 +67,8 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, json_: bool) -> None
     Example: hpo run studies/quickstart.yaml --set budget.trials=100
     """
     from hpo import results
-    from hpo.orchestrator import run_study
+    from hpo.launch import run_study
+    from hpo.outcome import print_outcome
 
     spec = _load(file, overrides)
     where = Home(home.resolve())
@@ -74,17 +76,10 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, json_: bool) -> None
         for warning in spec.warnings:
             view.say(f"warning: {warning.render(str(spec.file))}")
         ended = run_study(spec, where, view)
-    status = results.status(spec.study, home)
     if json_:
-        _print_json(status)
+        _print_json(results.status(spec.study, where))
     else:
-        _print_outcome(spec, where, ended.reason, status)
-        if ended.shipped and ended.shipped.pending:
-            click.echo(
-                f"MLflow lacks the last {ended.shipped.pending} records "
-                f"({ended.shipped.error}); send them with: {_command()} sync {spec.study}",
-                err=True,
-            )
+        print_outcome(spec, where, ended, _console())
     sys.exit(ended.exit_code)
 
 
@@ -100,11 +95,11 @@ def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: boo
 
     Example: hpo validate studies/quickstart.yaml
     """
-    from hpo.search import choose_sampler
+    from hpo.samplers import choose_sampler
 
     spec = _load(file, overrides)
     if not no_import:
-        from hpo.orchestrator import probe
+        from hpo.launch import probe
 
         with _view(json_) as view:
             probe(spec, Home(Path().resolve()), view)
@@ -131,18 +126,16 @@ def status(study: str, home: Path, json_: bool) -> None:
     Example: hpo status quickstart --json
     """
     from hpo import results
+    from hpo.outcome import best_line, counts, print_pending
 
     found = results.status(study, home)
     if json_:
         _print_json(found)
         return
-    counts = ", ".join(f"{n} {state}" for state, n in found["trials"].items() if n) or "no trials"
-    click.echo(f"{found['study']}: {found['state']} ({counts})")
+    click.echo(f"{found['study']}: {found['state']} ({counts(found)})")
     if found["best"]:
-        click.echo(_best_line(found["best"]))
-    pending = found.get("replica", {}).get("pending")
-    if pending:
-        click.echo(f"MLflow lacks the last {pending} records: {_command()} sync {found['study']}")
+        click.echo(best_line(found["best"]))
+    print_pending(found, home)
 
 
 @cli.command()
@@ -152,23 +145,30 @@ def status(study: str, home: Path, json_: bool) -> None:
 def best(study: str, home: Path, json_: bool) -> None:
     """The best trial of a study: its value, parameters and metrics.
 
+    With several objectives, the trials that no other beats in all of them.
+
     Example: hpo best quickstart
     """
     from hpo import results
+    from hpo.outcome import best_line
+    from hpo.tables import number
 
     found = results.status(study, home)
+    best, front = found["best"], found["pareto"]
     if json_:
-        _print_json(found["best"] or found.get("pareto"))
-    elif found["best"]:
-        click.echo(_best_line(found["best"]))
+        _print_json({"study": found["study"], "best": best, "pareto": front})
+    elif best:
+        click.echo(best_line(best))
         for title in ("params", "metrics"):
-            for key, value in found["best"][title].items():
-                click.echo(f"  {key:<24} {_number(value)}")
-        click.echo(f"  {'MLflow run':<24} {found['best']['run_id']}")
-    elif found.get("pareto"):
-        click.echo(f"{len(found['pareto'])} trials that no other beats in every objective:")
-        for trial in found["pareto"]:
-            click.echo(f"  trial {trial['trial']}: {trial['values']}")
+            click.echo(f"{title}:")
+            for key, value in best[title].items():
+                click.echo(f"  {key:<24} {number(value)}")
+        click.echo(f"MLflow run: {best['run_id'] or 'not sent yet'}")
+    elif front:
+        click.echo(f"{len(front)} trials that no other beats in every objective:")
+        for trial in front:
+            values = (f"{metric} {number(value)}" for metric, value in trial["values"].items())
+            click.echo(f"  trial {trial['trial']}: {', '.join(values)}")
     else:
         click.echo(f"{found['study']} has no complete trial yet.")
 
@@ -196,7 +196,7 @@ def trials(
 
     Example: hpo trials quickstart --where '`params.train.lr` > 0.1' --sort -seconds --top 5
     """
-    from hpo import results
+    from hpo import results, tables
 
     table = results.trials(study, home)
     if where:
@@ -208,17 +208,19 @@ def trials(
     if sort:
         column = sort.removeprefix("-")
         if column not in table:
-            raise UserError(f"--sort {column}: no such column; there are {', '.join(table)}")
+            raise UserError(
+                f"--sort {column}: no such column; there are {', '.join(map(str, table))}"
+            )
         table = table.sort_values(column, ascending=not sort.startswith("-"), kind="stable")
     else:
-        table = _best_first(table, results.status(study, home))
+        table = tables.best_first(table, results.status(study, home)["objective"])
     table = table.head(top) if top else table
     if json_:
-        _print_json({"trials": json.loads(table.to_json(orient="records", double_precision=15))})
+        _print_json({"trials": tables.records(table)})
     elif csv:
         click.echo(table.to_csv(index=False), nl=False)
     else:
-        _print_table(table)
+        tables.show(table, _console())
 
 
 @cli.command()
@@ -240,12 +242,14 @@ def sync(study: str, home: Path, json_: bool) -> None:
     if json_:
         _print_json({"study": name, "pending": shipped.pending, "error": shipped.error})
     elif shipped.pending:
-        raise HpoError(f"{shipped.pending} records are still to be sent: {shipped.error}")
+        click.echo(f"{shipped.pending} records are still to be sent: {shipped.error}", err=True)
     else:
         click.echo(f"MLflow has everything of {name}.")
+    sys.exit(1 if shipped.pending else 0)
 
 
 @cli.command()
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON in any case.")
 def schema() -> None:
     """The JSON Schema of the study file, for editors.
 
@@ -291,113 +295,47 @@ def _load(file: Path, overrides: tuple[str, ...]) -> StudySpec:
     return spec.load(file, values)
 
 
-def _view(json_: bool) -> Any:
+def _console(json_: bool = False) -> Console:
+    """On stdout, or on stderr where stdout is for the JSON object."""
     from rich.console import Console
 
-    from hpo.live import LineView, LiveView
+    return Console(stderr=json_, highlight=False, markup=False, emoji=False)
 
-    console = Console(stderr=json_)
-    return LiveView(console) if console.is_terminal else LineView(console.file)
+
+def _view(json_: bool) -> LiveView | LineView:
+    from hpo.live import view_on
+
+    return view_on(_console(json_))
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from hpo.tables import plain
 
-
-def _print_outcome(spec: StudySpec, home: Home, reason: str, status: Mapping[str, Any]) -> None:
-    from hpo import results
-
-    counts = ", ".join(f"{n} {state}" for state, n in status["trials"].items() if n)
-    click.echo(f"\n{spec.study}: {reason} ({counts}).")
-    table = _best_first(results.trials(spec.study, home.root), status)
-    leaders = table[table["state"] == "complete"].head(5)
-    _print_table(leaders.drop(columns=["state", "reason"], errors="ignore"))
-    uri = home.tracking_address(spec.tracking.uri)
-    address = f"sqlite:///{_short(home.mlruns / 'mlflow.db')}" if uri == home.tracking_uri else uri
-    click.echo("\nNext:")
-    click.echo(f"  {_command()} trials {spec.study}".ljust(62) + "every trial")
-    if uri.startswith("http"):
-        click.echo(f"  {uri}".ljust(62) + "curves in the browser")
-    else:
-        command = f"  {_command('mlflow')} ui --backend-store-uri {address}"
-        click.echo(command.ljust(62) + " curves in the browser")
-
-
-def _best_line(best: Mapping[str, Any]) -> str:
-    return f"best: trial {best['trial']} with {_number(best['value'])} at epoch {best['epoch']}"
-
-
-def _best_first(table: pd.DataFrame, status: Mapping[str, Any]) -> pd.DataFrame:
-    """Complete trials first, each group by value, as the goal has it."""
-    maximize = status["objective"][0]["goal"] == "maximize"
-    ranked = table.assign(_open=table["state"] != "complete")
-    ranked = ranked.sort_values(["_open", "value"], ascending=[True, not maximize], kind="stable")
-    return ranked.drop(columns="_open")
-
-
-def _print_table(table: pd.DataFrame) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    titles = {
-        "number": "trial",
-        "state": "state",
-        "value": "value",
-        "best_epoch": "epoch",
-        "seconds": "seconds",
-    }
-    params = [column for column in map(str, table) if column.startswith("params.")]
-    titles |= {column: column.removeprefix("params.").removeprefix("train.") for column in params}
-    titles |= {"reason": "reason"}
-    printed = Table(box=None, padding=(0, 1), header_style="bold")
-    shown = [column for column in titles if column in table and table[column].notna().any()]
-    for column in shown:
-        numeric = table[column].dtype.kind in "if"
-        printed.add_column(titles[column], justify="right" if numeric else "left", no_wrap=True)
-    for row in table[shown].itertuples(index=False):
-        printed.add_row(*(_number(value) for value in row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 500  # a pipe has no edge at which to cut
-    console.print(printed)
-
-
-def _number(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _command(name: str = "hpo") -> str:
-    """How this program was called, so that the commands it prints can be typed as they are."""
-    import shutil
-
-    beside = Path(sys.argv[0]).with_name(name)
-    if shutil.which(name) == str(beside.resolve()) or not beside.exists():
-        return name
-    return _short(beside)
-
-
-def _short(path: Path) -> str:
-    resolved = path.absolute()
-    here = Path().absolute()
-    return str(resolved.relative_to(here) if resolved.is_relative_to(here) else resolved)
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def main() -> None:
     """The console script: errors that hpo can explain have no traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without our signs gets others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        _print_error_as_json(error.format_message())
         error.show()
         sys.exit(error.exit_code)
     except HpoError as error:
-        if "--json" in sys.argv:
-            _print_json({"error": str(error)})
+        _print_error_as_json(str(error))
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
+
+
+def _print_error_as_json(message: str) -> None:
+    if "--json" in sys.argv:
+        _print_json({"error": message})
 
 
 if __name__ == "__main__":

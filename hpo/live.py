@@ -6,6 +6,7 @@ import time
 from typing import IO
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,8 +15,9 @@ from rich.text import Text
 from hpo.progress import Progress, WorkerProgress
 
 LINES_EVERY_S = 10.0  # between two lines of progress without a terminal
+WIDEST = 80  # a longer bar says no more
 
-STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "stopped": "magenta"}
+STYLES = {"complete": "", "pruned": "yellow", "failed": "red", "stopped": "magenta"}
 
 
 class LiveView:
@@ -59,45 +61,46 @@ class LineView:
             return
         self._shown_s = time.monotonic()
         training = [
-            f"trial {w.trial} at epoch {w.epoch}{f'/{w.epochs}' if w.epochs else ''}"
+            f"trial {w.trial} at epoch {w.epoch}{_of(w.epochs)}"
             for w in progress.workers
             if w.state == "training"
         ]
         self.say(f"{summary(progress)}; {', '.join(training) or 'no trial in training'}")
 
 
+def view_on(console: Console) -> LiveView | LineView:
+    """The view that suits what is at the other end: a terminal that can redraw, or anything."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console)
+    return LineView(console.file)
+
+
 def render(progress: Progress) -> RenderableType:
-    """The live view: a bar with the counts, then a line a worker."""
-    head = Table.grid(padding=(0, 2))
+    """The live view: a bar over all trials, the best so far, then a line a worker."""
+    head = Table.grid(padding=(0, 2), expand=True)
+    head.add_column(ratio=1)
+    head.add_column(no_wrap=True)
+    times = Text(_times(progress))
     if progress.total:
         done = sum(progress.counts.values())
-        head.add_row(
-            ProgressBar(total=progress.total, completed=done, width=30), Text(summary(progress))
-        )
+        head.add_column(no_wrap=True)
+        head.add_row(_bar(done, progress.total), _trials(progress), times)
     else:
-        head.add_row(Text(summary(progress)))
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for title in ("worker", "trial", "epoch", progress.metric):
-        table.add_column(title, justify="right")
+        head.add_row(_trials(progress), times)
+    workers = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        workers.add_column(no_wrap=True)
+    workers.add_column(max_width=24, min_width=4)
+    workers.add_column(justify="right", no_wrap=True)
+    workers.add_column(no_wrap=True)
     for worker in progress.workers:
-        table.add_row(*_worker_cells(worker))
-    return Group(head, table)
+        workers.add_row(*_worker_cells(worker, progress.metric))
+    return Group("", Constrain(head, WIDEST), _facts_line(progress), "", workers)
 
 
 def summary(progress: Progress) -> str:
-    """``17 of 40 trials (3 pruned) · best 0.962 (trial 9, epoch 18) · 0:12, 0:08 left``."""
-    done = sum(progress.counts.values())
-    total = f" of {progress.total}" if progress.total else ""
-    others = ", ".join(
-        f"{n} {state}" for state, n in sorted(progress.counts.items()) if state != "complete" and n
-    )
-    parts = [f"{done}{total} trials" + (f" ({others})" if others else "")]
-    if progress.best:
-        number, value, epoch = progress.best
-        parts.append(f"best {progress.metric} {value:.4g} (trial {number}, epoch {epoch})")
-    left = f", about {duration(progress.left_s)} left" if progress.left_s is not None else ""
-    parts.append(f"{duration(progress.elapsed_s)}{left}")
-    return " · ".join(parts)
+    """``17 of 40 trials · best loss 0.12 (trial 9, epoch 18) · 3 pruned · 0:12, 0:08 left``."""
+    return " · ".join((_trials(progress), *_facts(progress), _times(progress)))
 
 
 def duration(seconds: float) -> str:
@@ -107,16 +110,56 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _worker_cells(worker: WorkerProgress) -> list[str]:
+def _trials(progress: Progress) -> str:
+    return f"{sum(progress.counts.values())}{_of(progress.total, ' of ')} trials"
+
+
+def _times(progress: Progress) -> str:
+    left = f", about {duration(progress.left_s)} left" if progress.left_s is not None else ""
+    return f"{duration(progress.elapsed_s)}{left}"
+
+
+def _facts(progress: Progress) -> list[str]:
+    """The best so far, and the trials that did not train to their end."""
+    facts = []
+    if progress.best:
+        number, value, epoch = progress.best
+        facts.append(f"best {progress.metric} {value:.4g} (trial {number}, epoch {epoch})")
+    counts = sorted(progress.counts.items())
+    facts.extend(f"{n} {state}" for state, n in counts if state != "complete" and n)
+    return facts
+
+
+def _facts_line(progress: Progress) -> Text:
+    best, *others = [Text(fact) for fact in _facts(progress)] or [Text("no trial is over yet")]
+    best.stylize("bold green" if progress.best else "dim")
+    return Text(" · ").join([best, *others])
+
+
+def _bar(done: int, total: int) -> ProgressBar:
+    return ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green")
+
+
+def _of(total: int | None, between: str = "/") -> str:
+    return f"{between}{total}" if total else ""
+
+
+def _worker_cells(worker: WorkerProgress, metric: str) -> list[RenderableType]:
+    name = Text(f"worker {worker.worker}", style="dim")
     if worker.state != "training":
-        return [str(worker.worker), worker.state, "", ""]
-    epochs = f"/{worker.epochs}" if worker.epochs else ""
-    value = "" if worker.value is None else f"{worker.value:.4g}"
-    return [str(worker.worker), str(worker.trial), f"{worker.epoch}{epochs}", value]
+        return [name, Text(worker.state, style="dim")]
+    epoch = f"{worker.epoch}/{worker.epochs}" if worker.epochs else f"epoch {worker.epoch}"
+    return [
+        name,
+        f"trial {worker.trial}",
+        _bar(worker.epoch, worker.epochs) if worker.epochs else "",
+        epoch,
+        "" if worker.value is None else f"{metric} {worker.value:.4g}",
+    ]
 
 
 def _styled(text: str) -> Text:
     words = text.split(" ", 3)
     if words[0] == "trial" and len(words) > 2 and words[2] in STYLES:
-        return Text(text, style=STYLES[words[2]] if words[2] != "complete" else "")
+        return Text(text, style=STYLES[words[2]])
     return Text(text, style="dim")

@@ -1,6 +1,6 @@
 """The one process of a study that asks, assigns, decides and tells.
 
-`run_study` prepares and cleans up; `Orchestrator.run` is the loop. Each message from a worker
+`Orchestrator.run` is the loop; `hpo.launch` prepares it and cleans up. Each message from a worker
 goes the same way: into the outbox, flushed; then to Optuna; then answered. So what a worker was
 told is never lost, and Optuna is brought up to date from the outbox after a crash.
 """
@@ -12,16 +12,15 @@ import math
 import signal
 import threading
 import time
-import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpo import checkpoints, devices, lease
-from hpo.errors import Problem, StudyChanged, StudyFailed, StudyFileError, StudyLocked, WorkerLost
-from hpo.executors import Event, Executor, Gone, open_executor
+from hpo import checkpoints
+from hpo.budget import limit_reached, trials_done
+from hpo.errors import StudyFailed, WorkerLost
+from hpo.executors import Event, Executor, Gone
 from hpo.history import History, TrialHistory, seed_for
 from hpo.messages import (
     Assignment,
@@ -34,23 +33,15 @@ from hpo.messages import (
     Report,
     Setup,
 )
-from hpo.paths import Home, StudyPaths, replacing
+from hpo.paths import StudyPaths
 from hpo.progress import Progress, View, WorkerProgress
-from hpo.search import (
-    MOST_REPEATS,
-    Search,
-    State,
-    check_unchanged,
-    earlier_trials,
-    open_search,
-)
-from hpo.spec import Choice, StudySpec, check_data
-from hpo.tracking import Shipped, provenance, start_shipping
-from hpo.tracking.outbox import Outbox
+from hpo.record import Record
+from hpo.search import MOST_REPEATS, Search, State, earlier_trials
+from hpo.spec import StudySpec
+from hpo.tracking import Shipped
 
 TICK_S = 0.2  # how often clocks, signals and the view are looked after
 OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
-SHIP_S = 600.0  # at most so long is MLflow waited for at the end
 TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
 ALIKE = 3  # so many first trials that fail alike end the study
 MOST_DEATHS = 3  # of a worker before it was ready
@@ -96,132 +87,12 @@ class Seat:
         return self.setup.worker
 
 
-def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
-    """Run the study until its budget is used, or go on where it stopped; feed MLflow meanwhile.
-
-    Nothing is created before the study file, the data and the trainer have been found good.
+def restart(executor: Executor, seat: Seat, reason: str) -> None:
+    """Start a worker again that ended before it was ready.
 
     Raises:
-        StudyFileError: The data or the trainer do not fit the file.
-        StudyChanged: The study there was begun with other settings or other data.
-        StudyLocked: Another process runs it.
-        StudyFailed: The first trials all failed alike, or no trial succeeded.
-        WorkerLost: Workers die before they are ready.
+        WorkerLost: It has done so too often.
     """
-    paths = home.study(spec.study)
-    done = nothing_left(spec, paths)
-    if done:
-        return Ended("complete", f"nothing left to do: {done}")
-    with opened(spec, home, view) as orchestrator:
-        shipper = start_shipping(paths, home, home.tracking_address(spec.tracking.uri))
-        try:
-            ended = orchestrator.run()
-        finally:
-            view.say("sending what is left to MLflow …")
-            shipped = shipper.finish(SHIP_S)
-    return replace(ended, shipped=shipped)
-
-
-def nothing_left(spec: StudySpec, paths: StudyPaths) -> str | None:
-    """Why there is nothing to run, or None. Creates nothing.
-
-    Raises:
-        StudyChanged, StudyLocked: It cannot be run.
-    """
-    history = _history(spec, paths)
-    if history.study:
-        check_unchanged(spec.study, history.study["identity"], spec.identity())
-    holder = lease.owner(paths.lease)
-    if holder:
-        raise StudyLocked(lease.locked_message(spec.study, holder))
-    if any(trial.end is None for trial in history.trials.values()):
-        return None
-    return limit_reached(spec, history, history.wall_s) or trials_done(spec, history)
-
-
-@contextlib.contextmanager
-def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
-    """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
-    paths = home.study(spec.study)
-    with contextlib.closing(open_executor(spec.executor)) as executor:
-        seats = _start_workers(spec, home, executor)
-        ready = _first_ready(spec, executor, seats, view)
-        _check_loaded(spec, _history(spec, paths).study, ready)
-        with lease.hold(paths.lease, spec.study):
-            history = _history(spec, paths)  # as it is under the lease
-            with (
-                contextlib.closing(Outbox(paths.outbox)) as outbox,
-                contextlib.closing(open_search(spec, paths, most_epochs(spec))) as search,
-            ):
-                yield Orchestrator(
-                    spec, paths, history, outbox, search, executor, seats, view, ready
-                )
-
-
-def probe(spec: StudySpec, home: Home, view: View) -> None:
-    """Check what only a worker can: the trainer, the device and the data. Creates nothing.
-
-    Raises:
-        StudyFileError: They do not fit the file.
-    """
-    with contextlib.closing(open_executor(spec.executor)) as executor:
-        seats = _start_workers(spec, home, executor, most=1)
-        ready = _first_ready(spec, executor, seats, view)
-        _check_loaded(spec, None, ready)
-
-
-def _history(spec: StudySpec, paths: StudyPaths) -> History:
-    metrics = [objective.metric for objective in spec.objective]
-    return History.read(paths.outbox, metrics, spec.objective[0].maximize)
-
-
-def _start_workers(
-    spec: StudySpec, home: Home, executor: Executor, most: int | None = None
-) -> list[Seat]:
-    slots = devices.slots(spec)
-    if isinstance(slots, Problem):
-        raise StudyFileError(str(spec.file), [slots])
-    seats = []
-    for number, slot in enumerate(slots[:most]):
-        setup = Setup(
-            worker=number,
-            trainer=spec.trainer,
-            folder=spec.folder,
-            params=spec.config({}),
-            variants=[
-                spec.config({path: choice})
-                for path, parameter in spec.search.items()
-                if path.startswith("model.") and isinstance(parameter, Choice)
-                for choice in parameter.choices
-            ],
-            cache=home.data_cache,
-            device=slot.device,
-            gpu=slot.gpu,
-            threads=slot.threads,
-            memory_share=slot.memory_share,
-        )
-        executor.start(setup)
-        seats.append(Seat(setup))
-    return seats
-
-
-def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], view: View) -> Ready:
-    """Wait for the first worker; the others may still be starting."""
-    view.say(f"starting {len(seats)} worker{'s' * (len(seats) > 1)} on {seats[0].setup.device} …")
-    while True:
-        for event in executor.wait(TICK_S):
-            seat = seats[event.worker]
-            match event.message:
-                case Ready() as ready:
-                    seat.ready = True
-                    return ready
-                case Refused(key, message, hint):
-                    raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
-                case Gone(reason):
-                    _restart(executor, seat, reason)
-
-
-def _restart(executor: Executor, seat: Seat, reason: str) -> None:
     seat.ready = False
     seat.deaths += 1
     if seat.deaths >= MOST_DEATHS:
@@ -232,29 +103,13 @@ def _restart(executor: Executor, seat: Seat, reason: str) -> None:
     executor.start(seat.setup)
 
 
-def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:
-    if ready.dataset is None:
-        return
-    problems = check_data(spec, ready.dataset)
-    if problems:
-        raise StudyFileError(str(spec.file), problems)
-    before = (study or {}).get("dataset")
-    if before and before["fingerprint"] != ready.dataset["fingerprint"]:
-        raise StudyChanged(
-            f"study '{spec.study}' was begun on other data: {before['source']} has changed since "
-            f"({before['rows']} rows then, {ready.dataset['rows']} now).\n"
-            f"Start another study for the new data: `--set study={spec.study}-2`."
-        )
-
-
 @dataclass
 class Orchestrator:
     """A study that is running. Its lease is held by the caller."""
 
     spec: StudySpec
     paths: StudyPaths
-    history: History
-    outbox: Outbox
+    record: Record
     search: Search
     executor: Executor
     seats: Sequence[Seat]
@@ -265,12 +120,20 @@ class Orchestrator:
     ending: Ended | None = None  # once nothing more is to be assigned
     signals: list[int] = field(default_factory=list)
 
+    @property
+    def history(self) -> History:
+        """What has happened in the study."""
+        return self.record.history
+
     def __post_init__(self) -> None:
         self.began_s = time.monotonic()
         self.shown_s = -math.inf
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
-        self._write_header()
+        self.record.study(
+            self.search.sampler_name, len(self.seats), self.seats[0].setup.device, self.ready
+        )
+        self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
         if self.search.created:
             self._seed_search()
         self._reconcile()
@@ -296,7 +159,7 @@ class Orchestrator:
                     self._show()
             self._close_down()
         except BaseException as error:
-            self._write_end("failed", _first_line(error))
+            self.record.study_end("failed", _first_line(error))
             raise
         finally:
             self.executor.close()  # before MLflow gets the rest: it may use the cores now
@@ -318,18 +181,9 @@ class Orchestrator:
         for event in events:
             report, trial = event.message, self.seats[event.worker].trial
             if isinstance(report, Report) and trial and trial.number == report.number:
-                self._write(
-                    {
-                        "kind": "epoch",
-                        "number": report.number,
-                        "epoch": report.epoch,
-                        "time_ms": report.time_ms,
-                        "seconds": report.seconds,
-                        "metrics": dict(report.metrics),
-                    }
-                )
+                self.record.epoch(report)
         if events:
-            self.outbox.commit()
+            self.record.commit()
 
     def _handle(self, event: Event) -> None:
         seat = self.seats[event.worker]
@@ -381,7 +235,7 @@ class Orchestrator:
             if suggestion.duplicate_of is None:
                 self.waiting.append(trial)
                 return
-            self._write_trial(trial, worker=None)
+            self.record.trial(trial, worker=None)
             twin = suggestion.duplicate_of
             self._end(trial, "pruned", f"same configuration as trial {twin}", duplicate_of=twin)
         self.exhausted = "every configuration has been tried"
@@ -391,8 +245,8 @@ class Orchestrator:
         if trial.recorded == 0:
             checkpoints.discard(folder)  # of an attempt that left no record
         self.search.commit()  # the params are on the disk before the outbox speaks of the trial
-        self._write_trial(trial, worker=seat.number)
-        self.outbox.commit()
+        self.record.trial(trial, worker=seat.number)
+        self.record.commit()
         seat.trial, seat.stop = trial, None
         seat.began_s, seat.before_s = time.monotonic(), trial.train_s
         self.executor.send(
@@ -462,7 +316,7 @@ class Orchestrator:
         if was_ready:
             self.executor.start(seat.setup)
         else:
-            _restart(self.executor, seat, reason)
+            restart(self.executor, seat, reason)
 
     def _end(
         self,
@@ -472,46 +326,19 @@ class Orchestrator:
         finished: Finished | None = None,
         duplicate_of: int | None = None,
     ) -> None:
-        """End a trial: in the outbox, then in Optuna. Its best epoch is its value."""
-        epoch = trial.best_epoch(self.maximize)
-        values = None if epoch is None else list(trial.values[epoch])
-        twin = None if duplicate_of is None else self.history.trials.get(duplicate_of)
-        if twin is not None and twin.end is not None:
-            values, epoch = twin.end["values"], twin.end["best_epoch"]
-        facts = {
-            "reason": reason,
-            "best_epoch": epoch,
-            "last_epoch": trial.recorded,
-            "last_values": list(trial.values[trial.recorded]) if trial.values else None,
-            **({} if duplicate_of is None else {"duplicate_of": duplicate_of}),
-        }
-        artifacts = finished.artifacts if finished else {}
-        self._write(
-            {
-                "kind": "end",
-                "number": trial.number,
-                "state": state,
-                "values": values,
-                **facts,
-                "seconds": trial.train_s,
-                "peak_memory_mb": finished.peak_memory_mb if finished else None,
-                "traceback": finished.traceback if finished else None,
-                "artifacts": {
-                    name: str(Path(path).relative_to(self.paths.root))
-                    for name, path in artifacts.items()
-                },
-                "epochs_trained": len(trial.values),
-            }
-        )
-        self.outbox.commit()
-        self.search.tell(trial.number, state, values, facts)
+        """End a trial: in the outbox, then in Optuna."""
+        end = self.record.end(trial, state, reason, finished, duplicate_of)
+        self._tell(trial.number, end)
         checkpoints.clear(self.paths.trial(trial.number))
-        shown = f"{self.spec.objective[0].metric} {values[0]:.4g}" if values else "no epoch done"
+        metric, values = self.spec.objective[0].metric, end["values"]
+        shown = f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
         self.view.say(
-            f"trial {trial.number} {state}"
-            + (f" ({shown} at epoch {epoch})" if values else f" ({shown})")
-            + (f": {reason}" if reason else "")
+            f"trial {trial.number} {state} ({shown})" + (f": {reason}" if reason else "")
         )
+
+    def _tell(self, number: int, end: Mapping[str, Any]) -> None:
+        facts = {key: end[key] for key in FACTS if key in end}
+        self.search.tell(number, end["state"], end["values"], facts)
 
     def _stop_if_all_fail_alike(self) -> None:
         ends = [trial.end for trial in self.history.ended if trial.end]
@@ -588,32 +415,6 @@ class Orchestrator:
 
     # -- beginning and end
 
-    def _write_header(self) -> None:
-        """Say in the outbox what is run, on what, and by which code."""
-        study_id = (self.history.study or {}).get("study_id") or uuid.uuid4().hex
-        self._write(
-            {
-                "kind": "study",
-                "study": self.spec.study,
-                "study_id": study_id,
-                "file": self.spec.resolved(),
-                "identity": self.spec.identity(),
-                "objective": [{"metric": o.metric, "goal": o.goal} for o in self.spec.objective],
-                "budget": self.spec.budget.model_dump(),
-                "sampler": self.search.sampler_name,
-                "pruner": self.spec.pruner.name,
-                "workers": len(self.seats),
-                "device": self.seats[0].setup.device,
-                "device_name": self.ready.device_name,
-                "dataset": self.ready.dataset,
-                "provenance": provenance.collect(self.spec.folder),
-            }
-        )
-        self.outbox.commit()
-        with replacing(self.paths.resolved) as file:
-            file.write(self.spec.resolved().encode())
-        self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
-
     def _seed_search(self) -> None:
         """What `start_from` names, in a study that has just been created."""
         for item in self.spec.start_from:
@@ -642,8 +443,7 @@ class Orchestrator:
                 if trial.attempts:
                     self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
             else:
-                facts = {key: trial.end[key] for key in FACTS if key in trial.end}
-                self.search.tell(number, trial.end["state"], trial.end["values"], facts)
+                self._tell(number, trial.end)
 
     def _greet(self, seat: Seat) -> None:
         self.executor.send(seat.number, Begin(self.paths.worker_log(seat.number)))
@@ -660,31 +460,7 @@ class Orchestrator:
             raise StudyFailed(
                 "no trial succeeded" + (f"; most often: {cause[0][0]}" if cause else "")
             )
-        self._write_end(self.ending.state, self.ending.reason)
-
-    def _write_end(self, state: str, reason: str) -> None:
-        self._write({"kind": "study_end", "state": state, "reason": reason})
-        self.outbox.commit()
-
-    def _write_trial(self, trial: TrialHistory, worker: int | None) -> None:
-        self.history.trials[trial.number] = trial
-        self._write(
-            {
-                "kind": "trial",
-                "number": trial.number,
-                "params": dict(trial.params),
-                "config": flat(self.spec.config(trial.params)),
-                "seed": seed_for(self.spec.seed, trial.number, "train"),
-                "worker": worker,
-                "attempt": trial.attempts + 1,
-            }
-        )
-
-    def _write(self, record: dict[str, Any]) -> None:
-        """Append to the outbox and take in what it says."""
-        record.setdefault("time_ms", time.time_ns() // 1_000_000)
-        self.outbox.append(record)
-        self.history.add(record)
+        self.record.study_end(self.ending.state, self.ending.reason)
 
     # -- what others see
 
@@ -725,63 +501,6 @@ class Orchestrator:
         if budget.wall_s is not None:
             guesses.append(max(0.0, budget.wall_s - self._spent_s()))
         return min(guesses, default=None)
-
-
-def trials_done(spec: StudySpec, history: History, also: int = 0) -> str | None:
-    """Whether the budget's trials have all been begun, in words, or None.
-
-    Args:
-        also: Trials that have been asked for but not begun.
-    """
-    trials = spec.budget.trials
-    if trials is None or history.counted + also < trials:
-        return None
-    return f"all {trials} trials are done"
-
-
-def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | None:
-    """Which limit of the budget ends the study now, in words, or None.
-
-    Args:
-        spent_s: Wall time over all sessions.
-    """
-    budget, best = spec.budget, history.best
-    if budget.wall_s is not None and spent_s >= budget.wall_s:
-        return f"the wall time of {budget.wall_s:g} s is used"
-    share = spec.gpus_per_trial if spec.device != "cpu" and devices.gpus() else 1.0
-    if budget.device_hours is not None and history.train_s * share / 3600 >= budget.device_hours:
-        return f"{budget.device_hours:g} device-hours are used"
-    if best is None:
-        return None
-    if budget.target is not None:
-        gain = best.value - budget.target
-        if gain >= 0 if spec.objective[0].maximize else gain <= 0:
-            return f"trial {best.number} reached the target of {budget.target:g}"
-    if budget.patience is not None and history.since_best >= budget.patience:
-        return f"{history.since_best} trials without improvement on trial {best.number}"
-    return None
-
-
-def most_epochs(spec: StudySpec) -> int | None:
-    """The most epochs that a trial of this study can train, if its file says."""
-    searched = spec.search.get("train.epochs")
-    if searched is None:
-        epochs = spec.config({})["train"].get("epochs")
-    else:
-        choices = getattr(searched, "choices", None)
-        epochs = max(choices) if choices else getattr(searched, "high", None)
-    return epochs if isinstance(epochs, int) else None
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"train": {"lr": 0.1}}`` → ``{"train.lr": 0.1}``; lists stay whole."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _cause(reason: str) -> str:

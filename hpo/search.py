@@ -11,16 +11,13 @@ trials train depend on what had finished by then.
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import BaseSampler
-from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import TrialState
 
 from hpo.errors import HpoError, StudyChanged, UserError
@@ -28,15 +25,14 @@ from hpo.history import seed_for
 from hpo.journal import SingleWriterJournal
 from hpo.paths import StudyPaths
 from hpo.ranks import RankHalving
-from hpo.spec import Choice, Float, Int, Parameter, StudySpec
-from hpo.spec.space import grid, grid_size
+from hpo.samplers import MOST_LISTED, choose_sampler, make_pruner, make_sampler, reseed
+from hpo.spec import Choice, Float, Int, Parameter, Scalar, StudySpec
+from hpo.spec.space import contains, grid, grid_size, is_active
 
-Scalar = str | int | float | bool | None
 State = Literal["complete", "pruned", "failed", "stopped"]
 
 # A trial's own facts lie in one user attribute, so that one write stores them all.
 ATTRIBUTE = "hpo"
-MOST_ENUMERATED = 10_000  # a space with at most so many configurations is searched to its end
 MOST_REPEATS = 20  # duplicates in a row before a space counts as searched
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -110,7 +106,7 @@ class Search:
                 return None
             if self.sampler_name == "grid" and untried is not None and not self._has_waiting():
                 self._study.enqueue_trial(untried)
-        _reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
+        reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
         trial = self._study.ask()
         params = self._suggest(trial)
         self._live[trial.number] = trial
@@ -131,7 +127,7 @@ class Search:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id(), number)
         if self._storage.get_trial(trial_id).state == TrialState.WAITING:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        _reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
+        reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
         trial = optuna.Trial(self._study, trial_id)
         params = self._suggest(trial)
         self._live[number] = trial
@@ -158,10 +154,9 @@ class Search:
         added = 0
         for trial in earlier:
             active = active_parameters(self._spec.search, trial.params)
-            distributions = {path: distribution(p) for path, p in active.items()}
             fits = all(
-                path in trial.params and _contains(d, trial.params[path])
-                for path, d in distributions.items()
+                path in trial.params and contains(parameter, trial.params[path])
+                for path, parameter in active.items()
             )
             if trial.state != TrialState.COMPLETE or not fits:
                 continue
@@ -169,8 +164,8 @@ class Search:
                 optuna.trial.create_trial(
                     state=TrialState.COMPLETE,
                     values=trial.values,
-                    params={path: trial.params[path] for path in distributions},
-                    distributions=distributions,
+                    params={path: trial.params[path] for path in active},
+                    distributions={path: distribution(p) for path, p in active.items()},
                     intermediate_values=trial.intermediate_values,
                     user_attrs={ATTRIBUTE: {"from_study": name, "from_trial": trial.number}},
                 )
@@ -271,7 +266,7 @@ class Search:
         if not self._spec.search:
             return None
         size = grid_size(self._spec.search)
-        if size is None or size > MOST_ENUMERATED and self.sampler_name != "grid":
+        if size is None or size > MOST_LISTED and self.sampler_name != "grid":
             return None
         configurations = grid(self._spec.search)
         random.Random(seed_for(self._spec.seed, 0, "grid")).shuffle(configurations)
@@ -404,14 +399,6 @@ def _open_storage(
 # -- the space, in Optuna's terms
 
 
-def is_active(parameter: Parameter, params: Mapping[str, Scalar]) -> bool:
-    """Whether the conditions of `parameter` hold, given the params suggested so far."""
-    return all(
-        path in params and params[path] in (wanted if isinstance(wanted, tuple) else (wanted,))
-        for path, wanted in (parameter.when or {}).items()
-    )
-
-
 def active_parameters(
     search: Mapping[str, Parameter], params: Mapping[str, Scalar]
 ) -> dict[str, Parameter]:
@@ -429,97 +416,9 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
             return optuna.distributions.CategoricalDistribution(choices)
 
 
-def _contains(dist: optuna.distributions.BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(dist._contains(dist.to_internal_repr(value)))
-    except (ValueError, TypeError):
-        return False
-
-
 def _key(params: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
-    return tuple(sorted((path, value) for path, value in params.items()))
-
-
-# -- samplers and pruners
-
-
-def choose_sampler(spec: StudySpec) -> tuple[str, str]:
-    """The sampler's name, and why, when the choice was left to hpo."""
-    if not spec.search:
-        return "random", "nothing is searched"
-    if spec.sampler.name != "auto":
-        return spec.sampler.name, ""
-    trials = spec.budget.trials or math.inf
-    size = grid_size(spec.search)
-    parameters = spec.search.values()
-    if len(spec.objective) > 1:
-        return "tpe", "several objectives"
-    if size is not None and size <= min(trials, MOST_ENUMERATED):
-        return "grid", f"the {size} configurations fit in the budget"
-    numeric = all(isinstance(p, Float | Int) and not p.when for p in parameters)
-    if numeric and len(spec.search) <= 8 and trials <= 100:
-        return "gp", f"{len(spec.search)} numeric parameters and at most {int(trials)} trials"
-    return "tpe", "choices, conditions or many trials"
-
-
-def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
-    """Every sampler by its name in the study file."""
-    options = dict(spec.sampler.options)
-    seed = spec.seed
-    conditional = any(parameter.when for parameter in spec.search.values())
-    samplers: dict[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(
-            **{"multivariate": True, "constant_liar": True, "group": conditional} | options,
-            seed=seed,
-        ),
-        "gp": lambda: optuna.samplers.GPSampler(**options, seed=seed),
-        "cma-es": lambda: optuna.samplers.CmaEsSampler(
-            **{"warn_independent_sampling": False} | options, seed=seed
-        ),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "qmc": lambda: optuna.samplers.QMCSampler(
-            **{"scramble": True, "warn_independent_sampling": False} | options, seed=seed
-        ),
-        # Configurations are enqueued from the listed grid; nothing is left to sample.
-        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(**options, seed=seed),
-        "nsga3": lambda: optuna.samplers.NSGAIIISampler(**options, seed=seed),
-    }
-    return samplers[name]()
-
-
-def make_pruner(spec: StudySpec, max_epochs: int | None) -> optuna.pruners.BasePruner:
-    """Every pruner by its name in the study file, for one objective."""
-    name, options = spec.pruner.name, dict(spec.pruner.options)
-    if name == "patient":
-        wrapped = options.pop("wrapped", None)
-        inner = PRUNERS[wrapped]() if wrapped else None
-        return optuna.pruners.PatientPruner(inner, **options)
-    if name == "hyperband" and max_epochs is not None:
-        options = {"max_resource": max_epochs} | options
-    if name == "successive_halving":
-        options = {"min_resource": 1} | options
-    return PRUNERS[name](**options)
-
-
-PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
-}
-
-
-def _reseed(sampler: BaseSampler, seed: int) -> None:
-    """Set the sampler's random streams, so that a suggestion depends on its trial's number only.
-
-    Optuna offers `reseed_rng` without a seed; a new sampler a trial would read all trials anew.
-    """
-    for stream, part in enumerate(vars(sampler).values()):
-        if isinstance(part, LazyRandomState):
-            part.rng.seed((seed + stream) % 2**32)
-        elif isinstance(part, BaseSampler):
-            _reseed(part, (seed + 7919 * (stream + 1)) % 2**32)
+    """What two equal configurations have in common: 0.30000000000000004 is 0.3."""
+    return tuple(
+        (path, f"{value:.12g}" if isinstance(value, float) else value)
+        for path, value in sorted(params.items())
+    )

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from workbench import Workbench
 
 from hpo.errors import StudyChanged, StudyFailed, StudyFileError, StudyLocked
-from hpo.orchestrator import opened
+from hpo.launch import opened
 from hpo.progress import Silent
 
 FOUR = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -368,3 +368,10 @@ def test_predictions_paths_and_checkpoints_are_cleared_when_a_trial_ends(
 ) -> None:
     bench.run(train__epochs=3, train__seconds=0.6, budget__trials=1)
     assert list(bench.paths.trial(0).glob("epoch-*")) == []
+
+
+def test_steps_that_floats_cannot_hold_are_still_tried_once(bench: Workbench) -> None:
+    search = {"train.x": {"low": 0.1, "high": 0.7, "step": 0.1}}
+    ended = bench.run(sampler="tpe", search=search, budget__trials=60)
+    assert ended.reason == "every configuration has been tried"
+    assert len({r["number"] for r in bench.records("epoch")}) == 7

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo import spec
-from hpo.orchestrator import Ended, nothing_left, opened
+from hpo.launch import nothing_left, opened
+from hpo.orchestrator import Ended
 from hpo.paths import Home
 from hpo.progress import Silent
 from hpo.spec import StudySpec

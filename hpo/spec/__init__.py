@@ -30,20 +30,12 @@ __all__ = [
     "check_data",
     "load",
     "parse_value",
-    "reference",
     "schema",
 ]
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the study file, for editors."""
-    from hpo.spec.schema import schema as made
-
-    return made()
-
-
-def reference() -> str:
-    """The reference of the study file, in Markdown."""
-    from hpo.spec.reference import reference as made
+    from hpo.spec.json_schema import schema as made
 
     return made()

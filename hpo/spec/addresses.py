@@ -132,11 +132,10 @@ def refuse_password(text: str) -> None:
     Raises:
         AddressError: A password stands in the address, other than as ``${NAME}``.
     """
-    written = _VARIABLE.sub("", text)
-    if redacted(written) != written:
+    if redacted(text) != text:
         raise AddressError(
             f"there is a password in the address {redacted(text)}",
-            "take it from the environment: ://user:${PASSWORD}@host",
+            "write ${PASSWORD} in its place, and set that in the environment",
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +11,7 @@ from hpo.spec import sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL
+from hpo.spec.names import is_metric
 from hpo.spec.space import Choice, Float, Parameter, grid_size, values
 from hpo.spec.study import Budget, StudySpec
 from hpo.spec.yaml12 import Path
@@ -22,34 +21,7 @@ from trainers.registry import TRAINERS
 MOST_GRID = 100_000
 DEFAULT_TRIALS = 50
 
-# As MLflow takes them; it finds out only at the end of a trial.
-_KEY = re.compile(r"[\w\- :]+")
-_METRIC = re.compile(r"[\w\-. :/]+")
-_LONGEST = 240
-
 Found = Iterator[tuple[Path, str, str | None]]
-
-
-def names(document: Document, section: str, content: Mapping[str, Any]) -> list[Problem]:
-    """Keys and values of a section of the user's own trainer that could not be recorded."""
-    problems = []
-    seen: set[Path] = set()
-    for path, value in sections.flat(content, (section,)):
-        for depth in range(1, len(path)):
-            key = path[depth]
-            if path[: depth + 1] in seen or isinstance(key, int):
-                continue
-            seen.add(path[: depth + 1])
-            message = None
-            if not _KEY.fullmatch(key):
-                message = f"expected letters, digits, '_', '-', ' ' or ':'; got {shown(key)}"
-            elif len(".".join(map(str, path[: depth + 1]))) > _LONGEST:
-                message = f"the name is longer than {_LONGEST} characters"
-            if message:
-                problems.append(document.problem(path[: depth + 1], message, at_key=True))
-        if isinstance(value, float) and value != value:
-            problems.append(document.problem(path, "expected a number; got .nan"))
-    return problems
 
 
 def with_budget(budget: Budget, searched: bool) -> Budget:
@@ -107,12 +79,7 @@ def _objective(spec: StudySpec) -> Found:
             if metric not in known:
                 hint = _metric_hint(metric, known)
                 yield path, f"{spec.trainer} does not report {shown(metric)}", hint
-        elif (
-            not _METRIC.fullmatch(metric)
-            or len(metric) > _LONGEST
-            or posixpath.normpath(metric) != metric
-            or metric.startswith(("/", ".."))
-        ):
+        elif not is_metric(metric):
             yield path, f"{shown(metric)} cannot be the name of a metric", "e.g. val/loss"
 
 

@@ -16,7 +16,10 @@ from hpo.spec import yaml12
 from hpo.spec.yaml12 import Path, Place, YamlError
 
 # Passwords do not get into messages: user:password@ of an address, and password=… in a query.
-_SECRET = re.compile(r"(?<=://)[^\s/]*:\S*(?=@)|(?<=password=)[^&\s'\"]+")
+# A password that is only ``${NAME}`` is none.
+_SECRET = re.compile(
+    r"(?<=://)[^\s/]*:(?!\$\{\w+\}@)\S*(?=@)|(?<=password=)(?!\$\{\w+\})[^&\s'\"]+"
+)
 
 
 class Document:
@@ -29,6 +32,8 @@ class Document:
 
     def override(self, key: str, value: Any) -> Problem | None:
         """Put `value` at a dotted key; what is wrong with the key, or None."""
+        if "" in key.split("."):
+            return Problem(key, f"expected a key such as train.epochs (--set {key})")
         path = self.path(key)
         holder: Any = self.value
         for depth, part in enumerate(path[:-1]):
@@ -63,14 +68,12 @@ class Document:
 
     def is_overridden(self, path: Path) -> str | None:
         """The override that `path` comes from, or None."""
-        return next(
-            (
-                self._overridden[path[:n]]
-                for n in range(len(path), 0, -1)
-                if path[:n] in self._overridden
-            ),
-            None,
-        )
+        for override, key in self._overridden.items():
+            if path[: len(override)] == override:
+                return key
+            if override[: len(path)] == path and path not in self._parsed.values:
+                return key
+        return None
 
     def problem(
         self,
@@ -109,7 +112,7 @@ class Document:
 
     def _place(self, path: Path, at_key: bool) -> Place:
         values, keys = self._parsed.values, self._parsed.keys
-        for n in range(len(path), 0, -1):
+        for n in range(len(path), -1, -1):
             above = path[:n]
             # Of something that is missing, the key above it is the place, not its whole content.
             first, second = (keys, values) if at_key or n < len(path) else (values, keys)

@@ -41,9 +41,9 @@ _NO = {"no", "off", "n"}
 _YES = {"yes", "on", "y"}
 
 
-def wrong(message: str, hint: str | None = None) -> PydanticCustomError:
-    """What a validator of this package raises."""
-    return PydanticCustomError("hpo", "{message}", {"message": message, "hint": hint})
+def wrong(message: str, hint: str | None = None, at: str | None = None) -> PydanticCustomError:
+    """What a validator of this package raises; `at` is the key below it that is wrong."""
+    return PydanticCustomError("hpo", "{message}", {"message": message, "hint": hint, "at": at})
 
 
 def shown(value: Any) -> str:
@@ -60,12 +60,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def nearest(name: Any, known: Iterable[str]) -> str | None:
+    """Of the known names the one that may have been meant."""
+    wanted = str(name).lower()
+    names = {each.lower(): each for each in known}
+    begin = [each for each in names if len(wanted) > 2 and each.startswith(wanted)]
+    close = begin or get_close_matches(wanted, list(names), n=1)
+    return names[close[0]] if close else None
+
+
 def did_you_mean(name: Any, known: Iterable[str]) -> str | None:
     """The nearest of the known names, as a hint; or all of them when there are few."""
     known = list(known)
-    close = get_close_matches(str(name).lower(), [k.lower() for k in known], n=1)
-    if close:
-        return f"did you mean {next(k for k in known if k.lower() == close[0])!r}?"
+    close = nearest(name, known)
+    if close is not None:
+        return f"did you mean {close!r}?"
     return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else None
 
 
@@ -112,7 +121,8 @@ def _in_file(value: Any, error: ErrorDetails) -> Path:
         elif not (error["type"] == "missing" and depth == len(loc) - 1):
             continue
         path.append(part)
-    return tuple(path)
+    below = error.get("ctx", {}).get("at") if error["type"] == "hpo" else None
+    return (*path, below) if below else tuple(path)
 
 
 def _has(value: Any, part: str | int) -> bool:
@@ -151,9 +161,8 @@ def _explain(
 
 def _hint(kind: str, got: Any, context: Mapping[str, Any]) -> str | None:
     if kind == "literal_error":
-        names = re.findall(r"'([^']*)'", context["expected"])
-        close = did_you_mean(got, names) if isinstance(got, str) else None
-        return close if close and close.startswith("did") else None
+        close = nearest(got, re.findall(r"'([^']*)'", context["expected"]))
+        return f"did you mean {close!r}?" if isinstance(got, str) and close else None
     if kind.startswith("bool") and isinstance(got, str) and got.lower() in _YES | _NO:
         return "true" if got.lower() in _YES else "false"
     if kind in ("int_type", "float_type") and isinstance(got, str) and _is_number(got):

@@ -11,7 +11,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo.errors import Problem, StudyFileError, UserError
-from hpo.spec import addresses, checks, conditions, explain, parameters, sections, starts, yaml12
+from hpo.spec import (
+    addresses,
+    checks,
+    conditions,
+    explain,
+    names,
+    parameters,
+    sections,
+    starts,
+    yaml12,
+)
 from hpo.spec.addresses import AddressError
 from hpo.spec.document import Document, read
 from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
@@ -128,7 +138,7 @@ class _Loading:
             return {}
         model = sections.options(trainer, name)
         if model is None:
-            self._add(name, checks.names(self._document, name, raw))
+            self._add(name, names.check(self._document, name, raw))
             return raw
         checked, errors = sections.check(model, raw)
         found = explain.problems(
@@ -197,12 +207,12 @@ class _Loading:
         built_in = sections.BUILT_IN_SOURCES
         path = addresses.absolute(text, self._folder)
         if trainer not in TRAINERS:
-            known = [name for names in built_in.values() for name in names]
+            known = [name for sources in built_in.values() for name in sources]
             return text if text in known or not path.exists() else str(path)
         if text in built_in[trainer]:
             return text
-        for other, names in built_in.items():
-            if text in names:
+        for other, sources in built_in.items():
+            if text in sources:
                 raise AddressError(f"{text} is data for {other}", f"trainer: {other}")
         addresses.check_readable(path, text, built_in[trainer])
         return str(path)

@@ -23,9 +23,9 @@ from pydantic import (
 )
 
 from hpo.errors import Problem
-from hpo.spec import explain, sections
+from hpo.spec import explain, names, sections
 from hpo.spec.document import Document
-from hpo.spec.explain import did_you_mean, shown, wrong
+from hpo.spec.explain import nearest, shown, wrong
 from hpo.spec.space import Choice, Float, Int, Parameter, Scalar
 from hpo.spec.yaml12 import Path
 
@@ -144,8 +144,8 @@ class _Reader:
         parts = sections.as_path(self._path)
         section = parts[0]
         if section not in sections.NAMES or len(parts) < 2 or "" in parts:
-            names = ", ".join(f"{name}.…" for name in sections.NAMES)
-            self._wrong((), f"expected a path into {names}", self._guess(), at_key=True)
+            into = ", ".join(f"{name}.…" for name in sections.NAMES)
+            self._wrong((), f"expected a path into {into}", self._guess(), at_key=True)
         elif section == "data" and parts[1] in sections.FIXED_DATA:
             self._wrong(
                 (),
@@ -153,6 +153,8 @@ class _Reader:
                 "give it one value in data",
                 at_key=True,
             )
+        elif message := names.wrong_with(self._path):
+            self._wrong((), message, at_key=True)
         elif self._trainer is not None:
             self._check_option(parts)
 
@@ -175,6 +177,8 @@ class _Reader:
         """An index must be of an item that is there."""
         model = sections.options(self._trainer or "", str(parts[0]))
         at = self._document.value.get(str(parts[0]))
+        if not isinstance(at, dict):
+            at = {}
         for depth, part in enumerate(parts[1:], start=1):
             if isinstance(at, list):
                 at = at[part] if isinstance(part, int) and part < len(at) else _NOT_THERE
@@ -193,17 +197,16 @@ class _Reader:
                 return
 
     def _guess(self) -> str | None:
+        """What path may have been meant: a name like this one, in this section or another."""
         known = searchable(self._trainer) if self._trainer else []
-        hint = did_you_mean(self._path, known)
-        if hint and hint.startswith("did"):
-            return hint
-        last = self._path.split(".")[-1]
-        same_end = [path for path in known if path.split(".")[-1] == last]
-        if same_end:
-            return f"did you mean {same_end[0]!r}?"
-        section = self._path.split(".")[0] + "."
-        beside = [path for path in known if path.startswith(section)] or known
-        return f"known: {', '.join(beside)}" if beside else "e.g. train.lr"
+        section, _, name = self._path.rpartition(".")
+        beside = [path for path in known if path.startswith(f"{section.split('.')[0]}.")]
+        for paths in (beside, known):
+            close = nearest(name, (path.split(".", 1)[1] for path in paths))
+            meant = [path for path in paths if path.split(".", 1)[1] == close]
+            if meant:
+                return f"did you mean {meant[0]!r}?"
+        return f"known: {', '.join(beside or known)}" if known else "e.g. train.lr"
 
     # -- choices
 
@@ -263,10 +266,14 @@ class _Reader:
                     self._wrong(
                         (name,), f"expected a whole number; got {value}", f"try {round(value)}"
                     )
-        low, high = self._checked(("low",), checked.low), self._checked(("high",), checked.high)
         self._check_range(checked, kind)
+        flawed = {p.key.rsplit(".", 1)[-1] for p in self.problems[before:] if not p.warning}
+        for name in ("low", "high"):
+            if name not in flawed:
+                self._checked((name,), getattr(checked, name))
         if any(not p.warning for p in self.problems[before:]):
             return None
+        low, high = checked.low, checked.high
         if kind == "int":
             whole = None if checked.step is None else int(checked.step)
             return Int(int(low), int(high), checked.log, whole)

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpo.spec import sections
+from hpo.spec.json_schema import json_schema
 from hpo.spec.methods import PRUNERS, PRUNERS_OF_SEVERAL, SAMPLERS, MethodOptions
 from hpo.spec.parameters import ChoicesForm, RangeForm
-from hpo.spec.schema import json_schema
 from hpo.spec.study import DURATION, Budget, Objective, StudySpec, Tracking
 from trainers.registry import TRAINERS
 

@@ -115,7 +115,7 @@ def _configurations(order: Sequence[tuple[str, Parameter]]) -> Iterator[dict[str
     stack: list[tuple[int, dict[str, Scalar]]] = [(0, {})]
     while stack:
         depth, params = stack.pop()
-        while depth < len(order) and not _is_active(order[depth][1], params):
+        while depth < len(order) and not is_active(order[depth][1], params):
             depth += 1
         if depth == len(order):
             yield params
@@ -138,7 +138,7 @@ def _count(
     """
     factor = 1
     for depth, (path, parameter) in enumerate(order):
-        if not _is_active(parameter, params):
+        if not is_active(parameter, params):
             continue
         total = len(values(parameter) or ())
         if not named[path]:
@@ -153,7 +153,8 @@ def _count(
     return factor
 
 
-def _is_active(parameter: Parameter, params: Mapping[str, Scalar]) -> bool:
+def is_active(parameter: Parameter, params: Mapping[str, Scalar]) -> bool:
+    """Whether the conditions of `parameter` hold in a configuration."""
     return all(
         parent in params and any(same(params[parent], value) for value in allowed(condition))
         for parent, condition in (parameter.when or {}).items()

@@ -13,11 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from hpo.errors import Problem
 from hpo.spec import sections, written
 from hpo.spec.document import Document
-from hpo.spec.explain import did_you_mean, shown, wrong
+from hpo.spec.explain import nearest, shown, wrong
 from hpo.spec.methods import PRUNERS, SAMPLERS
 from hpo.spec.space import Parameter, Scalar
+from trainers.registry import TRAINERS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+OWN_TRAINER = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
 DURATION = r"^(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _EXAMPLES = "such as 90s, 10m, 1h30m, 2d"
@@ -61,11 +63,21 @@ def _auto_or_count(value: Any) -> Any:
 def _goal(value: Any) -> Any:
     if value in ("maximize", "minimize"):
         return value
-    known = ("maximize", "minimize")
-    close = did_you_mean(value, known) if isinstance(value, str) else None
-    if isinstance(value, str) and value.lower()[:3] in ("max", "min"):
-        close = f"did you mean '{value.lower()[:3]}imize'?"
-    raise wrong(f"expected maximize or minimize; got {shown(value)}", close)
+    meant = value.lower()[:3] if isinstance(value, str) else None
+    hint = f"did you mean '{meant}imize'?" if meant in ("max", "min") else None
+    raise wrong(f"expected maximize or minimize; got {shown(value)}", hint)
+
+
+def _trainer(value: Any) -> Any:
+    if not isinstance(value, str) or value in TRAINERS or re.fullmatch(OWN_TRAINER, value):
+        return value
+    close = nearest(value, TRAINERS)
+    hint = f"did you mean {close!r}?" if close else "e.g. my_module:train"
+    if path := re.fullmatch(r"([\w/]+)\.py:(\w+)", value):
+        hint = f"did you mean {path[1].strip('/').replace('/', '.')}:{path[2]}?"
+    raise wrong(
+        f"expected {', '.join(TRAINERS)}, or your own as module:function; got {shown(value)}", hint
+    )
 
 
 def _method(kind: str, table: Mapping[str, Any]) -> Any:
@@ -79,8 +91,11 @@ def _method(kind: str, table: Mapping[str, Any]) -> Any:
             options = {key: v for key, v in value.items() if key != "name"}
             name = value["name"]
         if not isinstance(name, str) or name not in table:
+            close = nearest(name, table)
             raise wrong(
-                f"expected one of {', '.join(table)}; got {shown(name)}", did_you_mean(name, table)
+                f"expected one of {', '.join(table)}; got {shown(name)}",
+                f"did you mean {close!r}?" if close else None,
+                at="name" if isinstance(value, dict) else None,
             )
         return Named(name=name, options=options)
 
@@ -189,7 +204,7 @@ class Tracking(_Part):
 class FromStudy(_Part):
     """An earlier study whose finished trials the sampler knows from the start."""
 
-    study: Annotated[str, BeforeValidator(_name)]
+    study: Annotated[str, BeforeValidator(_name)] = Field(description="The earlier study's name.")
 
 
 class StudySpec(_Part):
@@ -212,8 +227,7 @@ class StudySpec(_Part):
         description="The study's name: of its folder under studies/ and of its MLflow experiment.",
         json_schema_extra={"pattern": NAME},
     )
-    trainer: str = Field(
-        min_length=1,
+    trainer: Annotated[str, BeforeValidator(_trainer)] = Field(
         description="A built-in trainer, or a function of your own as module:function, found from "
         "this file's folder.",
     )

@@ -310,7 +310,7 @@ def _scalar_of(node: yaml.ScalarNode) -> Any:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # -- values to text
@@ -324,11 +324,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _quoted_if_need_be(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None
     try:
-        plain = isinstance(scalar(text), str) and text != "<<"
+        if not isinstance(scalar(text), str) or text == "<<":
+            style = "'"
     except YamlError:
-        plain = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+        style = "'"
+    if any(c in text for c in "\x85\u2028\u2029"):  # line ends to PyYAML: as escapes
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _shortest_float(dumper: _Dumper, value: float) -> yaml.ScalarNode:

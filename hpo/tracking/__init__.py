@@ -49,15 +49,43 @@ class Shipped:
 
 
 class Shipper:
-    """The shipping process of a study. It ends by itself when this process does."""
+    """The process that follows a study's outbox and feeds MLflow.
 
-    def __init__(self, paths: StudyPaths, process: subprocess.Popen[bytes]) -> None:
-        self._paths = paths
-        self._process = process
+    It starts by importing MLflow, which takes two seconds, so make it while workers start; it does
+    nothing before `follow`. It ends by itself when this process does.
+    """
+
+    def __init__(self) -> None:
+        self._paths: StudyPaths | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hpo.tracking.mlflow"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it has a log of its own once it knows the study
+            env=MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS,
+            start_new_session=True,  # Ctrl-C is for the orchestrator; this one drains and ends
+        )
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def follow(self, paths: StudyPaths, home: Home, uri: str) -> None:
+        """Feed MLflow from the study's outbox from now on.
+
+        Args:
+            paths: The study's files. Its outbox need not exist yet.
+            home: Where the embedded store lies.
+            uri: MLflow's tracking URI; `Home.tracking_uri` is the embedded store.
+        """
+        self._paths = paths
+        paths.root.mkdir(parents=True, exist_ok=True)
+        # Over the pipe: a command line is visible to everyone, and the URI may hold a password.
+        order = {"study": str(paths.root.resolve()), "home": str(home.root.resolve()), "uri": uri}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once: `finish` will say so
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
 
     def finish(self, timeout_s: float | None) -> Shipped:
         """Let the process ship what is left, and wait for its end.
@@ -65,11 +93,11 @@ class Shipper:
         When MLflow cannot be reached it gives up after one try. After `timeout_s` (None: never)
         the process is ended; what it shipped by then counts.
         """
+        assert self._paths is not None, "`follow` comes first"
         try:
             output, _ = self._process.communicate(timeout=timeout_s)  # closes its stdin
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self.close()
             return Shipped(pending(self._paths), f"not done after {timeout_s:g} s")
         try:
             answer = json.loads(output)
@@ -78,32 +106,18 @@ class Shipper:
             error = f"the shipping process ended early; see {self._paths.ship_log}"
             return Shipped(pending(self._paths), error)
 
+    def close(self) -> None:
+        """End the process if it still runs, whatever it was doing."""
+        if self.alive:
+            self._process.kill()
+            self._process.communicate()
+
 
 def start_shipping(paths: StudyPaths, home: Home, uri: str) -> Shipper:
-    """Start the process that follows the study's outbox and feeds MLflow.
-
-    Args:
-        paths: The study's files. Its outbox need not exist yet.
-        home: Where the embedded store lies.
-        uri: MLflow's tracking URI; `Home.tracking_uri` is the embedded store.
-    """
-    paths.root.mkdir(parents=True, exist_ok=True)
-    with open(paths.ship_log, "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hpo.tracking.mlflow"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS,
-            start_new_session=True,  # Ctrl-C is for the orchestrator; this one drains and ends
-        )
-    assert process.stdin is not None
-    # Over the pipe, because a command line is visible to everyone and the URI may hold a password.
-    order = {"study": str(paths.root.resolve()), "home": str(home.root.resolve()), "uri": uri}
-    with contextlib.suppress(BrokenPipeError):  # it died at once: `finish` will say so
-        process.stdin.write(json.dumps(order).encode() + b"\n")
-        process.stdin.flush()
-    return Shipper(paths, process)
+    """A `Shipper` that follows the study from its start."""
+    shipper = Shipper()
+    shipper.follow(paths, home, uri)
+    return shipper
 
 
 def sync(paths: StudyPaths, home: Home, uri: str) -> Shipped:

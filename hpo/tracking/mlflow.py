@@ -1,8 +1,8 @@
 """Ships a study's outbox to MLflow: ``python -m hpo.tracking.mlflow``, a process of its own.
 
-Its orders come on stdin as a line of JSON. While stdin is open it follows the outbox; when stdin
-closes (the orchestrator is done, or dead) it ships what is left, prints a `Shipped` as a line of
-JSON on stdout and ends.
+Its orders come on stdin as a line of JSON, while it imports MLflow. While stdin is open it follows
+the outbox; when stdin closes (the orchestrator is done, or dead) it ships what is left, prints a
+`Shipped` as a line of JSON on stdout and ends.
 
 What is promised: every record arrives, however this process, the orchestrator or MLflow is
 killed, and none twice. ``shipped.json`` moves on only after MLflow has accepted; what was
@@ -145,15 +145,22 @@ def _watch(stdin: TextIO, closed: threading.Event) -> None:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
+    os.nice(NICENESS)
+    with contextlib.suppress(Exception):  # what is wrong with it is told when it is needed
+        import hpo.tracking.replica  # noqa: F401
+    line = sys.stdin.readline()
+    if not line:
+        return  # there is no study after all
+    order = json.loads(line)
+    paths = StudyPaths(Path(order["study"]))
+    with open(paths.ship_log, "ab") as log:
+        os.dup2(log.fileno(), 2)
     os.dup2(2, 1)  # whatever MLflow prints is for the log
     sys.stdout = sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s"
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.nice(NICENESS)
-    order = json.loads(sys.stdin.readline())
-    paths = StudyPaths(Path(order["study"]))
     closed = threading.Event()
     threading.Thread(target=_watch, args=(sys.stdin, closed), daemon=True).start()
     follower = Follower(paths, Home(Path(order["home"])), order["uri"], closed)

@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from hpo.spec import sections
 from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
 from hpo.spec.parameters import ChoicesForm, RangeForm, searchable
-from hpo.spec.study import NAME, StudySpec
+from hpo.spec.study import NAME, OWN_TRAINER, StudySpec
 from trainers.registry import TRAINERS
 
 _SCALAR: JsonSchemaValue = {"type": ["string", "number", "boolean", "null"]}
@@ -37,12 +37,11 @@ def schema() -> dict[str, Any]:
     properties["trainer"] |= {
         "anyOf": [
             {"enum": list(TRAINERS)},
-            {"type": "string", "pattern": r"^[\w.]+:\w+$"},
+            {"type": "string", "pattern": OWN_TRAINER},
         ],
         "examples": [*TRAINERS, "package.module:train"],
     }
-    for name in ("type", "minLength"):
-        properties["trainer"].pop(name, None)
+    del properties["trainer"]["type"]
     properties["search"] = _search(properties["search"]["description"])
     properties["sampler"] = _method("sampler", SAMPLERS, properties["sampler"])
     properties["pruner"] = _method("pruner", PRUNERS, properties["pruner"])
@@ -50,15 +49,30 @@ def schema() -> dict[str, Any]:
     definitions["path"] = {"type": "string", "pattern": r"^(data|model|train)(\.[^.]+)+$"}
     definitions["parameter"] = _parameter()
     properties["objective"].pop("default")
-    for unused in ("Named", "FromStudy"):
-        definitions.pop(unused, None)
+    made_for = [_for_trainer(name, definitions) for name in TRAINERS]
+    used = _references([properties, made_for], definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A study file of hpo",
         **{key: made[key] for key in ("type", "properties", "required", "additionalProperties")},
-        "allOf": [_for_trainer(name, definitions) for name in TRAINERS],
-        "$defs": dict(sorted(definitions.items())),
+        "allOf": made_for,
+        "$defs": {name: definitions[name] for name in sorted(used)},
     }
+
+
+def _references(at: Any, definitions: Mapping[str, Any]) -> set[str]:
+    """The definitions that are used below `at`."""
+    used: set[str] = set()
+    todo = [at]
+    while todo:
+        at = todo.pop()
+        if isinstance(at, dict):
+            name = str(at.get("$ref", "")).removeprefix("#/$defs/")
+            if name and name not in used:
+                used.add(name)
+                todo.append(definitions[name])
+        todo += at.values() if isinstance(at, dict) else at if isinstance(at, list) else ()
+    return used
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -156,7 +170,9 @@ def _method(
 def _start_from(description: str) -> JsonSchemaValue:
     study: JsonSchemaValue = {
         "type": "object",
-        "properties": {"study": {"type": "string", "pattern": NAME}},
+        "properties": {
+            "study": {"type": "string", "pattern": NAME, "description": "An earlier study."}
+        },
         "required": ["study"],
         "additionalProperties": False,
     }

@@ -1,0 +1,167 @@
+"""A run of a study from the outside: check what can be checked, start workers, feed MLflow, end.
+
+The loop itself is `hpo.orchestrator`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hpo import devices, lease
+from hpo.budget import limit_reached, most_epochs, trials_done
+from hpo.errors import Problem, StudyChanged, StudyFileError, StudyLocked
+from hpo.executors import Executor, Gone, open_executor
+from hpo.history import History
+from hpo.messages import Ready, Refused, Setup
+from hpo.orchestrator import TICK_S, Ended, Orchestrator, Seat, restart
+from hpo.paths import Home, StudyPaths
+from hpo.progress import View
+from hpo.record import Record
+from hpo.search import check_unchanged, open_search
+from hpo.spec import Choice, StudySpec, check_data
+from hpo.tracking import Shipper
+from hpo.tracking.outbox import Outbox
+
+SHIP_S = 600.0  # at most so long is MLflow waited for at the end
+
+
+def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
+    """Run the study until its budget is used, or go on where it stopped; feed MLflow meanwhile.
+
+    Nothing is created before the study file, the data and the trainer have been found good.
+
+    Raises:
+        StudyFileError: The data or the trainer do not fit the file.
+        StudyChanged: The study there was begun with other settings or other data.
+        StudyLocked: Another process runs it.
+        StudyFailed: The first trials all failed alike, or no trial succeeded.
+        WorkerLost: Workers die before they are ready.
+    """
+    paths = home.study(spec.study)
+    done = nothing_left(spec, paths)
+    if done:
+        return Ended("complete", f"nothing left to do: {done}")
+    with contextlib.closing(Shipper()) as shipper, opened(spec, home, view) as orchestrator:
+        shipper.follow(paths, home, home.tracking_address(spec.tracking.uri))
+        try:
+            ended = orchestrator.run()
+        finally:
+            view.say("sending what is left to MLflow …")
+            shipped = shipper.finish(SHIP_S)
+    return replace(ended, shipped=shipped)
+
+
+def nothing_left(spec: StudySpec, paths: StudyPaths) -> str | None:
+    """Why there is nothing to run, or None. Creates nothing.
+
+    Raises:
+        StudyChanged, StudyLocked: It cannot be run.
+    """
+    history = _history(spec, paths)
+    if history.study:
+        check_unchanged(spec.study, history.study["identity"], spec.identity())
+    holder = lease.owner(paths.lease)
+    if holder:
+        raise StudyLocked(lease.locked_message(spec.study, holder))
+    if any(trial.end is None for trial in history.trials.values()):
+        return None
+    return limit_reached(spec, history, history.wall_s) or trials_done(spec, history)
+
+
+@contextlib.contextmanager
+def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
+    """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
+    paths = home.study(spec.study)
+    with contextlib.closing(open_executor(spec.executor)) as executor:
+        seats = _start_workers(spec, home, executor)
+        ready = _first_ready(spec, executor, seats, view)
+        _check_loaded(spec, _history(spec, paths).study, ready)
+        with lease.hold(paths.lease, spec.study):
+            history = _history(spec, paths)  # as it is under the lease
+            with (
+                contextlib.closing(Outbox(paths.outbox)) as outbox,
+                contextlib.closing(open_search(spec, paths, most_epochs(spec))) as search,
+            ):
+                record = Record(spec, paths, history, outbox)
+                yield Orchestrator(spec, paths, record, search, executor, seats, view, ready)
+
+
+def probe(spec: StudySpec, home: Home, view: View) -> None:
+    """Check what only a worker can: the trainer, the device and the data. Creates nothing.
+
+    Raises:
+        StudyFileError: They do not fit the file.
+    """
+    with contextlib.closing(open_executor(spec.executor)) as executor:
+        seats = _start_workers(spec, home, executor, most=1)
+        ready = _first_ready(spec, executor, seats, view)
+        _check_loaded(spec, None, ready)
+
+
+def _history(spec: StudySpec, paths: StudyPaths) -> History:
+    metrics = [objective.metric for objective in spec.objective]
+    return History.read(paths.outbox, metrics, spec.objective[0].maximize)
+
+
+def _start_workers(
+    spec: StudySpec, home: Home, executor: Executor, most: int | None = None
+) -> list[Seat]:
+    slots = devices.slots(spec)
+    if isinstance(slots, Problem):
+        raise StudyFileError(str(spec.file), [slots])
+    seats = []
+    for number, slot in enumerate(slots[:most]):
+        setup = Setup(
+            worker=number,
+            trainer=spec.trainer,
+            folder=spec.folder,
+            params=spec.config({}),
+            variants=[
+                spec.config({path: choice})
+                for path, parameter in spec.search.items()
+                if path.startswith("model.") and isinstance(parameter, Choice)
+                for choice in parameter.choices
+            ],
+            cache=home.data_cache,
+            device=slot.device,
+            gpu=slot.gpu,
+            threads=slot.threads,
+            memory_share=slot.memory_share,
+        )
+        executor.start(setup)
+        seats.append(Seat(setup))
+    return seats
+
+
+def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], view: View) -> Ready:
+    """Wait for the first worker; the others may still be starting."""
+    view.say(f"starting {len(seats)} worker{'s' * (len(seats) > 1)} on {seats[0].setup.device} …")
+    while True:
+        for event in executor.wait(TICK_S):
+            seat = seats[event.worker]
+            match event.message:
+                case Ready() as ready:
+                    seat.ready = True
+                    return ready
+                case Refused(key, message, hint):
+                    raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
+                case Gone(reason):
+                    restart(executor, seat, reason)
+
+
+def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:
+    if ready.dataset is None:
+        return
+    problems = check_data(spec, ready.dataset)
+    if problems:
+        raise StudyFileError(str(spec.file), problems)
+    before = (study or {}).get("dataset")
+    if before and before["fingerprint"] != ready.dataset["fingerprint"]:
+        raise StudyChanged(
+            f"study '{spec.study}' was begun on other data: {before['source']} has changed since "
+            f"({before['rows']} rows then, {ready.dataset['rows']} now).\n"
+            f"Start another study for the new data: `--set study={spec.study}-2`."
+        )

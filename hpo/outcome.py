@@ -1,0 +1,92 @@
+"""How a study stands, in words, and what to type next; for the ``hpo`` command."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.paths import Home
+from hpo.tables import best_first, number, show
+from hpo.tracking.redact import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpo.orchestrator import Ended
+    from hpo.spec import StudySpec
+
+Status = Mapping[str, Any]  # what `hpo.results.status` returns
+
+
+def print_outcome(spec: StudySpec, home: Home, ended: Ended, console: Console) -> None:
+    """How a run of a study ended: its best trials, what MLflow lacks, and what to type next."""
+    from hpo import results
+
+    status = results.status(spec.study, home)
+    click.echo(f"\n{spec.study}: {ended.reason} ({counts(status)}).\n")
+    table = best_first(results.trials(spec.study, home), status["objective"])
+    table = table[table["state"] == "complete"].drop(columns=["state", "reason"])
+    if status["pareto"] is not None:
+        table = table[table["number"].isin([trial["trial"] for trial in status["pareto"]])]
+    show(table.head(5), console)
+    where = _elsewhere(home.root)
+    if ended.state == "interrupted":
+        click.echo(f"\nGo on from here:\n  {_command('hpo')} run {_short(spec.file)}{where}")
+    click.echo(f"\nEvery trial:\n  {_command('hpo')} trials {spec.study}{where}")
+    click.echo(f"Curves in the browser:\n  {_browser(spec, home)}")
+    print_pending(status, home.root, ended.shipped.error if ended.shipped else None)
+
+
+def print_pending(status: Status, home: Path, error: str | None = None) -> None:
+    """What MLflow lacks, if anything, and how to send it."""
+    pending = status["replica"]["pending"]
+    if pending and status["state"] != "running":
+        why = f" ({error})" if error else ""
+        click.echo(f"MLflow lacks the last {pending} records{why}. Send them:", err=True)
+        click.echo(f"  {_command('hpo')} sync {status['study']}{_elsewhere(home)}", err=True)
+
+
+def counts(status: Status) -> str:
+    """``9 complete, 6 pruned``."""
+    return ", ".join(f"{n} {state}" for state, n in status["trials"].items() if n) or "no trials"
+
+
+def best_line(best: Mapping[str, Any]) -> str:
+    """``best: trial 7 with 0.9352 at epoch 12``."""
+    return f"best: trial {best['trial']} with {number(best['value'])} at epoch {best['epoch']}"
+
+
+def _browser(spec: StudySpec, home: Home) -> str:
+    """The address of the MLflow server, or the command that starts one on the store."""
+    uri = home.tracking_address(spec.tracking.uri)
+    if uri.startswith("http"):
+        return redact(uri)
+    store = f"sqlite:///{_short(home.mlruns / 'mlflow.db')}" if uri == home.tracking_uri else uri
+    return f"{_command('mlflow')} ui --backend-store-uri {redact(store)}"
+
+
+def _command(name: str) -> str:
+    """How this program was called, so that the commands it prints can be typed as they are."""
+    beside = Path(sys.argv[0]).with_name(name)
+    if shutil.which(name) == str(beside.resolve()) or not beside.exists():
+        return name
+    return _short(beside)
+
+
+def _elsewhere(home: Path) -> str:
+    """`` --home DIR`` where a command needs it to find the same studies."""
+    return "" if home.resolve() == Path().resolve() else f" --home {_short(home)}"
+
+
+def _short(path: Path) -> str:
+    """A path to type: from the current folder if it lies in there, quoted if need be."""
+    absolute, here = path.absolute(), Path().absolute()
+    return shlex.quote(
+        str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+    )
