@@ -134,7 +134,7 @@ def status(study: str, home: Path, json_: bool) -> None:
         return
     click.echo(f"{found['study']}: {found['state']} ({counts(found)})")
     if found["best"]:
-        click.echo(best_line(found["best"]))
+        click.echo(best_line(found))
     print_pending(found, home)
 
 
@@ -158,14 +158,14 @@ def best(study: str, home: Path, json_: bool) -> None:
     if json_:
         _print_json({"study": found["study"], "best": best, "pareto": front})
     elif best:
-        click.echo(best_line(best))
+        click.echo(best_line(found))
         for title in ("params", "metrics"):
             click.echo(f"{title}:")
             for key, value in best[title].items():
                 click.echo(f"  {key:<24} {number(value)}")
         click.echo(f"MLflow run: {best['run_id'] or 'not sent yet'}")
     elif front:
-        click.echo(f"{len(front)} trials that no other beats in every objective:")
+        click.echo("No other trial beats these in every objective:")
         for trial in front:
             values = (f"{metric} {number(value)}" for metric, value in trial["values"].items())
             click.echo(f"  trial {trial['trial']}: {', '.join(values)}")
@@ -203,8 +203,10 @@ def trials(
         try:
             table = table.query(where)
         except Exception as error:  # pandas raises whatever its expression parser meets
-            columns = ", ".join(table.columns)
-            raise UserError(f"--where {where!r}: {error}\nColumns: {columns}") from error
+            raise UserError(
+                f"--where {where!r}: {error}\nNames with a dot or slash go in backticks. "
+                f"Columns: {', '.join(map(str, table))}"
+            ) from error
     if sort:
         column = sort.removeprefix("-")
         if column not in table:
@@ -320,7 +322,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="hpo", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -15,11 +16,16 @@ from hpo.spec import StudySpec
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that may be used: its id for ``CUDA_VISIBLE_DEVICES``, name, and memory."""
+    """A GPU that may be used.
+
+    Attributes:
+        id: What names it in ``CUDA_VISIBLE_DEVICES``.
+        memory_mb: None where it shares the machine's memory.
+    """
 
     id: str
     name: str
-    memory_mb: int
+    memory_mb: int | None
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,22 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
     if listed.returncode != 0:
         return ()
-    found = []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    allowed = None if visible is None else [v.strip() for v in visible.split(",")]
+    found = {}
     for line in listed.stdout.splitlines():
         index, uuid, name, memory = (part.strip() for part in line.split(","))
-        if allowed is None or index in allowed or any(v and uuid.startswith(v) for v in allowed):
-            found.append(Gpu(uuid, name, int(float(memory))))
-    return tuple(found)
+        found[index] = Gpu(uuid, name, int(memory) if memory.isdecimal() else None)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(found.values() if visible is None else _named(visible, found))
+
+
+def _named(visible: str, found: Mapping[str, Gpu]) -> Iterator[Gpu]:
+    """As CUDA reads it: by index or the start of an id, up to the first that it does not know."""
+    for name in map(str.strip, visible.split(",")):
+        by_id = (gpu for gpu in found.values() if name and gpu.id.startswith(name))
+        gpu = found.get(name) or next(by_id, None)
+        if gpu is None:
+            return
+        yield gpu
 
 
 def cores() -> int:

@@ -58,7 +58,8 @@ def _packages() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     yield Check("cpu", True, f"{devices.cores()} cores")
     for gpu in devices.gpus():
-        yield Check("gpu", True, f"{gpu.name}, {gpu.memory_mb / 1024:.0f} GiB")
+        memory = f", {gpu.memory_mb / 1024:.0f} GiB" if gpu.memory_mb else ""
+        yield Check("gpu", True, gpu.name + memory)
     if not devices.gpus():
         yield Check("gpu", True, "none found by nvidia-smi; trials train on the CPU")
 

@@ -68,6 +68,7 @@ class Seat:
     """One worker, as the orchestrator sees it.
 
     Attributes:
+        epochs: How many its trial is to train, if the study file says.
         began_s: When its trial was assigned (`time.monotonic`).
         before_s: Seconds its trial had trained before that.
         stop: The state and reason with which the trial is to end, once that is decided.
@@ -77,6 +78,7 @@ class Seat:
     setup: Setup
     ready: bool = False
     trial: TrialHistory | None = None
+    epochs: int | None = None
     began_s: float = 0.0
     before_s: float = 0.0
     stop: tuple[State, str] | None = None
@@ -247,13 +249,14 @@ class Orchestrator:
         self.search.commit()  # the params are on the disk before the outbox speaks of the trial
         self.record.trial(trial, worker=seat.number)
         self.record.commit()
-        seat.trial, seat.stop = trial, None
+        config = self.spec.config(trial.params)
+        seat.trial, seat.stop, seat.epochs = trial, None, config["train"].get("epochs")
         seat.began_s, seat.before_s = time.monotonic(), trial.train_s
         self.executor.send(
             seat.number,
             Assignment(
                 number=trial.number,
-                params=self.spec.config(trial.params),
+                params=config,
                 seed=seed_for(self.spec.seed, trial.number, "train"),
                 attempt=trial.attempts,
                 recorded=trial.recorded,
@@ -270,7 +273,7 @@ class Orchestrator:
         if trial is None or trial.number != report.number:
             return  # said before its worker was given up
         pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
-        if seat.stop is None:
+        if seat.stop is None and report.epoch != seat.epochs:  # after the last it is complete
             seat.stop = ("pruned", pruned) if pruned else self._overdue(seat, report.seconds)
         self.executor.send(
             seat.number, Decision(trial.number, report.epoch, go_on=seat.stop is None)
@@ -488,8 +491,9 @@ class Orchestrator:
         if trial is None:
             return WorkerProgress(seat.number, "idle" if seat.ready else "starting")
         value = trial.values[trial.recorded][0] if trial.values else None
-        epochs = self.spec.config(trial.params)["train"].get("epochs")
-        return WorkerProgress(seat.number, "training", trial.number, trial.recorded, epochs, value)
+        return WorkerProgress(
+            seat.number, "training", trial.number, trial.recorded, seat.epochs, value
+        )
 
     def _left_s(self) -> float | None:
         """By the mean time of a trial so far, and never beyond the wall budget."""

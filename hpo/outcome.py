@@ -57,9 +57,11 @@ def counts(status: Status) -> str:
     return ", ".join(f"{n} {state}" for state, n in status["trials"].items() if n) or "no trials"
 
 
-def best_line(best: Mapping[str, Any]) -> str:
-    """``best: trial 7 with 0.9352 at epoch 12``."""
-    return f"best: trial {best['trial']} with {number(best['value'])} at epoch {best['epoch']}"
+def best_line(status: Status) -> str:
+    """``best: trial 7 with val/loss 0.9352 at epoch 12``; there must be a best one."""
+    best, metric = status["best"], status["objective"][0]["metric"]
+    value = number(best["value"])
+    return f"best: trial {best['trial']} with {metric} {value} at epoch {best['epoch']}"
 
 
 def _browser(spec: StudySpec, home: Home) -> str:

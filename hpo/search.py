@@ -380,6 +380,10 @@ def _open_storage(
             address,
             engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
         )
+    except ImportError as error:
+        raise UserError(
+            f"storage {shown}: its driver is not installed; `pip install 'hpo[postgres]'`"
+        ) from error
     except RuntimeError as error:  # a schema newer or older than this Optuna's
         raise UserError(
             f"storage {shown}: {error}\nInstall the Optuna that wrote it, or use another storage."

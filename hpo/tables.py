@@ -57,24 +57,25 @@ def show(table: pd.DataFrame, console: Console) -> None:
     if table.empty:
         console.print("no trials", style="dim")
         return
-    width = console.width if console.is_terminal else WIDE
+    if not console.is_terminal:
+        console.width = WIDE
     cells = _cells(table)
     reasons = cells.pop("reason", None)
-    fitting, left = {}, width
+    fitting, left = {}, console.width
     for title, column in cells.items():
         left -= max(map(len, (title, *column))) + 2
         if left < 0:
             break
         fitting[title] = column
     if reasons and left > LEAST_REASON:
-        fitting["reason"] = reasons
+        fitting["reason"] = [_cut(reason, left - 2) for reason in reasons]
     printed = Table(box=None, padding=(0, 1), header_style="bold")
     for title, column in fitting.items():
         words = title in ("state", "reason") or any(c and not _is_number(c) for c in column)
         printed.add_column(title, justify="left" if words else "right", no_wrap=True)
     for row in zip(*fitting.values(), strict=True):
         printed.add_row(*row)
-    console.print(printed, width=width)
+    console.print(printed)
     missing = [title for title in cells if title not in fitting]
     if missing:
         console.print(f" no room for {', '.join(missing)}; --csv has them", style="dim")
@@ -101,6 +102,10 @@ def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
 def _without_na(table: pd.DataFrame) -> pd.DataFrame:
     """Python's own values, and None where pandas has one of its three kinds of nothing."""
     return table.astype(object).where(table.notna(), None)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _is_number(text: str) -> bool:

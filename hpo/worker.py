@@ -10,7 +10,6 @@ newest checkpoint of a recorded epoch. The process ends when the orchestrator do
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import os
@@ -184,14 +183,9 @@ class AssignedTrial:
         return state
 
     def close(self) -> dict[str, str]:
-        """Wait until the last epoch is on record and write the predictions; the artifacts.
-
-        A decision to stop comes too late then: the trial has trained to its end.
-        """
+        """Wait for the last decision and write the predictions; returns the artifacts."""
         if self._undecided is not None:
-            with contextlib.suppress(StopTraining):
-                self._await_decision(timeout_s=None)
-            self.ended_as = "complete"
+            self._await_decision(timeout_s=None)
         return self.write_predictions()
 
     def write_predictions(self) -> dict[str, str]:

@@ -375,3 +375,12 @@ def test_steps_that_floats_cannot_hold_are_still_tried_once(bench: Workbench) ->
     ended = bench.run(sampler="tpe", search=search, budget__trials=60)
     assert ended.reason == "every configuration has been tried"
     assert len({r["number"] for r in bench.records("epoch")}) == 7
+
+
+def test_a_trial_that_trained_to_its_end_is_complete_whatever_the_pruner_says(
+    bench: Workbench,
+) -> None:
+    bench.run(pruner="hyperband", budget__trials=25, train__epochs=9)
+    for end in bench.records("end"):
+        assert (end["state"] == "complete") == (end["last_epoch"] == 9)
+    assert states(bench)["pruned"] > 0

@@ -15,11 +15,11 @@ from hpo.spec.explain import did_you_mean
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
 _DATABASES = {
     "sqlite": None,
-    "postgresql": "psycopg2",
+    "postgresql": "psycopg",
     "postgresql+psycopg2": "psycopg2",
     "postgresql+psycopg": "psycopg",
 }
-_INSTALL = {"psycopg2": "pip install 'hpo[postgres]'", "psycopg": "pip install psycopg"}
+_INSTALL = {"psycopg2": "pip install psycopg2-binary", "psycopg": "pip install 'hpo[postgres]'"}
 
 
 class AddressError(ValueError):

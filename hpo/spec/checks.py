@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.spec import sections
+from hpo.spec import addresses, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL
@@ -136,6 +136,18 @@ def _grid(spec: StudySpec) -> Found:
         )
 
 
+def _files(spec: StudySpec) -> Found:
+    for path, parameter in spec.search.items():
+        if not isinstance(parameter, Choice) or not sections.is_file(spec.trainer, path):
+            continue
+        for i, text in enumerate(parameter.choices):
+            try:
+                if isinstance(text, str):
+                    addresses.check_readable(addresses.absolute(text, spec.folder), text)
+            except addresses.AddressError as error:
+                yield ("search", path, i), error.message, error.hint
+
+
 def _pruner_and_epochs(spec: StudySpec) -> Found:
     epochs = _largest(spec, "train.epochs")
     if epochs is None:
@@ -212,6 +224,7 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
     (("objective", "pruner"), _several_and_pruner),
     (("objective", "sampler"), _several_and_sampler),
     (("search", "sampler"), _grid),
+    (("search", "trainer"), _files),
     (("pruner", "search", "train"), _pruner_and_epochs),
 ]
 _WARNINGS: list[tuple[tuple[str, ...], Check]] = [

@@ -18,7 +18,7 @@ from hpo.spec.yaml12 import Path, Place, YamlError
 # Passwords do not get into messages: user:password@ of an address, and password=… in a query.
 # A password that is only ``${NAME}`` is none.
 _SECRET = re.compile(
-    r"(?<=://)[^\s/]*:(?!\$\{\w+\}@)\S*(?=@)|(?<=password=)(?!\$\{\w+\})[^&\s'\"]+"
+    r"(?<=://)[^\s/]*:(?!\$\{\w+\}@)\S+(?=@)|(?<=password=)(?!\$\{\w+\})[^&\s'\"]+"
 )
 
 
@@ -165,7 +165,7 @@ def _next_key(at: Any, parts: list[str], free: bool) -> tuple[str | int, int]:
     Args:
         free: Keys with dots are to be expected here.
     """
-    if isinstance(at, list) and parts[0].isdecimal() and int(parts[0]) < len(at):
+    if isinstance(at, list) and re.fullmatch("[0-9]{1,9}", parts[0]) and int(parts[0]) < len(at):
         return int(parts[0]), 1
     if isinstance(at, Mapping):
         for used in range(len(parts), 0, -1):

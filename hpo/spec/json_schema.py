@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaValue
 
 from hpo.spec import sections
+from hpo.spec.fields import NAME, OWN_TRAINER
+from hpo.spec.forms import ChoicesForm, RangeForm
+from hpo.spec.locations import searchable
 from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
-from hpo.spec.parameters import ChoicesForm, RangeForm, searchable
-from hpo.spec.study import NAME, OWN_TRAINER, StudySpec
+from hpo.spec.study import StudySpec
 from trainers.registry import TRAINERS
 
 _SCALAR: JsonSchemaValue = {"type": ["string", "number", "boolean", "null"]}

@@ -30,6 +30,14 @@ from hpo.spec.space import Parameter
 from hpo.spec.study import Named, Objective, StudySpec
 from trainers.registry import TRAINERS
 
+_EXAMPLES = {
+    "study": "study: NAME",
+    "trainer": "trainer: image_classifier",
+    "data.source": "data: {source: digits}, or a path",
+    "objective.metric": "metric: val/loss",
+    "objective.goal": "goal: maximize, or minimize",
+}
+
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
     """Read and check a study file. Nothing is created, and nothing of the user's is imported.
@@ -110,7 +118,7 @@ class _Loading:
             errors = error.errors(include_url=False)
         self._broken |= {str(each["loc"][0]) for each in errors}
         self._problems += [
-            self._with_home(problem)
+            self._with_hint(problem)
             for problem in explain.problems(self._document, (), self._content, errors, _known_keys)
         ]
         good = {key: v for key, v in self._content.items() if key not in self._broken}
@@ -144,7 +152,7 @@ class _Loading:
         found = explain.problems(
             self._document, (name,), raw, errors, lambda path: sections.keys(model, path)
         )
-        self._add(name, [self._with_home(problem) for problem in found])
+        self._add(name, [self._with_hint(problem) for problem in found])
         return raw if checked is None else checked
 
     def _search(self, trainer: str | None) -> dict[str, Parameter]:
@@ -217,8 +225,10 @@ class _Loading:
         addresses.check_readable(path, text, built_in[trainer])
         return str(path)
 
-    def _with_home(self, problem: Problem) -> Problem:
-        """For an unknown key that is known elsewhere in the file, say where."""
+    def _with_hint(self, problem: Problem) -> Problem:
+        """Of a missing key an example; of an unknown one where it belongs, if anywhere."""
+        if problem.message == "is missing" and problem.hint is None:
+            return replace(problem, hint=_EXAMPLES.get(problem.key))
         if problem.message.partition(" (")[0] != "unknown key" or "did" in (problem.hint or ""):
             return problem
         trainer, key = self._content.get("trainer"), problem.key.split(".")[-1]

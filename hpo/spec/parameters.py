@@ -6,72 +6,21 @@ An end of a range, and each choice, is also checked against the option that it i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import TypeAdapter, ValidationError
 
 from hpo.errors import Problem
-from hpo.spec import explain, names, sections
+from hpo.spec import explain, locations, sections
 from hpo.spec.document import Document
-from hpo.spec.explain import nearest, shown, wrong
+from hpo.spec.explain import shown
+from hpo.spec.forms import ChoicesForm, Number, RangeForm
 from hpo.spec.space import Choice, Float, Int, Parameter, Scalar
 from hpo.spec.yaml12 import Path
-
-Number = int | float
-
-
-def _number(value: Any) -> Any:
-    if sections.is_number(value):
-        return value
-    hint = None
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value):
-        hint = "remove the quotes"
-    raise wrong(f"expected a finite number; got {shown(value)}", hint)
-
-
-Finite = Annotated[Number, BeforeValidator(_number, json_schema_input_type=float)]
-
-
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class RangeForm(_Form):
-    """A range of numbers."""
-
-    low: Finite = Field(description="The smallest value.")
-    high: Finite = Field(description="The largest value.")
-    log: bool = Field(False, description="Search on a logarithmic scale; low must be > 0.")
-    step: Finite | None = Field(None, description="Only low, low + step, …, high.")
-    type: Literal["int", "float"] | None = Field(
-        None,
-        description="Absent: as the option's type is; for your own trainer, int if low and high "
-        "are whole numbers.",
-    )
-    when: dict[str, Any] | None = Field(
-        None, description="Only where other searched paths have these values."
-    )
-
-
-class ChoicesForm(_Form):
-    """Some values. In short, a list of them."""
-
-    choices: list[Any] = Field(description="The values: text, numbers, true, false, null.")
-    when: dict[str, Any] | None = Field(
-        None, description="Only where other searched paths have these values."
-    )
 
 
 @dataclass
@@ -123,8 +72,11 @@ class _Reader:
         self._option: Any = None  # the type of the option, for a built-in trainer
 
     def read(self, form: Any) -> Parameter | None:
-        self._check_path()
-        if self.problems:
+        """The parameter; None where it has problems."""
+        try:
+            self._option = locations.find(self._document.value, self._trainer, self._path)
+        except locations.NotSearchable as error:
+            self._wrong((), error.message, error.hint, at_key=True)
             return None
         if isinstance(form, list):
             parameter: Parameter | None = self._choices(form, ())
@@ -137,76 +89,6 @@ class _Reader:
         else:
             parameter = self._range_form(form)
         return None if any(not p.warning for p in self.problems) else parameter
-
-    # -- where
-
-    def _check_path(self) -> None:
-        parts = sections.as_path(self._path)
-        section = parts[0]
-        if section not in sections.NAMES or len(parts) < 2 or "" in parts:
-            into = ", ".join(f"{name}.…" for name in sections.NAMES)
-            self._wrong((), f"expected a path into {into}", self._guess(), at_key=True)
-        elif section == "data" and parts[1] in sections.FIXED_DATA:
-            self._wrong(
-                (),
-                f"data.{parts[1]} cannot be searched: it says what is compared",
-                "give it one value in data",
-                at_key=True,
-            )
-        elif message := names.wrong_with(self._path):
-            self._wrong((), message, at_key=True)
-        elif self._trainer is not None:
-            self._check_option(parts)
-
-    def _check_option(self, parts: Path) -> None:
-        section, path = str(parts[0]), parts[1:]
-        self._check_list(parts)
-        model = sections.options(self._trainer or "", section)
-        if model is None or self.problems:
-            return
-        found = sections.field(model, path)
-        if found is None:
-            self._wrong((), "there is no such option", self._guess(), at_key=True)
-        elif sections.keys(model, path):
-            inner = ", ".join(f"{self._path}.{key}" for key in sections.keys(model, path))
-            self._wrong((), "this is a group of options, not one", f"known: {inner}", at_key=True)
-        else:
-            self._option = found[0]
-
-    def _check_list(self, parts: Path) -> None:
-        """An index must be of an item that is there."""
-        model = sections.options(self._trainer or "", str(parts[0]))
-        at = self._document.value.get(str(parts[0]))
-        if not isinstance(at, dict):
-            at = {}
-        for depth, part in enumerate(parts[1:], start=1):
-            if isinstance(at, list):
-                at = at[part] if isinstance(part, int) and part < len(at) else _NOT_THERE
-            elif isinstance(at, dict):
-                at = at.get(part)
-            elif at is not None:
-                at = _NOT_THERE
-            if at is None and depth == 1 and model is not None:
-                info = model.model_fields.get(str(part))
-                default = None if info is None or info.is_required() else info.default
-                at = list(default) if isinstance(default, tuple) else None
-            if at is _NOT_THERE:
-                above = ".".join(map(str, parts[:depth]))
-                longer = isinstance(part, int) and f"give {above} a list with {part + 1} items"
-                self._wrong((), f"{above} has no {part}", longer or None, at_key=True)
-                return
-
-    def _guess(self) -> str | None:
-        """What path may have been meant: a name like this one, in this section or another."""
-        known = searchable(self._trainer) if self._trainer else []
-        section, _, name = self._path.rpartition(".")
-        beside = [path for path in known if path.startswith(f"{section.split('.')[0]}.")]
-        for paths in (beside, known):
-            close = nearest(name, (path.split(".", 1)[1] for path in paths))
-            meant = [path for path in paths if path.split(".", 1)[1] == close]
-            if meant:
-                return f"did you mean {meant[0]!r}?"
-        return f"known: {', '.join(beside or known)}" if known else "e.g. train.lr"
 
     # -- choices
 
@@ -260,12 +142,7 @@ class _Reader:
             return None
         before = len(self.problems)
         if kind == "int":
-            for name in ("low", "high", "step"):
-                value = getattr(checked, name)
-                if value is not None and value != int(value):
-                    self._wrong(
-                        (name,), f"expected a whole number; got {value}", f"try {round(value)}"
-                    )
+            self._check_whole(checked)
         self._check_range(checked, kind)
         flawed = {p.key.rsplit(".", 1)[-1] for p in self.problems[before:] if not p.warning}
         for name in ("low", "high"):
@@ -292,6 +169,18 @@ class _Reader:
             self._wrong(("type",), f"this option is of type {declared}", "leave it out")
             return None
         return declared
+
+    def _check_whole(self, form: RangeForm) -> None:
+        for name in ("low", "high", "step"):
+            value = getattr(form, name)
+            if value is None:
+                continue
+            if abs(value) > 2**53:  # samplers compute with floats
+                self._wrong((name,), f"expected a whole number up to 2^53; got {value}")
+            elif value != int(value):
+                self._wrong(
+                    (name,), f"expected a whole number; got {value}", f"try {round(value)}"
+                )
 
     def _check_range(self, form: RangeForm, kind: str) -> None:
         low, high, step = form.low, form.high, form.step
@@ -382,30 +271,6 @@ class _Reader:
         self.problems.append(
             self._document.problem(path, message, hint, at_key=at_key, warning=warning)
         )
-
-
-_NOT_THERE = object()
-
-
-def searchable(trainer: str) -> list[str]:
-    """Every path that can be searched for a built-in trainer; items of lists as index 0."""
-    found: list[str] = []
-
-    def collect(model: type[BaseModel], path: Path) -> None:
-        for key in sections.keys(model, path[1:]):
-            if path == ("data",) and key in sections.FIXED_DATA:
-                continue
-            if sections.keys(model, (*path[1:], key)):
-                collect(model, (*path, key))
-            else:
-                is_list = sections.field(model, (*path[1:], key, 0)) is not None
-                found.append(".".join((*map(str, path), key, *(["0"] if is_list else []))))
-
-    for section in sections.NAMES:
-        model = sections.options(trainer, section)
-        if model is not None:
-            collect(model, (section,))
-    return found
 
 
 @cache

@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpo.spec import sections
+from hpo.spec.fields import DURATION
+from hpo.spec.forms import ChoicesForm, RangeForm
 from hpo.spec.json_schema import json_schema
 from hpo.spec.methods import PRUNERS, PRUNERS_OF_SEVERAL, SAMPLERS, MethodOptions
-from hpo.spec.parameters import ChoicesForm, RangeForm
-from hpo.spec.study import DURATION, Budget, Objective, StudySpec, Tracking
+from hpo.spec.study import Budget, Objective, StudySpec, Tracking
 from trainers.registry import TRAINERS
 
 _INTRO = """\

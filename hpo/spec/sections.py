@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -88,16 +89,18 @@ def put(trainer: str, config: dict[str, dict[str, Any]], path: str, value: Any) 
     model: Any = options(trainer, str(section))
     for part in parts[:-1]:
         model = _below(model, part)
-        below = at.get(part) if isinstance(at, dict) else at[part]
+        key = str(part) if isinstance(at, dict) else part
+        below = at.get(key) if isinstance(at, dict) else at[key]
         if below is None:
-            below = at[part] = _defaults(_model(model))
+            below = at[key] = _defaults(_model(model))
         at = below
-    at[parts[-1]] = value
+    at[str(parts[-1]) if isinstance(at, dict) else parts[-1]] = value
 
 
 def as_path(dotted: str) -> Path:
     """``model.hidden.0`` → ``("model", "hidden", 0)``"""
-    return tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
+    parts = dotted.split(".")
+    return tuple(int(part) if re.fullmatch(r"0|[1-9][0-9]{0,8}", part) else part for part in parts)
 
 
 def flat(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -121,6 +124,13 @@ def paths_of_files(model: type[BaseModel]) -> tuple[str, ...]:
         if isinstance(info.json_schema_extra, dict)
         and info.json_schema_extra.get("format") == "path"
     )
+
+
+def is_file(trainer: str, path: str) -> bool:
+    """Whether the option at a searched path names a file."""
+    section, *rest = path.split(".")
+    model = options(trainer, section)
+    return model is not None and rest[0] in paths_of_files(model) and len(rest) == 1
 
 
 def is_number(value: Any) -> bool:

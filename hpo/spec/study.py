@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,121 +10,31 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SkipValidation
 
 from hpo.errors import Problem
-from hpo.spec import sections, written
+from hpo.spec import addresses, fields, sections, written
 from hpo.spec.document import Document
-from hpo.spec.explain import nearest, shown, wrong
-from hpo.spec.methods import PRUNERS, SAMPLERS
+from hpo.spec.fields import DURATION, NAME
+from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
 from hpo.spec.space import Parameter, Scalar
-from trainers.registry import TRAINERS
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-OWN_TRAINER = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
-DURATION = r"^(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"
-_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_EXAMPLES = "such as 90s, 10m, 1h30m, 2d"
 
 
-def _name(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(NAME, value):
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip("._-")[:64]
-        raise wrong(
-            "expected at most 64 letters, digits, '.', '_' and '-', the first a letter or digit; "
-            f"got {shown(value)}",
-            f"try {slug}" if slug else None,
-        )
-    return value
-
-
-def _duration_s(value: Any) -> Any:
-    """``1h30m`` → 5400.0"""
-    if isinstance(value, bool | int | float) or value is None:
-        units = f"with its unit: {value}s, {value}m or {value}h" if value is not True else None
-        good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        raise wrong(
-            f"expected a duration with a unit, {_EXAMPLES}; got {shown(value)}",
-            units if good else None,
-        )
-    if not isinstance(value, str) or not value or not re.fullmatch(DURATION, value):
-        raise wrong(f"expected a duration {_EXAMPLES}; got {shown(value)}")
-    parts = re.findall(r"([\d.]+)([dhms])", value)
-    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if not 0 < seconds < 1e10:
-        raise wrong(f"expected a duration > 0 {_EXAMPLES}; got {shown(value)}")
-    return seconds
-
-
-def _auto_or_count(value: Any) -> Any:
-    if value == "auto" or (type(value) is int and 1 <= value <= 4096):
-        return value
-    raise wrong(f"expected auto or a whole number from 1 to 4096; got {shown(value)}")
-
-
-def _goal(value: Any) -> Any:
-    if value in ("maximize", "minimize"):
-        return value
-    meant = value.lower()[:3] if isinstance(value, str) else None
-    hint = f"did you mean '{meant}imize'?" if meant in ("max", "min") else None
-    raise wrong(f"expected maximize or minimize; got {shown(value)}", hint)
-
-
-def _trainer(value: Any) -> Any:
-    if not isinstance(value, str) or value in TRAINERS or re.fullmatch(OWN_TRAINER, value):
-        return value
-    close = nearest(value, TRAINERS)
-    hint = f"did you mean {close!r}?" if close else "e.g. my_module:train"
-    if path := re.fullmatch(r"([\w/]+)\.py:(\w+)", value):
-        hint = f"did you mean {path[1].strip('/').replace('/', '.')}:{path[2]}?"
-    raise wrong(
-        f"expected {', '.join(TRAINERS)}, or your own as module:function; got {shown(value)}", hint
-    )
-
-
-def _method(kind: str, table: Mapping[str, Any]) -> Any:
+def _method(kind: str, table: Mapping[str, type[MethodOptions]]) -> Any:
     def named(value: Any) -> Any:
         if isinstance(value, Named):
             return value
-        name, options = value, {}
-        if isinstance(value, dict):
-            if "name" not in value:
-                raise wrong(f"expected the {kind}'s name", f"{{name: {list(table)[1]}, …}}")
-            options = {key: v for key, v in value.items() if key != "name"}
-            name = value["name"]
-        if not isinstance(name, str) or name not in table:
-            close = nearest(name, table)
-            raise wrong(
-                f"expected one of {', '.join(table)}; got {shown(name)}",
-                f"did you mean {close!r}?" if close else None,
-                at="name" if isinstance(value, dict) else None,
-            )
+        name, options = fields.method(kind, list(table), value)
         return Named(name=name, options=options)
 
     return named
 
 
-def _one_or_several(value: Any) -> Any:
-    """A mapping is short for a list of one."""
-    if isinstance(value, dict):
-        return (value,)
-    if isinstance(value, list):
-        if not value:
-            raise wrong("expected at least one objective", "{metric: val/loss, goal: minimize}")
-        return tuple(value)
-    if isinstance(value, tuple):
-        return value
-    raise wrong(
-        f"expected a metric and a goal; got {shown(value)}",
-        f"{{metric: {value if isinstance(value, str) else 'val/loss'}, goal: minimize}}",
-    )
-
-
 class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 _DurationText = Annotated[str, Field(pattern=DURATION)]
-Duration = Annotated[float, BeforeValidator(_duration_s, json_schema_input_type=_DurationText)]
+Duration = Annotated[
+    float, BeforeValidator(fields.duration_s, json_schema_input_type=_DurationText)
+]
 
 
 class Objective(_Part):
@@ -138,7 +47,7 @@ class Objective(_Part):
     )
     goal: Annotated[
         Literal["maximize", "minimize"],
-        BeforeValidator(_goal, json_schema_input_type=Literal["maximize", "minimize"]),
+        BeforeValidator(fields.goal, json_schema_input_type=Literal["maximize", "minimize"]),
     ] = Field(description="Whether more or less of it is better.")
 
     @property
@@ -204,7 +113,9 @@ class Tracking(_Part):
 class FromStudy(_Part):
     """An earlier study whose finished trials the sampler knows from the start."""
 
-    study: Annotated[str, BeforeValidator(_name)] = Field(description="The earlier study's name.")
+    study: Annotated[str, BeforeValidator(fields.name)] = Field(
+        description="The earlier study's name."
+    )
 
 
 class StudySpec(_Part):
@@ -223,11 +134,11 @@ class StudySpec(_Part):
         storage: ``journal``, or an address with its secrets.
     """
 
-    study: Annotated[str, BeforeValidator(_name)] = Field(
+    study: Annotated[str, BeforeValidator(fields.name)] = Field(
         description="The study's name: of its folder under studies/ and of its MLflow experiment.",
         json_schema_extra={"pattern": NAME},
     )
-    trainer: Annotated[str, BeforeValidator(_trainer)] = Field(
+    trainer: Annotated[str, BeforeValidator(fields.trainer)] = Field(
         description="A built-in trainer, or a function of your own as module:function, found from "
         "this file's folder.",
     )
@@ -241,7 +152,7 @@ class StudySpec(_Part):
     )
     objective: Annotated[
         tuple[Objective, ...],
-        BeforeValidator(_one_or_several, json_schema_input_type=Objective | list[Objective]),
+        BeforeValidator(fields.one_or_several, json_schema_input_type=Objective | list[Objective]),
     ] = Field(
         default=(),
         description="What to make better; several give a Pareto front. Absent: val/loss, "
@@ -269,7 +180,7 @@ class StudySpec(_Part):
     workers: Annotated[
         int | Literal["auto"],
         BeforeValidator(
-            _auto_or_count,
+            fields.auto_or_count,
             json_schema_input_type=Annotated[int, Field(ge=1, le=4096)] | Literal["auto"],
         ),
     ] = Field("auto", description="Trials at a time. auto: one a core, or as many as GPUs hold.")
@@ -331,6 +242,8 @@ class StudySpec(_Part):
         """
         config = {name: copy.deepcopy(dict(getattr(self, name))) for name in sections.NAMES}
         for path, value in params.items():
+            if isinstance(value, str) and sections.is_file(self.trainer, path):
+                value = str(addresses.absolute(value, self.folder))
             sections.put(self.trainer, config, path, value)
         return config
 
@@ -351,9 +264,4 @@ class StudySpec(_Part):
         Args:
             key: E.g. ``data.source``; where the file lacks it, the nearest key above is shown.
         """
-        problem = self._document.problem(self._document.path(key), message, hint)
-        return problem if problem.key == key else _renamed(problem, key)
-
-
-def _renamed(problem: Problem, key: str) -> Problem:
-    return Problem(**{**vars(problem), "key": key})
+        return self._document.problem(self._document.path(key), message, hint)

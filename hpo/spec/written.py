@@ -6,9 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo.spec import sections, yaml12
+from hpo.spec import sections
 from hpo.spec.document import redacted
 from hpo.spec.space import Choice, Float, Parameter, When
+from hpo.spec.yaml_text import dump
 
 if TYPE_CHECKING:
     from hpo.spec.study import Named, StudySpec
@@ -20,7 +21,9 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
     Args:
         as_written: Key → address as it stands in the file, before ``${…}`` was replaced.
     """
-    tracking = as_written.get("tracking.uri", spec.tracking.uri)
+    # What comes from the environment stays there; other addresses are absolute now.
+    secret = {key: text for key, text in as_written.items() if "${" in text}
+    tracking = secret.get("tracking.uri", spec.tracking.uri)
     budget = spec.budget.model_dump(by_alias=True, exclude_none=True)
     if spec.budget.wall_s is not None:
         budget["wall"] = duration(spec.budget.wall_s)
@@ -46,9 +49,9 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         "timeout": None if spec.timeout_s is None else duration(spec.timeout_s),
         "fresh_process": spec.fresh_process,
         "tracking": {} if tracking is None else {"uri": redacted(tracking)},
-        "storage": redacted(as_written.get("storage", spec.storage)),
+        "storage": redacted(secret.get("storage", spec.storage)),
     }
-    return yaml12.dump({key: v for key, v in content.items() if v not in (None, {}, [])})
+    return dump({key: v for key, v in content.items() if v not in (None, {}, [])})
 
 
 def identity(spec: StudySpec, as_written: Mapping[str, str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hpo import spec
 from hpo.errors import StudyFileError
 from hpo.spec import yaml12
+from hpo.spec.yaml_text import dump
 
 BASES = [
     """\
@@ -101,7 +102,7 @@ def changed_values(draw: st.DrawFn) -> bytes:
             holder[draw(KEYS)] = draw(ODD) if action == "add" else holder.pop(path[-1])
         else:
             holder.append(draw(ODD))
-    return yaml12.dump(value).encode()
+    return dump(value).encode()
 
 
 @st.composite

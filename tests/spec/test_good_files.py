@@ -315,7 +315,11 @@ def test_paths_are_relative_to_the_file(load: Any, tmp_path: Path, monkeypatch: 
         assert load(QUICKSTART, **{"data.source": source}).data["source"] == here
         own = {"trainer": "my:train", "data.source": source}
         assert load(QUICKSTART, **own).data["source"] == here
-    assert load(QUICKSTART, **{"model.weights": "w.pt"}).model["weights"] == str(tmp_path / "w.pt")
+    weights = str(tmp_path / "w.pt")
+    assert load(QUICKSTART, **{"model.weights": "w.pt"}).model["weights"] == weights
+    searched = load(QUICKSTART, search={"model.weights": ["w.pt", None]})
+    assert searched.search["model.weights"] == Choice(("w.pt", None))
+    assert searched.config({"model.weights": "w.pt"})["model"]["weights"] == weights
 
 
 def test_built_in_data_is_no_path(load: Any, tmp_path: Path) -> None:
@@ -359,7 +363,8 @@ def test_secrets_come_from_the_environment_and_stay_there(load: Any, monkeypatch
         ("sqlite:///./a b.db", "sqlite:////a b.db"),
         ("sqlite:////tmp/optuna.db", None),
         ("postgresql://host/db", None),
-        ("postgresql+psycopg2://me@host:5432/db?sslmode=require", None),
+        ("postgresql://postgres:@/postgres?host=/tmp/socket", None),
+        ("postgresql+psycopg://me@host:5432/db?sslmode=require", None),
     ],
 )
 def test_storages(load: Any, tmp_path: Path, written: str, meant: str | None) -> None:

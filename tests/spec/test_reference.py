@@ -20,6 +20,7 @@ from hpo.errors import StudyFileError
 from hpo.spec import yaml12
 from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
 from hpo.spec.reference import reference
+from hpo.spec.yaml_text import dump
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -76,7 +77,7 @@ def test_the_schema_refuses_what_is_refused(validator: Any, lines: str, tmp_path
     assert validator.is_valid(good)
     assert not validator.is_valid(changed)
     file = tmp_path / "study.yaml"
-    file.write_text(yaml12.dump(changed))
+    file.write_text(dump(changed))
     with pytest.raises(StudyFileError):
         spec.load(file)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpo.spec import yaml12
 from hpo.spec.yaml12 import Place, YamlError
+from hpo.spec.yaml_text import dump
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["no", "on", "1e-3", "017", "0x1F", "0o7", "~", "null", "", ".inf", "12:30", "1_000", "=",
@@ -83,7 +84,7 @@ def test_aliases_are_copies() -> None:
 
 @given(VALUES)
 def test_what_is_written_reads_back_the_same(value: Any) -> None:
-    text = yaml12.dump({"value": value})
+    text = dump({"value": value})
     again = yaml12.read(text.encode()).value["value"]
     assert repr(again) == repr(value)  # 1 is not 1.0, nor true
 
