@@ -24,8 +24,9 @@ lint: $(INSTALLED)
 check: lint test            ## exactly what CI checks
 
 docs: $(INSTALLED)          ## write the generated pages of docs/reference anew
-	$(BIN)/python -m hpo.spec.reference
-	$(BIN)/python -m docs.commands
+	$(BIN)/python -m hpo.spec.reference > docs/reference/study-file.md
+	$(BIN)/hpo schema > docs/reference/study.schema.json
+	$(BIN)/python -m hpo.cli_reference > docs/reference/commands.md
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -62,7 +62,7 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, json_: bool) -> None
     """Run a study, or go on where it stopped.
 
     Ctrl-C lets each worker finish its epoch and save; the same command then goes on from there.
-    Twice stops at once.
+    Twice stops at once. With --json it ends with what `hpo status --json` prints.
 
     Example: hpo run studies/quickstart.yaml --set budget.trials=100
     """
@@ -121,7 +121,10 @@ def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: boo
 @home_option
 @as_json
 def status(study: str, home: Path, json_: bool) -> None:
-    """How a study stands. STUDY is its name or its file.
+    """How a study stands: its state, how many trials are in which state, and the best.
+
+    With --json: `study`, `state`, `trials` (a number for each state), `best` (`trial`, `value`,
+    `epoch`, `params`, `metrics`, `run_id`), and more.
 
     Example: hpo status quickstart --json
     """

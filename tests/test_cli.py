@@ -20,9 +20,9 @@ from workbench import Workbench
 
 from hpo import tables
 from hpo.cli import cli, main
+from hpo.cli_reference import ORDER, reference
 
 NOWHERE = "http://me:secret@127.0.0.1:9"  # the discard port: nobody listens
-COMMANDS = ("best", "doctor", "run", "schema", "status", "sync", "trials", "validate")
 STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
 
 
@@ -110,7 +110,7 @@ def test_help_loads_nothing_that_is_heavy() -> None:
     program = (
         "import sys\n"
         "from hpo.cli import cli\n"
-        f"for command in ([], *([name] for name in {COMMANDS})):\n"
+        f"for command in ([], *([name] for name in {ORDER})):\n"
         "    cli([*command, '--help'], standalone_mode=False)\n"
         "heavy = ('torch mlflow optuna pandas numpy streamlit sklearn pydantic rich').split()\n"
         "print('loaded', [name for name in heavy if name in sys.modules])\n"
@@ -120,11 +120,7 @@ def test_help_loads_nothing_that_is_heavy() -> None:
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 
-def test_the_commands_are_those_of_the_docs() -> None:
-    assert tuple(sorted(cli.commands)) == COMMANDS
-
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ORDER)
 def test_every_command_has_help_that_ends_in_an_example(name: str) -> None:
     command = cli.commands[name]
     assert command.help is not None
@@ -136,6 +132,12 @@ def test_every_command_has_help_that_ends_in_an_example(name: str) -> None:
 def test_json_is_there_on_every_command() -> None:
     for name, command in cli.commands.items():
         assert "--json" in [flag for option in command.params for flag in option.opts], name
+
+
+def test_the_reference_in_the_docs_is_the_generated_one() -> None:
+    page = Path(__file__).parents[1] / "docs/reference/commands.md"
+    assert page.read_text().rstrip() == reference().rstrip(), "make it anew: make docs"
+    assert sorted(ORDER) == sorted(cli.commands)
 
 
 # -- what is wrong with the input
@@ -388,6 +390,7 @@ def test_a_study_that_fails_exits_1_with_the_cause(here: Workbench) -> None:
     assert hpo("best", "s", "--json").json == {"study": "s", "best": None, "pareto": None}
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_mlflow_and_sync_sends_the_rest_later(
     here: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

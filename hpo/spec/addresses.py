@@ -165,9 +165,9 @@ def _database(text: str, folder: Path) -> str:
     if url.host or not url.database or url.database == ":memory:":
         raise AddressError("expected sqlite:///file", "with three slashes")
     path = absolute(url.database, folder)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise AddressError(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise AddressError(f"{path} is a folder", f"sqlite:///{url.database}/optuna.db")
     return url.set(database=str(path)).render_as_string(hide_password=False)
 
@@ -178,7 +178,7 @@ def nearest(path: Path, text: str, others: tuple[str, ...] = ()) -> str | None:
     if close:
         return f"did you mean {close[0]!r}?"
     above = path.parent
-    while not above.is_dir():
+    while not os.path.isdir(above):
         path, above = above, above.parent
     try:
         there = sorted(entry.name for entry in above.iterdir())

@@ -216,7 +216,7 @@ class _Loading:
         path = addresses.absolute(text, self._folder)
         if trainer not in TRAINERS:
             known = [name for sources in built_in.values() for name in sources]
-            return text if text in known or not path.exists() else str(path)
+            return text if text in known or not os.path.exists(path) else str(path)
         if text in built_in[trainer]:
             return text
         for other, sources in built_in.items():
