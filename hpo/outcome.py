@@ -37,7 +37,7 @@ def print_outcome(spec: StudySpec, home: Home, ended: Ended, console: Console) -
     show(table.head(5), console)
     where = _elsewhere(home.root)
     if ended.state == "interrupted":
-        click.echo(f"\nGo on from here:\n  {_command('hpo')} run {_short(spec.file)}{where}")
+        click.echo(f"\nGo on from here:\n  {_command('hpo')} {shlex.join(sys.argv[1:])}")
     click.echo(f"\nEvery trial:\n  {_command('hpo')} trials {spec.study}{where}")
     click.echo(f"Curves in the browser:\n  {_browser(spec, home)}")
     print_pending(status, home.root, ended.shipped.error if ended.shipped else None)

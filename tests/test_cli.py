@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -388,6 +389,16 @@ def test_a_study_that_fails_exits_1_with_the_cause(here: Workbench) -> None:
     best = hpo("best", "s")
     assert (best.code, best.out) == (0, "s has no complete trial yet.\n")
     assert hpo("best", "s", "--json").json == {"study": "s", "best": None, "pareto": None}
+
+
+def test_an_interrupted_run_says_how_to_go_on(here: Workbench) -> None:
+    told = 'train.at={"2:3": interrupt once}'
+    called = hpo("run", "study.yaml", "--set", told, "--set", f"train.folder={here.folder}")
+    assert called.code == 130
+    assert "s: stopped by the user (2 complete, 1 waiting)." in called.out
+    command = called.out.split("Go on from here:\n  hpo ")[1].splitlines()[0]
+    assert hpo(*shlex.split(command)).code == 0
+    assert hpo("status", "s").out.startswith("s: complete (5 complete)\n")
 
 
 @pytest.mark.slow
