@@ -87,7 +87,11 @@ def report(benchmark: str, rows: Sequence[tuple[str, str]], figures: Sequence[Fi
 
 
 class PeakMemory(threading.Thread):
-    """The peak resident memory (MB) of a process and of each of its children, by command line."""
+    """The peak memory (MB) of a process and of each of its children, by command line.
+
+    Resident memory that is the process's own: pages of shared libraries, which all workers and
+    other programs share, come and go with the page cache.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -103,7 +107,8 @@ class PeakMemory(threading.Thread):
             for process in family:
                 try:
                     name = _role(process.cmdline())
-                    peak = process.memory_info().rss / 1e6
+                    memory = process.memory_info()
+                    peak = (memory.rss - memory.shared) / 1e6
                 except psutil.Error:
                     continue
                 self.peaks_mb[name] = max(peak, self.peaks_mb.get(name, 0.0))
@@ -117,8 +122,15 @@ def _role(command: Sequence[str]) -> str:
     return Path(command[0]).name if command else "?"
 
 
-def hpo_run(file: Path, home: Path, *options: str) -> tuple[float, dict[str, float]]:
-    """Run a study as a user would; seconds, and the peak memory of each kind of process."""
+def hpo_run(file: Path, home: Path, *options: str, memory: bool = False) -> dict[str, float]:
+    """Run a study as a user would.
+
+    Args:
+        memory: Look at the memory of its processes, which takes some time from them.
+
+    Returns:
+        ``seconds``, and with `memory` the peak of each kind of process, by its module.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(
         [*HPO, "run", str(file), "--home", str(home), *options],
@@ -126,12 +138,13 @@ def hpo_run(file: Path, home: Path, *options: str) -> tuple[float, dict[str, flo
         stderr=subprocess.PIPE,
         env=environment(),
     )
-    memory = PeakMemory(process.pid)
-    memory.start()
+    peaks = PeakMemory(process.pid)
+    if memory:
+        peaks.start()
     _, error = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"hpo run failed ({process.returncode}):\n{error.decode()[-2000:]}")
-    return time.perf_counter() - began, memory.peaks_mb
+    return {"seconds": time.perf_counter() - began, **peaks.peaks_mb}
 
 
 def environment() -> dict[str, str]:

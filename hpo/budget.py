@@ -16,7 +16,7 @@ def trials_done(spec: StudySpec, history: History, also: int = 0) -> str | None:
     trials = spec.budget.trials
     if trials is None or history.counted + also < trials:
         return None
-    return f"all {trials} trials are done"
+    return "the trial is done" if trials == 1 else f"all {trials} trials are done"
 
 
 def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | None:

@@ -102,7 +102,7 @@ def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: boo
         from hpo.launch import probe
 
         with _view(json_) as view:
-            probe(spec, Home(Path().resolve()), view)
+            probe(spec, view)
     sampler, why = choose_sampler(spec)
     warnings = [warning.render(str(spec.file)) for warning in spec.warnings]
     if json_:

@@ -6,8 +6,10 @@ The loop itself is `hpo.orchestrator`.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hpo import devices, lease
@@ -89,14 +91,17 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
                 yield Orchestrator(spec, paths, record, search, executor, seats, view, ready)
 
 
-def probe(spec: StudySpec, home: Home, view: View) -> None:
+def probe(spec: StudySpec, view: View) -> None:
     """Check what only a worker can: the trainer, the device and the data. Creates nothing.
 
     Raises:
         StudyFileError: They do not fit the file.
     """
-    with contextlib.closing(open_executor(spec.executor)) as executor:
-        seats = _start_workers(spec, home, executor, most=1)
+    with (
+        tempfile.TemporaryDirectory() as folder,  # decoded data is not kept
+        contextlib.closing(open_executor(spec.executor)) as executor,
+    ):
+        seats = _start_workers(spec, Home(Path(folder)), executor, most=1)
         ready = _first_ready(spec, executor, seats, view)
         _check_loaded(spec, None, ready)
 

@@ -498,8 +498,10 @@ class Orchestrator:
     def _left_s(self) -> float | None:
         """By the mean time of a trial so far, and never beyond the wall budget."""
         budget, history = self.spec.budget, self.history
+        if not history.ended:
+            return None
         guesses = []
-        if budget.trials is not None and history.ended:
+        if budget.trials is not None:
             left = max(0, budget.trials - len(history.ended))
             guesses.append(left * history.train_s / len(history.ended) / len(self.seats))
         if budget.wall_s is not None:

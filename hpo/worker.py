@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ WAIT_SHARE = 0.05
 # A checkpoint is written when this much training would be lost without it, but never so often
 # that writing takes more than this share of the time.
 CHECKPOINT_AFTER_S = 1.0
-CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SHARE = 0.01
 
 
 class NonFinite(ArithmeticError):
@@ -105,6 +106,13 @@ class Inbox:
             self._messages.put(Quit())
 
 
+@dataclass
+class Pace:
+    """What the last checkpoint of this worker took, in seconds, whichever trial's it was."""
+
+    last_s: float = 0.0
+
+
 class AssignedTrial:
     """The `trainers.contract.Trial` that a trainer is given."""
 
@@ -115,6 +123,7 @@ class AssignedTrial:
         connection: Connection,
         inbox: Inbox,
         data: Data,
+        pace: Pace,
     ) -> None:
         self.number = assignment.number
         self.params = assignment.params
@@ -125,6 +134,7 @@ class AssignedTrial:
         self._connection = connection
         self._inbox = inbox
         self._data = data
+        self._pace = pace
         self._state: Mapping[str, Any] | None = None
         self._best_value: float | None = None
         self._best: Predictions | None = None
@@ -132,7 +142,6 @@ class AssignedTrial:
         self._epoch = 0
         self._epoch_began = time.monotonic()
         self._saved_at = time.monotonic()
-        self._saving_s = 0.0  # what the last checkpoint took
 
     @property
     def data(self) -> Dataset:
@@ -221,7 +230,7 @@ class AssignedTrial:
     def _checkpoint(self, epoch: int, force: bool) -> None:
         state, self._state = self._state, None
         began = time.monotonic()
-        due_s = max(CHECKPOINT_AFTER_S, self._saving_s / CHECKPOINT_SHARE)
+        due_s = max(CHECKPOINT_AFTER_S, self._pace.last_s / CHECKPOINT_SHARE)
         if state is None or not (force or began - self._saved_at >= due_s):
             return
         import torch
@@ -237,7 +246,7 @@ class AssignedTrial:
                 }
         checkpoints.write(self._assignment.folder, epoch, {"state": dict(state), "best": best})
         self._saved_at = time.monotonic()
-        self._saving_s = self._saved_at - began
+        self._pace.last_s = self._saved_at - began
 
     def _await_decision(self, timeout_s: float | None) -> None:
         message = self._inbox.get(timeout_s)
@@ -278,7 +287,7 @@ class Data:
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     """Answer the orchestrator until it says `Quit` or is gone."""
     inbox = Inbox(connection, on_lost)
-    data = Data(setup.cache)
+    data, pace = Data(setup.cache), Pace()
     try:
         train, ready = _prepare(setup, data)
     except DataError as error:
@@ -294,7 +303,7 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
         if isinstance(message, Begin):
             _redirect_output(message.log)
         elif isinstance(message, Assignment):
-            connection.send(_train(message, setup, train, connection, inbox, data))
+            connection.send(_train(message, setup, train, connection, inbox, data, pace))
             gc.collect()  # a trial's tensors must not weigh on the next one
 
 
@@ -324,10 +333,11 @@ def _train(
     connection: Connection,
     inbox: Inbox,
     data: Data,
+    pace: Pace,
 ) -> Finished:
     """Train one trial and map every way it can end to a `Finished`."""
     began = time.monotonic()
-    trial = AssignedTrial(assignment, setup, connection, inbox, data)
+    trial = AssignedTrial(assignment, setup, connection, inbox, data, pace)
     reason, trace, artifacts = "", None, {}
     if setup.device == "cuda":
         import torch

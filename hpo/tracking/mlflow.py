@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 # Between two shipments: a batch of many records costs little more than one of few, so shipping
 # takes at most this share of the time, until waiting is as long as MAX_WAIT_S.
-SHIPPING_SHARE = 0.25
+SHIPPING_SHARE = 0.05
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 10.0
 MAX_BACK_OFF_S = 30.0
 LOCK_WAIT_S = 10.0  # for an earlier shipper of this study to end
