@@ -97,10 +97,11 @@ def trials(study: str | Path, home: Where = None) -> pd.DataFrame:
     table = pd.DataFrame([_row(log, trial, runs) for trial in log.in_order()])
     if table.empty:
         table = pd.DataFrame(columns=[*_FACTS, "run_id"])
-    params = [column for column in table if column.startswith("params.")]
-    before = table.columns.get_loc(params[0]) if params else 0
-    others = [column for column in table if column not in params]
-    table = table[[*others[:before], *params, *others[before:]]]
+    columns = [str(column) for column in table]
+    params = [column for column in columns if column.startswith("params.")]
+    rest = [column for column in columns if column not in params]
+    before = columns.index(params[0]) if params else 0
+    table = table[[*rest[:before], *params, *rest[before:]]]  # together, whichever row had them
     table["started"] = pd.to_datetime(table["started"], unit="ms", utc=True)
     whole = ("number", "best_epoch", "last_epoch", "worker", "attempts", "seed")
     types = dict.fromkeys(whole, "Int64")

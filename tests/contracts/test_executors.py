@@ -55,10 +55,10 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    (tmp_path / "told.py").write_text(TRAINER)
+    (tmp_path / "obedient.py").write_text(TRAINER)
     return Setup(
         worker=0,
-        trainer="told:train",
+        trainer="obedient:train",
         folder=tmp_path,
         params={"data": {}, "model": {}, "train": {}},
         variants=[],
@@ -128,7 +128,7 @@ def test_a_trainer_s_exception_is_told_and_the_worker_goes_on(
     started(executor, setup).send(0, assignment(setup.folder, fail_at=1))
     finished = next_message(executor)
     assert (finished.outcome, finished.reason) == ("failed", "ValueError: as told")
-    assert "told.py" in finished.traceback
+    assert "obedient.py" in finished.traceback
     executor.send(0, assignment(setup.folder, epochs=1))
     assert isinstance(next_message(executor), Report)
 
@@ -160,7 +160,7 @@ def test_an_interrupted_trial_goes_on_after_its_last_epoch(
     ("trainer", "message"),
     [
         ("nowhere:train", "nowhere"),
-        ("told:trian", "train"),
+        ("obedient:trian", "train"),
         ("broken:train", "ZeroDivisionError"),
     ],
 )
