@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from hpo.errors import Problem
 from hpo.spec import StudySpec
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's CPU quota: "QUOTA PERIOD", in µs
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ def _named(visible: str, found: Mapping[str, Gpu]) -> Iterator[Gpu]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """CPU cores that this process may use: those it is bound to, and its container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CPU_MAX.read_text().split()
+        count = min(count or 1, max(1, int(quota) // int(period)))  # "max" where there is none
+    return count or 1
 
 
 def slots(spec: StudySpec) -> list[Slot] | Problem:
@@ -93,9 +99,9 @@ def slots(spec: StudySpec) -> list[Slot] | Problem:
         count = spec.workers
     if spec.executor == "inline" and count > 1:
         return spec.problem("workers", "the inline executor has one worker", "workers: 1")
+    threads = max(1, cores() // count)  # whatever the budget: metrics depend on it in late digits
     if spec.budget.trials is not None:
         count = min(count, spec.budget.trials)
-    threads = max(1, cores() // count)
     return [Slot("cpu", None, 1.0, threads)] * count
 
 

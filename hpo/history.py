@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hpo.tracking import outbox
+
+State = Literal["complete", "pruned", "failed", "stopped"]
 
 
 @dataclass
@@ -22,6 +24,8 @@ class TrialHistory:
     Attributes:
         number: The trial's number.
         attempts: How often it was assigned.
+        crashes: How often its worker died; an interruption is none.
+        verdict: The state and reason with which it is to end, once that is decided.
         values: epoch → the objective's values at its end.
         train_s: Seconds of training on record.
         end: The ``end`` record, or None while the trial is not over.
@@ -30,6 +34,8 @@ class TrialHistory:
     number: int
     params: Mapping[str, Any]
     attempts: int = 0
+    crashes: int = 0
+    verdict: tuple[State, str] | None = None
     values: dict[int, tuple[float, ...]] = field(default_factory=dict)
     train_s: float = 0.0
     end: Mapping[str, Any] | None = None
@@ -108,7 +114,9 @@ class History:
             number = record["number"]
             trial = self.trials.setdefault(number, TrialHistory(number, record["params"]))
             self.counted += trial.attempts == 0
-            trial.attempts = record["attempt"]
+            trial.attempts, trial.crashes = record["attempt"], record["crashes"]
+        elif kind == "verdict":
+            self.trials[record["number"]].verdict = (record["state"], record["reason"])
         elif kind == "epoch":
             trial = self.trials[record["number"]]
             trial.values[record["epoch"]] = tuple(record["metrics"][m] for m in self.metrics)

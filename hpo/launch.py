@@ -12,28 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
+
 from hpo import devices, lease
 from hpo.budget import limit_reached, most_epochs, trials_done
-from hpo.errors import Problem, StudyChanged, StudyFileError, StudyLocked
+from hpo.errors import HpoError, Problem, StudyFileError, StudyLocked
 from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
 from hpo.messages import Ready, Refused, Setup
-from hpo.orchestrator import TICK_S, Ended, Orchestrator, Seat, restart
+from hpo.orchestrator import TICK_S, Ended, Orchestrator, Seat, check_same_data, restart
 from hpo.paths import Home, StudyPaths
 from hpo.progress import View
 from hpo.record import Record
-from hpo.search import check_unchanged, open_search
-from hpo.spec import Choice, StudySpec, check_data
+from hpo.search import check_unchanged, earlier_trials, open_search
+from hpo.spec import Choice, FromStudy, StudySpec, check_data
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox
 
 SHIP_S = 600.0  # at most so long is MLflow waited for at the end
+SHIP_STOPPED_S = 10.0  # and when somebody wants it to stop: the outbox keeps the rest
 
 
 def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
     """Run the study until its budget is used, or go on where it stopped; feed MLflow meanwhile.
 
-    Nothing is created before the study file, the data and the trainer have been found good.
+    Nothing is created before the study file, the data and the trainer have been found good (but
+    for decoded images in ``studies/.cache``).
 
     Raises:
         StudyFileError: The data or the trainer do not fit the file.
@@ -41,6 +45,7 @@ def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
         StudyLocked: Another process runs it.
         StudyFailed: The first trials all failed alike, or no trial succeeded.
         WorkerLost: Workers die before they are ready.
+        HpoError: The disk is full, or the storage is gone.
     """
     paths = home.study(spec.study)
     done = nothing_left(spec, paths)
@@ -48,11 +53,19 @@ def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
         return Ended("complete", f"nothing left to do: {done}")
     with contextlib.closing(Shipper()) as shipper, opened(spec, home, view) as orchestrator:
         shipper.follow(paths, home, home.tracking_address(spec.tracking.uri))
+        patience_s = SHIP_S
         try:
             ended = orchestrator.run()
+            patience_s = SHIP_S if ended.state == "complete" else SHIP_STOPPED_S
+        except (OSError, StorageInternalError) as error:
+            raise HpoError(
+                f"what happened could not be recorded below {paths.root}: {error}\n"
+                "Nothing acknowledged is lost. Mend the cause (`hpo doctor` looks at the disk), "
+                "then run the same command: it goes on from here."
+            ) from error
         finally:
             view.say("sending what is left to MLflow …")
-            shipped = shipper.finish(SHIP_S)
+            shipped = shipper.finish(patience_s)
     return replace(ended, shipped=shipped)
 
 
@@ -80,12 +93,17 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
     with contextlib.closing(open_executor(spec.executor)) as executor:
         seats = _start_workers(spec, home, executor)
         ready = _first_ready(spec, executor, seats, view)
-        _check_loaded(spec, _history(spec, paths).study, ready)
+        before = _history(spec, paths)
+        _check_loaded(spec, before.study, ready)
+        if not before.study:
+            for item in spec.start_from:
+                if isinstance(item, FromStudy):
+                    earlier_trials(spec, paths, item.study)  # raises before anything is created
         with lease.hold(paths.lease, spec.study):
             history = _history(spec, paths)  # as it is under the lease
             with (
                 contextlib.closing(Outbox(paths.outbox)) as outbox,
-                contextlib.closing(open_search(spec, paths, most_epochs(spec))) as search,
+                contextlib.closing(open_search(spec, paths, history, most_epochs(spec))) as search,
             ):
                 record = Record(spec, paths, history, outbox)
                 yield Orchestrator(spec, paths, record, search, executor, seats, view, ready)
@@ -144,17 +162,18 @@ def _start_workers(
 def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], view: View) -> Ready:
     """Wait for the first worker; the others may still be starting."""
     view.say(f"starting {len(seats)} worker{'s' * (len(seats) > 1)} on {seats[0].setup.device} …")
-    while True:
-        for event in executor.wait(TICK_S):
+    first: Ready | None = None
+    while first is None:
+        for event in executor.wait(TICK_S):  # all of them: the next wait does not repeat one
             seat = seats[event.worker]
             match event.message:
                 case Ready() as ready:
-                    seat.ready = True
-                    return ready
+                    seat.ready, first = True, first or ready
                 case Refused(key, message, hint):
                     raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
                 case Gone(reason):
                     restart(executor, seat, reason)
+    return first
 
 
 def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:
@@ -163,10 +182,4 @@ def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready
     problems = check_data(spec, ready.dataset)
     if problems:
         raise StudyFileError(str(spec.file), problems)
-    before = (study or {}).get("dataset")
-    if before and before["fingerprint"] != ready.dataset["fingerprint"]:
-        raise StudyChanged(
-            f"study '{spec.study}' was begun on other data: {before['source']} has changed since "
-            f"({before['rows']} rows then, {ready.dataset['rows']} now).\n"
-            f"Start another study for the new data: `--set study={spec.study}-2`."
-        )
+    check_same_data(spec.study, (study or {}).get("dataset"), ready.dataset)

@@ -7,6 +7,7 @@ separate ``studies/`` folders.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -47,17 +48,18 @@ def hold(path: Path, study: str) -> Iterator[None]:
 def owner(path: Path) -> dict[str, Any] | None:
     """Who runs the study: ``{"host", "pid", "started"}`` (seconds since the epoch), or None.
 
-    Takes the lock for a moment to tell a live owner from a dead one's left-over file.
+    A lock shared with all who ask tells a live owner from a dead one's left-over file.
     """
-    lock_file = path.with_suffix(".lock")
-    if not lock_file.exists():
-        return None
-    lock = FileLock(lock_file)
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
+        lock_file = os.open(path.with_suffix(".lock"), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return _read(path) or {"host": "unknown", "pid": None, "started": None}
-    lock.release()
+    finally:
+        os.close(lock_file)
     return None
 
 

@@ -64,8 +64,8 @@ class Assignment:
         attempt: 1, or more after a crash.
         recorded: The last epoch that is on record (0: none); later ones are still to be reported.
         folder: For checkpoints and predictions.
-        metric: The objective's metric, which decides the best epoch.
-        maximize: Whether more is better.
+        metrics: The objectives' metrics; the first decides the best epoch.
+        maximize: Whether more is better, of the first.
     """
 
     number: int
@@ -74,7 +74,7 @@ class Assignment:
     attempt: int
     recorded: int
     folder: Path
-    metric: str
+    metrics: Sequence[str]
     maximize: bool
 
 
@@ -144,7 +144,8 @@ class Finished:
         reason: Why it failed; empty otherwise.
         traceback: For ``failed``.
         seconds: Wall time of this attempt.
-        peak_memory_mb: Of the device: allocated on the GPU, resident in the process on a CPU.
+        peak_memory_mb: Allocated on the GPU during the trial; on a CPU the most that was resident
+            in the process so far, earlier trials included.
         artifacts: Name → file, e.g. ``predictions.npz``.
     """
 

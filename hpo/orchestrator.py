@@ -19,15 +19,16 @@ from typing import Any, Literal
 
 from hpo import checkpoints
 from hpo.budget import limit_reached, trials_done
-from hpo.errors import StudyFailed, WorkerLost
+from hpo.errors import StudyChanged, StudyFailed, WorkerLost
 from hpo.executors import Event, Executor, Gone
-from hpo.history import History, TrialHistory, seed_for
+from hpo.history import History, State, TrialHistory, seed_for
 from hpo.messages import (
     Assignment,
     Begin,
     Decision,
     Finished,
     Interrupt,
+    Quit,
     Ready,
     Refused,
     Report,
@@ -36,7 +37,7 @@ from hpo.messages import (
 from hpo.paths import StudyPaths
 from hpo.progress import Progress, View, WorkerProgress
 from hpo.record import Record
-from hpo.search import MOST_REPEATS, Search, State, earlier_trials
+from hpo.search import MOST_REPEATS, Search, earlier_trials
 from hpo.spec import StudySpec
 from hpo.tracking import Shipped
 
@@ -73,6 +74,7 @@ class Seat:
         before_s: Seconds its trial had trained before that.
         stop: The state and reason with which the trial is to end, once that is decided.
         deaths: How often the worker ended before it was ready.
+        leaving: It was told to end, and another is to take its place.
     """
 
     setup: Setup
@@ -83,6 +85,7 @@ class Seat:
     before_s: float = 0.0
     stop: tuple[State, str] | None = None
     deaths: int = 0
+    leaving: bool = False
 
     @property
     def number(self) -> int:
@@ -103,6 +106,25 @@ def restart(executor: Executor, seat: Seat, reason: str) -> None:
             "`hpo doctor` shows what this machine has."
         )
     executor.start(seat.setup)
+
+
+def check_same_data(
+    study: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        before, now: What was loaded (`trainers.data.Dataset.summary`), or None without data.
+
+    Raises:
+        StudyChanged: The fingerprints differ.
+    """
+    if before and now and before["fingerprint"] != now["fingerprint"]:
+        raise StudyChanged(
+            f"study '{study}' was begun on other data: {before['source']} has changed since "
+            f"({before['rows']} rows then, {now['rows']} now).\n"
+            f"Start another study for the new data: `--set study={study}-2`."
+        )
 
 
 @dataclass
@@ -132,12 +154,10 @@ class Orchestrator:
         self.shown_s = -math.inf
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
-        self.record.study(
-            self.search.sampler_name, len(self.seats), self.seats[0].setup.device, self.ready
-        )
+        self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
         self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
-        if self.search.created:
-            self._seed_search()
+        if not self.search.started:
+            self._start_from()
         self._reconcile()
         for seat in self.seats:
             self._greet(seat)
@@ -161,7 +181,8 @@ class Orchestrator:
                     self._show()
             self._close_down()
         except BaseException as error:
-            self.record.study_end("failed", _first_line(error))
+            with contextlib.suppress(OSError):  # a full disk takes this line no better
+                self.record.study_end("failed", _first_line(error))
             raise
         finally:
             self.executor.close()  # before MLflow gets the rest: it may use the cores now
@@ -194,7 +215,8 @@ class Orchestrator:
                 self._decide(seat, report)
             case Finished() as finished:
                 self._finished(seat, finished)
-            case Ready():
+            case Ready() as ready:
+                check_same_data(self.spec.study, self.ready.dataset, ready.dataset)
                 seat.ready, seat.deaths = True, 0
                 self._greet(seat)
             case Refused(_, message, _):
@@ -206,7 +228,7 @@ class Orchestrator:
 
     def _assign(self) -> None:
         for seat in self.seats:
-            if seat.ready and seat.trial is None and self.ending is None:
+            if seat.ready and not seat.leaving and seat.trial is None and self.ending is None:
                 if not self.waiting:
                     self._prepare()
                 if self.waiting:
@@ -237,10 +259,15 @@ class Orchestrator:
             if suggestion.duplicate_of is None:
                 self.waiting.append(trial)
                 return
-            self.record.trial(trial, worker=None)
-            twin = suggestion.duplicate_of
-            self._end(trial, "pruned", f"same configuration as trial {twin}", duplicate_of=twin)
+            self._answer(trial, suggestion.duplicate_of)
         self.exhausted = "every configuration has been tried"
+
+    def _answer(self, trial: TrialHistory, twin: int) -> None:
+        """End a trial from the record of the one with the same configuration."""
+        if trial.attempts == 0:
+            self.search.commit()
+            self.record.trial(trial, worker=None)
+        self._end(trial, "pruned", f"same configuration as trial {twin}", duplicate_of=twin)
 
     def _begin(self, seat: Seat, trial: TrialHistory) -> None:
         folder = self.paths.trial(trial.number)
@@ -250,7 +277,7 @@ class Orchestrator:
         self.record.trial(trial, worker=seat.number)
         self.record.commit()
         config = self.spec.config(trial.params)
-        seat.trial, seat.stop, seat.epochs = trial, None, config["train"].get("epochs")
+        seat.trial, seat.stop, seat.epochs = trial, None, self._epochs(trial)
         seat.began_s, seat.before_s = time.monotonic(), trial.train_s
         self.executor.send(
             seat.number,
@@ -261,7 +288,7 @@ class Orchestrator:
                 attempt=trial.attempts,
                 recorded=trial.recorded,
                 folder=folder,
-                metric=self.spec.objective[0].metric,
+                metrics=[objective.metric for objective in self.spec.objective],
                 maximize=self.maximize,
             ),
         )
@@ -275,6 +302,8 @@ class Orchestrator:
         pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
         if seat.stop is None and report.epoch != seat.epochs:  # after the last it is complete
             seat.stop = ("pruned", pruned) if pruned else self._overdue(seat, report.seconds)
+            if seat.stop is not None:
+                self.record.verdict(trial.number, *seat.stop)
         self.executor.send(
             seat.number, Decision(trial.number, report.epoch, go_on=seat.stop is None)
         )
@@ -285,9 +314,8 @@ class Orchestrator:
             return
         seat.trial = None
         if self.spec.fresh_process:
-            self.executor.kill(seat.number)
-            seat.ready = False
-            self.executor.start(seat.setup)
+            seat.leaving = True  # when it is gone, another is started
+            self.executor.send(seat.number, Quit())
         match finished.outcome:
             case "complete":
                 self._end(trial, "complete", "", finished)
@@ -304,17 +332,18 @@ class Orchestrator:
         """A worker is lost; its trial gets another try."""
         trial, seat.trial = seat.trial, None
         was_ready = seat.ready
-        seat.ready = False
+        seat.ready = seat.leaving = False
         if trial is not None:
             if seat.stop is not None:
                 self._end(trial, *seat.stop)
-            elif trial.attempts <= self.spec.retries:
+            elif trial.crashes < self.spec.retries:
+                trial.crashes += 1
                 self.view.say(
                     f"trial {trial.number}: {reason}; it goes on from epoch {trial.recorded}"
                 )
                 self.waiting.appendleft(trial)
             else:
-                self._end(trial, "failed", f"{reason} (attempt {trial.attempts})")
+                self._end(trial, "failed", f"{reason} ({trial.crashes + 1} times)")
                 self._stop_if_all_fail_alike()
         if was_ready:
             self.executor.start(seat.setup)
@@ -343,8 +372,13 @@ class Orchestrator:
         facts = {key: end[key] for key in FACTS if key in end}
         self.search.tell(number, end["state"], end["values"], facts)
 
+    def _ends(self) -> list[Mapping[str, Any]]:
+        """The ends of trials that were trained; not of those answered from a twin's record."""
+        ends = (trial.end for trial in self.history.ended)
+        return [end for end in ends if end is not None and "duplicate_of" not in end]
+
     def _stop_if_all_fail_alike(self) -> None:
-        ends = [trial.end for trial in self.history.ended if trial.end]
+        ends = self._ends()
         causes = {_cause(end["reason"]) for end in ends}
         if len(ends) < max(ALIKE, len(self.seats)) or len(causes) > 1:
             return
@@ -418,8 +452,8 @@ class Orchestrator:
 
     # -- beginning and end
 
-    def _seed_search(self) -> None:
-        """What `start_from` names, in a study that has just been created."""
+    def _start_from(self) -> None:
+        """Take in what the study is to start from."""
         for item in self.spec.start_from:
             if isinstance(item, Mapping):
                 self.search.enqueue(item)
@@ -427,6 +461,7 @@ class Orchestrator:
                 earlier = earlier_trials(self.spec, self.paths, item.study)
                 used = self.search.learn_from(earlier, item.study)
                 self.view.say(f"{used} of {len(earlier)} trials of '{item.study}' learnt from")
+        self.search.set_started()
 
     def _reconcile(self) -> None:
         """Bring Optuna up to what the outbox says, and find the trials to go on with."""
@@ -435,18 +470,29 @@ class Orchestrator:
                 for epoch, values in trial.values.items():
                     self.search.report(trial.number, epoch, values)
         for number in sorted(self.search.unfinished()):
-            params = self.search.again(number)
-            trial = self.history.trials.get(number) or TrialHistory(number, params)
+            suggestion = self.search.again(number)
+            trial = self.history.trials.get(number) or TrialHistory(number, suggestion.params)
             known = self.search.epochs(number)
+            pruned = None
             for epoch, values in sorted(trial.values.items()):
                 if epoch not in known:
-                    self.search.report(number, epoch, values)
-            if trial.end is None:
+                    pruned = self.search.report(number, epoch, values)
+            if trial.end is not None:
+                self._tell(number, trial.end)
+            elif trial.verdict is not None:
+                self._end(trial, *trial.verdict)
+            elif pruned and trial.recorded != self._epochs(trial):
+                self._end(trial, "pruned", pruned)
+            elif suggestion.duplicate_of is not None and not trial.values:
+                self._answer(trial, suggestion.duplicate_of)
+            else:
                 self.waiting.append(trial)
                 if trial.attempts:
                     self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
-            else:
-                self._tell(number, trial.end)
+
+    def _epochs(self, trial: TrialHistory) -> Any:
+        """How many epochs a trial is to train; None where its configuration does not say."""
+        return self.spec.config(trial.params)["train"].get("epochs")
 
     def _greet(self, seat: Seat) -> None:
         self.executor.send(seat.number, Begin(self.paths.worker_log(seat.number)))
@@ -458,11 +504,10 @@ class Orchestrator:
             if trial.attempts and self.ending.state == "complete":
                 self._end(trial, "stopped", self.ending.reason)
         ends = [trial.end for trial in self.history.ended if trial.end]
-        if self.ending.state == "complete" and all(end["state"] == "failed" for end in ends):
-            cause = Counter(end["reason"] for end in ends).most_common(1)
-            raise StudyFailed(
-                "no trial succeeded" + (f"; most often: {cause[0][0]}" if cause else "")
-            )
+        failed = [end["reason"] for end in ends if end["state"] == "failed"]
+        if self.ending.state == "complete" and failed and len(failed) == len(ends):
+            cause, _ = Counter(failed).most_common(1)[0]
+            raise StudyFailed(f"no trial succeeded; most often: {cause}")
         self.record.study_end(self.ending.state, self.ending.reason)
 
     # -- what others see
@@ -478,7 +523,7 @@ class Orchestrator:
         return Progress(
             study=self.spec.study,
             metric=self.spec.objective[0].metric,
-            counts=Counter(trial.end["state"] for trial in self.history.ended if trial.end),
+            counts=Counter(end["state"] for end in self._ends()),
             total=self.spec.budget.trials,
             best=(best.number, best.value, best.epoch) if best else None,
             elapsed_s=time.monotonic() - self.began_s,
@@ -498,12 +543,13 @@ class Orchestrator:
     def _left_s(self) -> float | None:
         """By the mean time of a trial so far, and never beyond the wall budget."""
         budget, history = self.spec.budget, self.history
-        if not history.ended:
+        ended = len(self._ends())
+        if not ended:
             return None
         guesses = []
         if budget.trials is not None:
-            left = max(0, budget.trials - len(history.ended))
-            guesses.append(left * history.train_s / len(history.ended) / len(self.seats))
+            left = max(0, budget.trials - ended)
+            guesses.append(left * history.train_s / ended / len(self.seats))
         if budget.wall_s is not None:
             guesses.append(max(0.0, budget.wall_s - self._spent_s()))
         return min(guesses, default=None)

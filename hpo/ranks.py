@@ -12,31 +12,31 @@ from typing import Any
 
 import numpy as np
 
+# One in so many goes on from a rung, where the study file does not say: Optuna's defaults.
+DEFAULT_ETA = {"successive_halving": 4, "hyperband": 3}
+
 
 class RankHalving:
-    """Decides at epochs ``min_resource · η^k``."""
+    """Decides at epochs ``min_resource · η^k``, k from `min_early_stopping_rate`.
 
-    def __init__(
-        self, signs: Sequence[int], min_resource: int, eta: int, max_epochs: int | None
-    ) -> None:
-        """Args: signs: +1 an objective to maximize, -1 one to minimize."""
+    Hyperband's several first rungs are not distinguished: every trial meets all rungs.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], signs: Sequence[int]) -> None:
+        """The pruner of a study file.
+
+        Args:
+            name, options: ``successive_halving`` or ``hyperband``, and the options of that name.
+            signs: +1 for an objective to maximize, -1 for one to minimize.
+        """
         self._signs = np.asarray(signs, dtype=float)
-        self._min_resource = min_resource
-        self._eta = eta
-        self._max_epochs = max_epochs
-        self._rungs: dict[int, dict[int, np.ndarray]] = {}
-
-    @classmethod
-    def from_options(
-        cls, options: Mapping[str, Any], signs: Sequence[int], max_epochs: int | None
-    ) -> RankHalving:
+        self._eta = options.get("reduction_factor", DEFAULT_ETA[name])
         minimum = options.get("min_resource", 1)
-        return cls(
-            signs,
-            min_resource=minimum if isinstance(minimum, int) else 1,
-            eta=options.get("reduction_factor", 3),
-            max_epochs=max_epochs,
-        )
+        minimum = 1 if minimum == "auto" else minimum
+        self._first = minimum * self._eta ** options.get("min_early_stopping_rate", 0)
+        self._last = options.get("max_resource", "auto")
+        self._least = options.get("bootstrap_count", 0)
+        self._rungs: dict[int, dict[int, np.ndarray]] = {}
 
     def report(self, number: int, epoch: int, values: Sequence[float]) -> str | None:
         """Record an epoch; why the trial is to be pruned there, or None."""
@@ -44,6 +44,8 @@ class RankHalving:
             return None
         rung = self._rungs.setdefault(epoch, {})
         rung[number] = np.asarray(values) * self._signs
+        if len(rung) < self._least:
+            return None
         fronts = non_dominated_fronts(np.stack(list(rung.values())))
         mine = fronts[list(rung).index(number)]
         better = int((fronts < mine).sum())
@@ -52,12 +54,12 @@ class RankHalving:
         return f"front {mine + 1} of {len(rung)} trials at epoch {epoch}"
 
     def _is_rung(self, epoch: int) -> bool:
-        if epoch == self._max_epochs:
+        if self._last != "auto" and epoch > self._last:
             return False
-        rung = self._min_resource
+        rung = self._first
         while rung < epoch:
             rung *= self._eta
-        return rung == epoch
+        return bool(rung == epoch)
 
 
 def non_dominated_fronts(points: np.ndarray) -> np.ndarray:

@@ -7,18 +7,19 @@ disk after `commit`.
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.history import History, TrialHistory, seed_for
-from hpo.messages import Finished, Ready, Report
+from hpo.history import History, State, TrialHistory, seed_for
+from hpo.messages import Finished, Ready, Report, Setup
 from hpo.paths import StudyPaths, replacing
+from hpo.search import Search
 from hpo.spec import StudySpec
 from hpo.tracking import provenance
 from hpo.tracking.outbox import Outbox
+from hpo.tracking.redact import redact
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,27 @@ class Record:
     history: History
     outbox: Outbox
 
-    def study(self, sampler: str, workers: int, device: str, ready: Ready) -> None:
-        """What is run, on what, and by which code: at each start."""
+    def study(self, search: Search, slots: Sequence[Setup], ready: Ready) -> None:
+        """What is run, on what, and by which code: at each start.
+
+        Args:
+            slots: Of its workers.
+        """
         spec = self.spec
         self._append(
             "study",
             study=spec.study,
-            study_id=(self.history.study or {}).get("study_id") or uuid.uuid4().hex,
+            study_id=search.study_id,
+            folder=str(spec.folder),
             file=spec.resolved(),
             identity=spec.identity(),
             objective=[{"metric": o.metric, "goal": o.goal} for o in spec.objective],
             budget=spec.budget.model_dump(),
-            sampler=sampler,
+            sampler=search.sampler_name,
             pruner=spec.pruner.name,
-            workers=workers,
-            device=device,
+            workers=len(slots),
+            threads=slots[0].threads,
+            device=slots[0].device,
             device_name=ready.device_name,
             dataset=ready.dataset,
             provenance=provenance.collect(spec.folder),
@@ -64,7 +71,13 @@ class Record:
             seed=seed_for(self.spec.seed, trial.number, "train"),
             worker=worker,
             attempt=trial.attempts + 1,
+            crashes=trial.crashes,
         )
+
+    def verdict(self, number: int, state: State, reason: str) -> None:
+        """How a trial that still trains is to end: kept, lest a crash let it train on."""
+        self._append("verdict", number=number, state=state, reason=reason)
+        self.commit()
 
     def epoch(self, report: Report) -> None:
         """An epoch, with the time at which the worker finished it."""
@@ -80,7 +93,7 @@ class Record:
     def end(
         self,
         trial: TrialHistory,
-        state: str,
+        state: State,
         reason: str,
         finished: Finished | None,
         duplicate_of: int | None = None,
@@ -96,7 +109,7 @@ class Record:
             "end",
             number=trial.number,
             state=state,
-            reason=reason,
+            reason=redact(reason),
             values=values,
             best_epoch=epoch,
             last_epoch=trial.recorded,
@@ -104,7 +117,7 @@ class Record:
             epochs_trained=len(trial.values),
             seconds=trial.train_s,
             peak_memory_mb=finished.peak_memory_mb if finished else None,
-            traceback=finished.traceback if finished else None,
+            traceback=redact(finished.traceback) if finished and finished.traceback else None,
             artifacts={
                 name: str(Path(path).relative_to(self.paths.root))
                 for name, path in artifacts.items()
@@ -117,7 +130,7 @@ class Record:
 
     def study_end(self, state: str, reason: str) -> None:
         """How this run of the study ended."""
-        self._append("study_end", state=state, reason=reason)
+        self._append("study_end", state=state, reason=redact(reason))
         self.commit()
 
     def commit(self) -> None:
@@ -127,8 +140,8 @@ class Record:
     def _append(self, kind: str, time_ms: int | None = None, **facts: Any) -> None:
         now_ms = time.time_ns() // 1_000_000
         line = {"kind": kind, "time_ms": now_ms if time_ms is None else time_ms, **facts}
+        self.history.add(line)  # first: what it cannot take in must not reach the disk
         self.outbox.append(line)
-        self.history.add(line)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -242,13 +242,14 @@ def tracking_uri(study: str | Path, home: Where = None) -> str | None:
     """
     import yaml
 
-    from hpo.spec.addresses import AddressError, expand
+    from hpo.spec.addresses import AddressError, expand, tracking
 
     log = _open(study, home)
-    content = yaml.safe_load(log.study["file"]) if log.study else None
+    said: Record = log.study or {"file": "", "folder": "."}
+    content, folder = yaml.safe_load(said["file"]), said["folder"]
     uri = ((content or {}).get("tracking") or {}).get("uri")
     try:
-        return expand(uri, os.environ) if uri else None
+        return tracking(expand(uri, os.environ), Path(folder)) if uri else None
     except AddressError as error:
         raise UserError(f"tracking.uri of '{log.paths.root.name}': {error.message}") from None
 

@@ -12,24 +12,24 @@ trials train depend on what had finished by then.
 from __future__ import annotations
 
 import random
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from hpo.errors import HpoError, StudyChanged, UserError
-from hpo.history import seed_for
+from hpo.history import History, State, seed_for
 from hpo.journal import SingleWriterJournal
 from hpo.paths import StudyPaths
 from hpo.ranks import RankHalving
 from hpo.samplers import MOST_LISTED, choose_sampler, make_pruner, make_sampler, reseed
 from hpo.spec import Choice, Float, Int, Parameter, Scalar, StudySpec
 from hpo.spec.space import contains, grid, grid_size, is_active
-
-State = Literal["complete", "pruned", "failed", "stopped"]
+from hpo.tracking.redact import redact
 
 # A trial's own facts lie in one user attribute, so that one write stores them all.
 ATTRIBUTE = "hpo"
@@ -59,7 +59,7 @@ class Search:
     """One Optuna study.
 
     Attributes:
-        created: Whether it was made by this run.
+        study_id: Chosen when it was made; the outbox names the same.
         sampler_name, sampler_note: Which sampler it is, and why if hpo chose it.
     """
 
@@ -70,11 +70,10 @@ class Search:
         storage: optuna.storages.BaseStorage,
         journal: SingleWriterJournal | None,
         max_epochs: int | None,
-        created: bool,
     ) -> None:
         self.sampler_name, why = choose_sampler(spec)
         self.sampler_note = f"{self.sampler_name}: {why}" if why else self.sampler_name
-        self.created = created
+        self.study_id: str = study.user_attrs["hpo:study_id"]
         self._journal = journal
         self._study = study
         self._spec = spec
@@ -85,7 +84,7 @@ class Search:
         self._seen: dict[tuple[tuple[str, Scalar], ...], int] = {}
         study.sampler = make_sampler(self.sampler_name, spec)
         self._ranks = (
-            RankHalving.from_options(spec.pruner.options, self._signs(), max_epochs)
+            RankHalving(spec.pruner.name, spec.pruner.options, self._signs())
             if self._several and spec.pruner.name != "none"
             else None
         )
@@ -114,16 +113,24 @@ class Search:
         return Suggestion(trial.number, params, twin)
 
     def ask_untried(self) -> Suggestion | None:
-        """Like `ask` after a duplicate: of a space that can be listed, one not tried yet."""
-        if self._grid is not None and not self._has_waiting():
+        """Like `ask` after a duplicate: of a space that can be listed, one not tried yet.
+
+        Of a larger space, a random one, which may be a duplicate again.
+        """
+        if self._grid is not None:
             untried = [p for p in self._grid if _key(p) not in self._seen]
-            if untried:
+            if untried and not self._has_waiting():
                 pick = random.Random(seed_for(self._spec.seed, len(self._seen), "untried"))
                 self._study.enqueue_trial(pick.choice(untried))
-        return self.ask()
+            return self.ask()
+        sampler, self._study.sampler = self._study.sampler, optuna.samplers.RandomSampler()
+        try:
+            return self.ask()
+        finally:
+            self._study.sampler = sampler
 
-    def again(self, number: int) -> dict[str, Scalar]:
-        """Take up trial `number`, asked earlier but not finished; returns its params."""
+    def again(self, number: int) -> Suggestion:
+        """Take up trial `number`, asked earlier but not finished."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id(), number)
         if self._storage.get_trial(trial_id).state == TrialState.WAITING:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
@@ -131,15 +138,30 @@ class Search:
         trial = optuna.Trial(self._study, trial_id)
         params = self._suggest(trial)
         self._live[number] = trial
-        self._remember(params, number)
-        return params
+        return Suggestion(number, params, self._remember(params, number))
 
     def unfinished(self) -> list[int]:
-        """Numbers of the trials that were asked and have no end yet."""
+        """Numbers of the trials that were asked and have no end yet.
+
+        A WAITING trial was either asked and set aside by `close`, or is a known configuration
+        that nobody has asked for; Optuna keeps the latter's params as ``fixed_params``.
+        """
         trials = self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
         )
-        return [t.number for t in trials if t.state == TrialState.RUNNING or t.params]
+        return [
+            t.number
+            for t in trials
+            if t.state == TrialState.RUNNING or t.params or "fixed_params" not in t.system_attrs
+        ]
+
+    @property
+    def started(self) -> bool:
+        """Whether what `start_from` names has been taken in, by this or an earlier run."""
+        return bool(self._study.user_attrs.get("hpo:started"))
+
+    def set_started(self) -> None:
+        self._study.set_user_attr("hpo:started", True)
 
     def enqueue(self, params: Mapping[str, Scalar]) -> None:
         """Have `params` suggested before anything the sampler thinks of."""
@@ -151,8 +173,14 @@ class Search:
         Only those whose every parameter lies in this study's space; they are no trials of this
         study (not counted, not listed), and keep their origin in an attribute.
         """
+        known = {
+            (facts.get("from_study"), facts.get("from_trial"))
+            for facts in (t.user_attrs.get(ATTRIBUTE, {}) for t in self._study.trials)
+        }
         added = 0
         for trial in earlier:
+            if (name, trial.number) in known:
+                continue
             active = active_parameters(self._spec.search, trial.params)
             fits = all(
                 path in trial.params and contains(parameter, trial.params[path])
@@ -282,7 +310,9 @@ class Search:
         return self._storage.get_study_id_from_name(self._study.study_name)
 
 
-def open_search(spec: StudySpec, paths: StudyPaths, max_epochs: int | None) -> Search:
+def open_search(
+    spec: StudySpec, paths: StudyPaths, history: History, max_epochs: int | None
+) -> Search:
     """Open the study in its storage, creating it if need be. The caller holds its lease.
 
     Args:
@@ -291,14 +321,33 @@ def open_search(spec: StudySpec, paths: StudyPaths, max_epochs: int | None) -> S
     Raises:
         StudyChanged: The study there was made from another file.
         UserError: The storage cannot be used (its address, its version, a study of that name
-            which is not hpo's).
+            which is not hpo's), or it and the outbox are not of the same study.
     """
     storage, journal = _open_storage(spec.storage, paths)
+    try:
+        study = _open_study(spec, paths, history, storage)
+    except BaseException:
+        if journal is not None:
+            journal.close()
+        raise
+    return Search(study, spec, storage, journal, max_epochs)
+
+
+def _open_study(
+    spec: StudySpec, paths: StudyPaths, history: History, storage: optuna.storages.BaseStorage
+) -> optuna.Study:
     directions = [objective.goal for objective in spec.objective]
     names = [s.study_name for s in storage.get_all_studies()]
-    created = spec.study not in names
-    if created:
+    recorded_id = history.study["study_id"] if history.study else None
+    if spec.study not in names:
+        if history.trials:
+            raise UserError(
+                f"studies/{spec.study} has a record of this study, but the storage has no study "
+                f"of that name.\nWas `storage` changed? Put it back, or start another study: "
+                f"`--set study={spec.study}-2`."
+            )
         study = optuna.create_study(storage=storage, study_name=spec.study, directions=directions)
+        study.set_user_attr("hpo:study_id", recorded_id or uuid.uuid4().hex)
         study.set_user_attr("hpo:identity", spec.identity())
         study.set_metric_names([objective.metric for objective in spec.objective])
     else:
@@ -310,7 +359,15 @@ def open_search(spec: StudySpec, paths: StudyPaths, max_epochs: int | None) -> S
                 "Choose another name: `study:` in the file, or `--set study=NAME`."
             )
         check_unchanged(spec.study, before, spec.identity())
-    return Search(study, spec, storage, journal, max_epochs, created)
+        own = any(Search.is_own(trial) for trial in study.get_trials(deepcopy=False))
+        if recorded_id != study.user_attrs["hpo:study_id"] and (recorded_id or own):
+            raise UserError(
+                f"the storage has a study '{spec.study}' whose record is not in "
+                f"{paths.root}: it was run from elsewhere, or the record was lost.\n"
+                f"Run it where it was begun (--home), bring its folder here, or start another: "
+                f"`--set study={spec.study}-2`."
+            )
+    return study
 
 
 def check_unchanged(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -373,7 +430,7 @@ def _open_storage(
         return optuna.storages.JournalStorage(journal), journal
     import sqlalchemy
 
-    shown = sqlalchemy.make_url(address).render_as_string(hide_password=True)
+    shown = redact(address)
     sqlite = address.startswith("sqlite")
     try:
         storage = optuna.storages.RDBStorage(

@@ -54,6 +54,7 @@ WAIT_SHARE = 0.05
 # that writing takes more than this share of the time.
 CHECKPOINT_AFTER_S = 1.0
 CHECKPOINT_SHARE = 0.01
+CHECKPOINT_AT_LATEST_S = 120.0
 
 
 class NonFinite(ArithmeticError):
@@ -164,8 +165,9 @@ class AssignedTrial:
                 Report(self.number, epoch, values, time.time_ns() // 1_000_000, seconds)
             )
             self._undecided = epoch
-        self._checkpoint(epoch, force=self._inbox.interrupted.is_set())
-        if self._inbox.interrupted.is_set():
+        interrupted = self._inbox.interrupted.is_set()  # once: it may come at any moment
+        self._checkpoint(epoch, force=interrupted)
+        if interrupted:
             if self._undecided is not None:
                 self._await_decision(timeout_s=None)
             self.ended_as = "interrupted"
@@ -212,18 +214,18 @@ class AssignedTrial:
         return {"predictions.npz": str(path)}
 
     def _check(self, epoch: int, values: Mapping[str, float]) -> None:
-        metric = self._assignment.metric
-        if metric not in values:
-            raise MissingMetric(
-                f"the objective is {metric}, but the trainer reported only "
-                f"{', '.join(sorted(values))}"
-            )
-        for name in (metric, "train/loss"):
+        for metric in self._assignment.metrics:
+            if metric not in values:
+                raise MissingMetric(
+                    f"the objective is {metric}, but the trainer reported only "
+                    f"{', '.join(sorted(values))}"
+                )
+        for name in (*self._assignment.metrics, "train/loss"):
             if name in values and not math.isfinite(values[name]):
                 raise NonFinite(f"{name} is {values[name]} at epoch {epoch}")
 
     def _keep_if_best(self, values: Mapping[str, float], predictions: Predictions | None) -> None:
-        value = values[self._assignment.metric]
+        value = values[self._assignment.metrics[0]]
         if self._best_value is None or better(value, self._best_value, self._assignment.maximize):
             self._best_value, self._best = value, predictions
 
@@ -231,6 +233,7 @@ class AssignedTrial:
         state, self._state = self._state, None
         began = time.monotonic()
         due_s = max(CHECKPOINT_AFTER_S, self._pace.last_s / CHECKPOINT_SHARE)
+        due_s = min(due_s, CHECKPOINT_AT_LATEST_S)
         if state is None or not (force or began - self._saved_at >= due_s):
             return
         import torch
@@ -269,7 +272,7 @@ def better(value: float, than: float, maximize: bool) -> bool:
 
 
 class Data:
-    """Loads each ``data`` section once."""
+    """Loads each ``data`` section once; keeps the last two (``data`` may be searched)."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -279,9 +282,11 @@ class Data:
         from trainers.data import load
 
         key = repr(sorted(section.items()))
-        if key not in self._loaded:
-            self._loaded[key] = load(section, self._cache)
-        return self._loaded[key]
+        found = self._loaded.pop(key, None) or load(section, self._cache)
+        self._loaded[key] = found  # the newest last
+        while len(self._loaded) > 2:
+            del self._loaded[next(iter(self._loaded))]
+        return found
 
 
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
@@ -303,7 +308,11 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
         if isinstance(message, Begin):
             _redirect_output(message.log)
         elif isinstance(message, Assignment):
-            connection.send(_train(message, setup, train, connection, inbox, data, pace))
+            finished = _train(message, setup, train, connection, inbox, data, pace)
+            connection.send(finished)
+            if finished.outcome == "failed" and setup.device == "cuda" and _device_is_lost():
+                connection.close()  # every later trial here would fail: a new worker is needed
+                return
             gc.collect()  # a trial's tensors must not weigh on the next one
 
 
@@ -344,13 +353,16 @@ def _train(
 
         torch.cuda.reset_peak_memory_stats()
     try:
-        train(trial)
-        if trial._epoch == 0:
-            raise MissingMetric("the trainer returned without reporting an epoch")
-        artifacts = trial.close()
-    except StopTraining:
-        artifacts = trial.write_predictions() if trial.ended_as == "stop" else {}
-    except Exception as error:
+        try:
+            train(trial)
+            if trial._epoch == 0:
+                raise MissingMetric("the trainer returned without reporting an epoch")
+            artifacts = trial.close()
+        except StopTraining as stop:
+            if trial.ended_as == "complete":
+                raise RuntimeError("the trainer raised StopTraining itself") from stop
+            artifacts = trial.write_predictions() if trial.ended_as == "stop" else {}
+    except (Exception, SystemExit) as error:
         trial.ended_as = "failed"
         reason = _one_line(error)
         trace = traceback.format_exc()
@@ -363,6 +375,17 @@ def _train(
         _peak_memory_mb(setup.device),
         artifacts,
     )
+
+
+def _device_is_lost() -> bool:
+    """Whether the CUDA context is broken for good, as after a device-side assertion."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _one_line(error: BaseException) -> str:
@@ -411,8 +434,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     setup = connection.recv()
-    # os._exit, because the trainer may be deep in a call that knows nothing of stopping.
-    serve(connection, setup, on_lost=lambda: os._exit(1))
+    # A signal, because the trainer may be deep in a call that knows nothing of stopping; to the
+    # group, because it may have started processes of its own.
+    serve(connection, setup, on_lost=lambda: os.killpg(0, signal.SIGKILL))
 
 
 if __name__ == "__main__":

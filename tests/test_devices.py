@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,5 +159,19 @@ def test_a_cpu_has_a_worker_a_core_and_no_more_than_trials(
     many = {"budget__trials": 10_000}
     assert slots(bench, **many) == [Slot("cpu", None, 1.0, 1)] * devices.cores()
     assert len(slots(bench, workers=devices.cores() + 3, **many)) == devices.cores() + 3
-    (alone,) = slots(bench, budget__trials=1)
-    assert alone.threads == devices.cores()
+    # As many threads as ever: a trial's metrics do not depend on how many others there will be.
+    assert slots(bench, budget__trials=1, workers="auto") == [Slot("cpu", None, 1.0, 1)]
+    assert slots(bench, workers=1)[0].threads == devices.cores()
+
+
+def test_a_container_s_quota_bounds_the_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "CPU_MAX", tmp_path / "cpu.max")
+    unlimited = devices.cores()
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert devices.cores() == unlimited
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert devices.cores() == 1
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert devices.cores() == 1

@@ -143,7 +143,7 @@ def test_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_on(
     assert status["trials"]["complete"] == 4
     end = next(end for end in bench.records("end") if end["number"] == 2)
     assert "SIGKILL" in end["reason"]
-    assert "attempt 2" in end["reason"]
+    assert end["reason"].endswith("(2 times)")
 
 
 def test_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
@@ -229,3 +229,44 @@ def test_the_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     assert "File too large" in full.stderr
     finish(bench)
     assert_whole(bench, trials=5, epochs=4)
+
+
+def test_an_interruption_is_no_retry(bench: Workbench) -> None:
+    told = json.dumps({"0:7": "kill once"})
+    options = (*SLOW_EPOCHS, "--set", f"train.at={told}", "--set", f"train.folder={bench.folder}")
+    process = start(bench, *options)
+    wait_for_epochs(bench, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    finish(bench, *options)
+    assert_whole(bench, trials=5, epochs=8)
+    assert [r["crashes"] for r in bench.records("trial") if r["number"] == 0] == [0, 0, 1]
+
+
+def test_a_module_in_the_current_folder_does_not_pass_for_python_s(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    here = tmp_path / "downloaded"
+    here.mkdir()
+    for name in ("queue", "random", "trainers"):
+        (here / f"{name}.py").write_text(f"open({str(here / 'ran')!r}, 'a').close()\n")
+    hpo = Path(sys.executable).with_name("hpo")
+    done = subprocess.run(
+        [
+            hpo,
+            "run",
+            str(bench.file),
+            "--home",
+            str(bench.folder),
+            "--set",
+            "executor=processes",
+            "--set",
+            "budget.trials=1",
+        ],
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (here / "ran").exists()

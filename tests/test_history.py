@@ -14,7 +14,14 @@ def study(time_ms: int) -> dict[str, Any]:
 
 
 def trial(number: int, attempt: int = 1) -> dict[str, Any]:
-    return {"kind": "trial", "time_ms": 0, "number": number, "params": {}, "attempt": attempt}
+    return {
+        "kind": "trial",
+        "time_ms": 0,
+        "number": number,
+        "params": {},
+        "attempt": attempt,
+        "crashes": 0,
+    }
 
 
 def epoch(number: int, epoch: int, value: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -67,3 +68,12 @@ def test_the_lease_of_a_killed_owner_is_free_at_once(tmp_path: Path) -> None:
 def test_asking_for_the_owner_creates_nothing(tmp_path: Path) -> None:
     assert lease.owner(tmp_path / "s" / "lease") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_those_who_ask_at_the_same_time_are_no_owners(tmp_path: Path) -> None:
+    with lease.hold(tmp_path / "lease", "s"):
+        pass
+    (tmp_path / "lease.lock").touch()
+    with open(tmp_path / "lease.lock") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert lease.owner(tmp_path / "lease") is None

@@ -10,9 +10,11 @@ import pytest
 from optuna.trial import TrialState
 from workbench import Workbench
 
-from hpo.errors import StudyChanged, StudyFailed, StudyFileError, StudyLocked
+from hpo.errors import StudyChanged, StudyFailed, StudyFileError, StudyLocked, UserError
 from hpo.launch import opened
+from hpo.orchestrator import Orchestrator
 from hpo.progress import Silent
+from hpo.record import Record
 
 FOUR = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -194,7 +196,9 @@ def test_an_interrupted_study_goes_on_and_equals_the_undisturbed_one(
 ) -> None:
     bench.run(sampler="tpe")
     disturbed = another_bench()
-    options = {"sampler": "tpe", "train__folder": str(disturbed.folder)}
+    # Epochs long enough for the signal to be seen before the trial is over.
+    slow = {"train__seconds": 0.1, "train__folder": str(disturbed.folder)}
+    options = {"sampler": "tpe", **slow}
     ended = disturbed.run(**options, train__at={"2:3": "interrupt once"})
     assert (ended.state, ended.exit_code) == ("interrupted", 130)
     waiting = [t for t in disturbed.optuna_trials() if t.state == TrialState.WAITING]
@@ -384,3 +388,147 @@ def test_a_trial_that_trained_to_its_end_is_complete_whatever_the_pruner_says(
     for end in bench.records("end"):
         assert (end["state"] == "complete") == (end["last_epoch"] == 9)
     assert states(bench)["pruned"] > 0
+
+
+def own_trainer(bench: Workbench, name: str, body: str) -> str:
+    (bench.folder / f"{name}.py").write_text(body)
+    return f"{name}:train"
+
+
+TWO = [{"metric": "quality", "goal": "maximize"}, {"metric": "cost", "goal": "minimize"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "report", "reason"),
+    [
+        ("one_of_two", "{'quality': 1.0}", "the objective is cost"),
+        ("nan_of_two", "{'quality': 1.0, 'cost': float('nan')}", "cost is nan at epoch 1"),
+    ],
+)
+def test_every_objective_must_be_reported_and_finite(
+    bench: Workbench, name: str, report: str, reason: str
+) -> None:
+    trainer = own_trainer(bench, name, f"def train(trial):\n    trial.report(1, {report})\n")
+    for _ in range(2):  # and what was recorded can be read again
+        with pytest.raises(StudyFailed, match=reason):
+            bench.run(trainer=trainer, objective=TWO)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "reason"),
+    [
+        ("stops_itself", "from trainers.contract import StopTraining\n"
+         "def train(trial):\n    raise StopTraining\n", "raised StopTraining itself"),
+        ("reports_nothing", "def train(trial):\n    pass\n", "without reporting an epoch"),
+        ("exits", "import sys\ndef train(trial):\n    sys.exit(3)\n", "SystemExit: 3"),
+    ],
+)  # fmt: skip
+def test_a_trainer_that_ends_without_an_epoch_fails_its_trial(
+    bench: Workbench, name: str, body: str, reason: str
+) -> None:
+    with pytest.raises(StudyFailed, match=reason):
+        bench.run(trainer=own_trainer(bench, name, body))
+    assert states(bench) == {"failed": 3}
+
+
+def test_a_single_training_goes_on_after_an_interruption(bench: Workbench) -> None:
+    text = bench.file.read_text()
+    bench.file.write_text(text[: text.index("search:")] + text[text.index("objective:") :])
+    options = {"budget__trials": 1, "train__folder": str(bench.folder), "train__seconds": 0.1}
+    told = {"train__at": {"0:2": "interrupt once"}}
+    assert bench.run(**options, **told).state == "interrupted"
+    assert bench.run(**options, **told).state == "complete"
+    assert states(bench) == {"complete": 1}
+    assert sorted(curves(bench)) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+def test_a_verdict_outlives_a_crash_before_it_was_carried_out(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"pruner": "hyperband", "budget__trials": 12, "train__epochs": 9}
+
+    def crash(*_: Any) -> None:
+        raise RuntimeError("as if killed here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Orchestrator, "_finished", crash)
+        with pytest.raises(RuntimeError):
+            bench.run(**options)
+    while not bench.records("verdict"):  # the first trials train to their end
+        with monkeypatch.context() as patched:
+            whole = Orchestrator._finished
+            patched.setattr(
+                Orchestrator,
+                "_finished",
+                lambda self, seat, finished, whole=whole: (
+                    crash() if finished.outcome == "stop" else whole(self, seat, finished)
+                ),
+            )
+            with pytest.raises(RuntimeError):
+                bench.run(**options)
+    (verdict,) = bench.records("verdict")
+    number = verdict["number"]
+    trained = [epoch for n, epoch in curves(bench) if n == number]
+    bench.run(**options)
+    end = next(end for end in bench.records("end") if end["number"] == number)
+    assert (end["state"], end["reason"]) == ("pruned", verdict["reason"])
+    assert [epoch for n, epoch in curves(bench) if n == number] == trained
+
+
+def test_a_record_without_its_storage_is_refused(bench: Workbench) -> None:
+    bench.run()
+    with pytest.raises(UserError, match="Was `storage` changed"):
+        bench.run(storage=f"sqlite:///{bench.folder}/other.db", budget__trials=7)
+    assert len(bench.records("end")) == 5
+
+
+def test_a_storage_without_its_record_is_refused(bench: Workbench) -> None:
+    bench.run()
+    bench.paths.outbox.unlink()
+    with pytest.raises(UserError, match="whose record is not in"):
+        bench.run(budget__trials=7)
+    assert len(bench.optuna_trials()) == 5
+
+
+def test_an_unknown_study_to_start_from_is_told_before_anything_is_created(
+    bench: Workbench,
+) -> None:
+    with pytest.raises(UserError, match="there is no study 'erlier'"):
+        bench.run(start_from=[{"train.x": 0.25}, {"study": "erlier"}])
+    assert not (bench.folder / "studies").exists()
+    bench.run(start_from=[{"train.x": 0.25}])
+    assert bench.optuna_trials()[0].params == {"train.x": 0.25}
+
+
+def test_a_duplicate_is_answered_once_whatever_crashes(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = {"train.x": [0.1, 0.3, 0.5], "train.y": [1, 2]}
+    options = {"sampler": "random", "search": search, "budget__trials": 50}
+    end = Record.end
+
+    def crash_at_first_twin(self: Record, trial: Any, *rest: Any) -> Any:
+        if rest[-1] is not None:
+            raise RuntimeError("as if killed here")
+        return end(self, trial, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "end", crash_at_first_twin)
+        with pytest.raises(RuntimeError):
+            bench.run(**options)
+    bench.run(**options)
+    numbers = [end["number"] for end in bench.records("end")]
+    assert sorted(numbers) == list(range(len(numbers)))
+    assert len({r["number"] for r in bench.records("epoch")}) == 6
+    assert all(t.state in FOUR for t in bench.optuna_trials())
+
+
+def test_passwords_in_errors_are_not_recorded(bench: Workbench) -> None:
+    body = (
+        "def train(trial):\n"
+        "    raise ValueError('cannot reach https://me:hunter2@host/x?password=hunter2')\n"
+    )
+    with pytest.raises(StudyFailed):
+        bench.run(trainer=own_trainer(bench, "leaks", body))
+    assert "***@host" in bench.paths.outbox.read_text()
+    assert "hunter2" not in bench.paths.outbox.read_text().replace("ValueError('cannot", "")

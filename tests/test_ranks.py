@@ -31,10 +31,10 @@ def test_every_point_beyond_the_first_front_is_beaten_from_the_one_before(
 
 
 def test_a_trial_beaten_in_every_objective_is_pruned_at_a_rung_only() -> None:
-    pruner = RankHalving([1, -1], min_resource=1, eta=3, max_epochs=9)
+    pruner = RankHalving("hyperband", {"max_resource": 8}, [1, -1])
     for number in range(3):
         assert pruner.report(number, 1, [0.9, 1.0]) is None  # equals: all in the first front
     assert pruner.report(3, 2, [0.1, 9.0]) is None  # no rung
     assert pruner.report(3, 1, [0.1, 9.0]) == "front 2 of 4 trials at epoch 1"
     assert pruner.report(4, 1, [0.1, 0.5]) is None  # best in one objective
-    assert pruner.report(3, 9, [0.1, 9.0]) is None  # trained to its end
+    assert pruner.report(3, 9, [0.1, 9.0]) is None  # beyond max_resource

@@ -143,7 +143,7 @@ class Learner:
         self.model.eval()
         rows = self.split.validation
         outputs, targets = [], []
-        for inputs, target in self._chunks(rows, 1, VALIDATION_NUMBERS):
+        for inputs, target in self._chunks(rows, self.options["batch_size"], VALIDATION_NUMBERS):
             outputs.append(self.model(inputs))
             targets.append(target)
         return self._predicted(torch.cat(outputs), torch.cat(targets))

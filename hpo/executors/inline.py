@@ -32,9 +32,14 @@ class InlineExecutor:
         self._connection, theirs = Pipe()
         self._number = setup.worker
 
-        self._thread = threading.Thread(
-            target=serve, args=(theirs, setup, lambda: None), daemon=True, name="inline worker"
-        )
+        def live() -> None:
+            try:
+                serve(theirs, setup, on_lost=lambda: None)
+            except BaseException:
+                theirs.close()  # so that `wait` says that it is gone
+                raise
+
+        self._thread = threading.Thread(target=live, daemon=True, name="inline worker")
         self._thread.start()
 
     def send(self, worker: int, message: Any) -> None:

@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import IO, Any
 
 from hpo.executors import Event, Gone
-from hpo.messages import Quit, Setup
+from hpo.messages import Begin, Quit, Setup
 
 GRACE_S = 5.0  # between Quit and SIGKILL
 
@@ -25,6 +27,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     output: IO[bytes]  # what it prints before it is told its log
+    log: Path | None = None
 
 
 class ProcessExecutor:
@@ -37,7 +40,8 @@ class ProcessExecutor:
         ours, theirs = socket.socketpair()
         output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         process = subprocess.Popen(
-            [sys.executable, "-m", "hpo.worker", str(theirs.fileno())],
+            # -P: a module in the current folder must not pass for one of Python's or hpo's.
+            [sys.executable, "-P", "-m", "hpo.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -52,6 +56,8 @@ class ProcessExecutor:
 
     def send(self, worker: int, message: Any) -> None:
         if worker in self._workers:
+            if isinstance(message, Begin):
+                self._workers[worker].log = message.log
             with contextlib.suppress(OSError):  # gone: `wait` will say so
                 self._workers[worker].connection.send(message)
 
@@ -67,6 +73,10 @@ class ProcessExecutor:
                     events.append(Event(number, connection.recv()))
             except (EOFError, OSError):
                 events.append(Event(number, Gone(self._bury(number))))
+        # A process that it started may hold the dead worker's end of the connection open.
+        for number, worker in list(self._workers.items()):
+            if worker.process.poll() is not None and not worker.connection.poll():
+                events.append(Event(number, Gone(self._bury(number))))
         return events
 
     def kill(self, worker: int) -> None:
@@ -77,22 +87,26 @@ class ProcessExecutor:
     def close(self) -> None:
         for number in self._workers:
             self.send(number, Quit())
+        deadline_s = time.monotonic() + GRACE_S  # for all together
         for number in list(self._workers):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._workers[number].process.wait(GRACE_S)
+                self._workers[number].process.wait(max(0.0, deadline_s - time.monotonic()))
             self.kill(number)
 
     def _bury(self, number: int) -> str:
         """Forget a worker whose connection is closed; how it ended."""
         worker = self._workers.pop(number)
         worker.connection.close()
-        try:
-            code = worker.process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            code = None
+        code: int | None = None
+        for _ in range(2):  # it may take a moment; if not, SIGKILL, which a stuck disk can delay
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = worker.process.wait(GRACE_S)
+                break
+            self._kill_group(worker)
         self._kill_group(worker)  # what it left running
-        worker.process.wait()
         with worker.output as output:
+            if worker.log is not None:
+                return f"{_ending(code)} (its log: {worker.log})"
             output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
             last = output.read().decode(errors="replace").strip()
         return _ending(code) + (f"; it last printed:\n{last}" if last else "")

@@ -58,7 +58,8 @@ class Shipper:
     def __init__(self) -> None:
         self._paths: StudyPaths | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hpo.tracking.mlflow"],
+            # -P: a module in the current folder must not pass for one of Python's or hpo's.
+            [sys.executable, "-P", "-m", "hpo.tracking.mlflow"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # it has a log of its own once it knows the study

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import TextIO
 
-_USERINFO = re.compile(r"(?<=://)[^/\s'\"]*@")
+# user@, user:password@; a password may hold a slash that nobody encoded, but a port does not.
+_USERINFO = re.compile(r"(?<=://)([^/\s'\"]*@|[^/\s'\":]*:(?!\d+/)[^\s'\"]+@)")
+_QUERY = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """`text` with every ``user:password@`` in an address replaced by ``***@``."""
-    return _USERINFO.sub("***@", text)
+    """`text` without ``user:password@`` and ``?password=…`` in its addresses."""
+    return _QUERY.sub("***", _USERINFO.sub("***@", text))
 
 
 class RedactedStream:

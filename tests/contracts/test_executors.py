@@ -37,6 +37,10 @@ def train(trial):
             raise ValueError("as told")
         if options.get("die_at") == epoch:
             os.kill(os.getpid(), 9)
+        if options.get("fork"):
+            if os.fork() == 0:  # holds the worker's end of the connection open
+                time.sleep(60)
+            os.kill(os.getpid(), 9)
         if options.get("child"):
             open(options["child"], "w").write(str(subprocess.Popen(["sleep", "60"]).pid))
             time.sleep(60)
@@ -78,7 +82,7 @@ def assignment(folder: Path, recorded: int = 0, **train: Any) -> Assignment:
         attempt=1,
         recorded=recorded,
         folder=folder / "trial",
-        metric="loss",
+        metrics=["loss"],
         maximize=False,
     )
 
@@ -247,5 +251,16 @@ def test_the_signal_of_a_terminal_does_not_reach_workers(setup: Setup) -> None:
         worker.process.send_signal(signal.SIGINT)
         executor.send(0, assignment(setup.folder, epochs=1))
         assert isinstance(next_message(executor), Report)
+    finally:
+        executor.close()
+
+
+def test_a_dead_worker_is_noticed_while_its_child_lives(setup: Setup) -> None:
+    executor = open_executor("processes")
+    try:
+        started(executor, setup).send(0, assignment(setup.folder, fork=True))
+        gone = next_message(executor, timeout_s=5)
+        assert isinstance(gone, Gone)
+        assert "SIGKILL" in gone.reason
     finally:
         executor.close()

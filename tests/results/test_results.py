@@ -30,6 +30,7 @@ def study(*objective: dict[str, str], file: str = "study: s\n") -> dict[str, Any
         "kind": "study",
         "study": "s",
         "file": file,
+        "folder": "/studies",
         "objective": list(objective or [F1]),
         "budget": {"trials": 9},
         "dataset": dataset,

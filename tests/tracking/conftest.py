@@ -54,6 +54,7 @@ class Written:
             "study": "s",
             "study_id": "5" * 32,
             "file": "study: s\n",
+            "folder": "/studies",
             "identity": {"trainer": "image_classifier", "train.epochs": 3},
             "objective": [{"metric": "val/f1", "goal": "maximize"}],
             "budget": {"trials": 10},
