@@ -532,3 +532,17 @@ def test_passwords_in_errors_are_not_recorded(bench: Workbench) -> None:
         bench.run(trainer=own_trainer(bench, "leaks", body))
     assert "***@host" in bench.paths.outbox.read_text()
     assert "hunter2" not in bench.paths.outbox.read_text().replace("ValueError('cannot", "")
+
+
+def test_a_storage_of_another_optuna_is_refused_with_what_to_do(bench: Workbench) -> None:
+    import sqlite3
+
+    import optuna
+
+    url = f"sqlite:///{bench.folder}/newer.db"
+    optuna.storages.RDBStorage(url).engine.dispose()
+    with sqlite3.connect(bench.folder / "newer.db") as store:
+        store.execute("update alembic_version set version_num = 'v99.0.0.a'")
+    store.close()
+    with pytest.raises(UserError, match="Install the Optuna that wrote it"):
+        bench.run(storage=url)
