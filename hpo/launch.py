@@ -93,6 +93,7 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
     with contextlib.closing(open_executor(spec.executor)) as executor:
         seats = _start_workers(spec, home, executor)
         ready = _first_ready(spec, executor, seats, view)
+        _say_loaded(view, ready)
         before = _history(spec, paths)
         _check_loaded(spec, before.study, ready)
         if not before.study:
@@ -121,6 +122,7 @@ def probe(spec: StudySpec, view: View) -> None:
     ):
         seats = _start_workers(spec, Home(Path(folder)), executor, most=1)
         ready = _first_ready(spec, executor, seats, view)
+        _say_loaded(view, ready)
         _check_loaded(spec, None, ready)
 
 
@@ -174,6 +176,21 @@ def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], vie
                 case Gone(reason):
                     restart(executor, seat, reason)
     return first
+
+
+def _say_loaded(view: View, ready: Ready) -> None:
+    """What was understood of the data, so that a person can check it."""
+    if ready.dataset is None:
+        return
+    data, classes = ready.dataset, ready.dataset["classes"]
+    view.say(
+        f"{data['source']}: {data['rows']:,} rows ({data['train']:,} train, "
+        f"{data['validation']:,} validation, {data['test']:,} test), {data['task']}"
+        + (f" into {len(classes)} classes" if classes else "")
+    )
+    if data["skipped"]:
+        named = ", ".join(str(file) for file in data["skipped"][:5])
+        view.say(f"{len(data['skipped'])} unreadable files left out: {named}")
 
 
 def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:

@@ -152,6 +152,7 @@ class Orchestrator:
     def __post_init__(self) -> None:
         self.began_s = time.monotonic()
         self.shown_s = -math.inf
+        self.ended_before = len(self._ends())  # by earlier runs; their cause may be mended
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
         self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
@@ -227,6 +228,8 @@ class Orchestrator:
     # -- giving out trials
 
     def _assign(self) -> None:
+        if self._holds_back():
+            return
         for seat in self.seats:
             if seat.ready and not seat.leaving and seat.trial is None and self.ending is None:
                 if not self.waiting:
@@ -324,7 +327,6 @@ class Orchestrator:
                 self._end(trial, *stop, finished)
             case "failed":
                 self._end(trial, "failed", finished.reason, finished)
-                self._stop_if_all_fail_alike()
             case "interrupted":
                 self.waiting.appendleft(trial)
 
@@ -344,7 +346,6 @@ class Orchestrator:
                 self.waiting.appendleft(trial)
             else:
                 self._end(trial, "failed", f"{reason} ({trial.crashes + 1} times)")
-                self._stop_if_all_fail_alike()
         if was_ready:
             self.executor.start(seat.setup)
         else:
@@ -377,17 +378,30 @@ class Orchestrator:
         ends = (trial.end for trial in self.history.ended)
         return [end for end in ends if end is not None and "duplicate_of" not in end]
 
-    def _stop_if_all_fail_alike(self) -> None:
-        ends = self._ends()
-        causes = {_cause(end["reason"]) for end in ends}
-        if len(ends) < max(ALIKE, len(self.seats)) or len(causes) > 1:
-            return
-        if any(end["state"] != "failed" for end in ends):
-            return
+    def _all_fail_alike(self) -> Mapping[str, Any] | None:
+        """The first end, where the first trials of this run all failed for the same reason."""
+        ends = self._ends()[self.ended_before :]
+        if len(ends) < max(ALIKE, len(self.seats)) or any(e["state"] != "failed" for e in ends):
+            return None
+        return ends[0] if len({_cause(end["reason"]) for end in ends}) == 1 else None
+
+    def _holds_back(self) -> bool:
+        """Whether to begin no trial until those in training show that not all of them fail.
+
+        Raises:
+            StudyFailed: None is in training any more: they all failed alike.
+        """
+        first = self._all_fail_alike()
+        training = [seat.trial for seat in self.seats if seat.trial]
+        if first is None or any(trial.values for trial in training):
+            return False
+        if training:
+            return True
         raise StudyFailed(
-            f"the first {len(ends)} trials all failed alike: {ends[0]['reason']}\n"
-            + (ends[0]["traceback"] or "")
-            + f"Mend the cause, then start afresh: `--set study={self.spec.study}-2`."
+            f"the first trials all failed alike: {first['reason']}\n"
+            + (first["traceback"] or "")
+            + "Mend the cause, then run the same command again (failed trials count in the "
+            f"budget), or start afresh: `--set study={self.spec.study}-2`."
         )
 
     # -- clocks and signals

@@ -153,7 +153,9 @@ class AssignedTrial:
     ) -> None:
         seconds = time.monotonic() - self._epoch_began
         if epoch != self._epoch + 1:
-            raise ValueError(f"epoch {self._epoch + 1} is to be reported next, not {epoch}")
+            raise ValueError(
+                f"epoch {self._epoch + 1} is to be reported next, not {epoch} (they count from 1)"
+            )
         self._epoch = epoch
         if self._undecided is not None:
             self._await_decision(timeout_s=None)

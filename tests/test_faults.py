@@ -270,3 +270,17 @@ def test_a_module_in_the_current_folder_does_not_pass_for_python_s(
     )
     assert done.returncode == 0, done.stderr
     assert not (here / "ran").exists()
+
+
+def test_fast_failures_do_not_end_a_slow_trial_that_may_succeed(bench: Workbench) -> None:
+    (bench.folder / "uneven.py").write_text(
+        "import time\n"
+        "def train(trial):\n"
+        "    if trial.number != 1:\n"
+        "        raise ValueError('diverged')\n"
+        "    time.sleep(2)\n"
+        "    trial.report(1, {'quality': 1.0})\n"
+    )
+    status = finish(bench, "--set", "trainer=uneven:train", "--set", "workers=2")
+    assert status["trials"]["complete"] == 1
+    assert status["trials"]["failed"] == 4
