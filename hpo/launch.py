@@ -189,8 +189,8 @@ def _say_loaded(view: View, ready: Ready) -> None:
         + (f" into {len(classes)} classes" if classes else "")
     )
     if data["skipped"]:
-        named = ", ".join(str(file) for file in data["skipped"][:5])
-        view.say(f"{len(data['skipped'])} unreadable files left out: {named}")
+        more = " …" if len(data["skipped"]) > 5 else ""
+        view.say(f"left out, unreadable: {', '.join(data['skipped'][:5])}{more}")
 
 
 def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:
