@@ -397,8 +397,9 @@ class Orchestrator:
             return False
         if training:
             return True
+        count = len(self._ends()) - self.ended_before
         raise StudyFailed(
-            f"the first trials all failed alike: {first['reason']}\n"
+            f"the first {count} trials all failed alike: {first['reason']}\n"
             + (first["traceback"] or "")
             + "Mend the cause, then run the same command again (failed trials count in the "
             f"budget), or start afresh: `--set study={self.spec.study}-2`."

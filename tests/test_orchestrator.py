@@ -71,7 +71,7 @@ def test_a_trainer_s_exception_fails_its_trial_only(bench: Workbench) -> None:
 
 
 def test_a_study_whose_first_trials_fail_alike_stops_with_the_cause(bench: Workbench) -> None:
-    with pytest.raises(StudyFailed, match="first trials all failed alike: ValueError: as told"):
+    with pytest.raises(StudyFailed, match="first 3 trials all failed alike: ValueError: as told"):
         bench.run(train__always="raise")
     assert states(bench) == {"failed": 3}
     assert bench.records("study_end")[0]["state"] == "failed"
