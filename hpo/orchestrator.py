@@ -380,6 +380,8 @@ class Orchestrator:
 
     def _all_fail_alike(self) -> Mapping[str, Any] | None:
         """The first end, where the first trials of this run all failed for the same reason."""
+        if self.history.best is not None:  # the usual case, asked for in every turn of the loop
+            return None
         ends = self._ends()[self.ended_before :]
         if len(ends) < max(ALIKE, len(self.seats)) or any(e["state"] != "failed" for e in ends):
             return None
