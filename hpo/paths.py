@@ -46,6 +46,11 @@ class Home:
         """Decoded data, shared by workers. May be deleted at any time."""
         return self.studies / ".cache"
 
+    @property
+    def results_cache(self) -> Path:
+        """What was read of long studies. May be deleted at any time."""
+        return self.data_cache / "results"
+
     def study(self, name: str) -> StudyPaths:
         return StudyPaths(self.studies / name)
 

@@ -5,6 +5,7 @@ Records of a trial that is over are forgotten once shipped, so memory holds only
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,7 @@ class StudyProgress:
         open: Trials without an end, by number.
         news: Trials with something to be shipped, by number.
         best: (value, number) of the best complete trial so far; None with several objectives.
+        ended: How many trials ended in which state.
         improvements: Those trials among the news that were the best when they ended.
     """
 
@@ -69,6 +71,7 @@ class StudyProgress:
     open: dict[int, TrialProgress] = field(default_factory=dict)
     news: dict[int, TrialProgress] = field(default_factory=dict)
     best: tuple[float, int] | None = None
+    ended: Counter[str] = field(default_factory=Counter)
     improvements: list[TrialProgress] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
@@ -81,6 +84,13 @@ class StudyProgress:
             self.end, self.fresh_end = record, True
         elif kind in ("trial", "epoch", "end"):
             self._add_to_trial(kind, record)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials are in which state; those without an end count as running."""
+        running = {"running": len(self.open)} if self.open and self.end is None else {}
+        waiting = {"waiting": len(self.open)} if self.open and self.end is not None else {}
+        return {**self.ended, **running, **waiting}
 
     def shipped(self) -> None:
         """Forget what was news."""
@@ -104,6 +114,7 @@ class StudyProgress:
             trial.fresh.append(record)
         else:
             trial.end = record
+            self.ended[record["state"]] += 1
             del self.open[number]
             self._compare(trial, record)
 

@@ -190,6 +190,10 @@ class Replica:
             self._ship_trial(trial, study)
         for trial in progress.improvements:
             self._ship_best(trial)
+        if progress.news or progress.fresh_end:
+            assert self._parent is not None
+            counts = {"hpo.trials": json.dumps(progress.counts)}
+            self._client.log_batch(self._parent, tags=runs.run_tags(counts))
         if progress.fresh_end and progress.end is not None:
             end = progress.end
             self._end_study(end["state"], end["reason"], end["time_ms"])

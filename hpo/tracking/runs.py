@@ -53,6 +53,9 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
     if trial.end is not None:
         tags["hpo.state"] = trial.end["state"]
         tags["hpo.reason"] = trial.end["reason"]
+        tags["hpo.last_epoch"] = str(trial.end["last_epoch"] or 0)
+        if "duplicate_of" in trial.end:
+            tags["hpo.duplicate_of"] = str(trial.end["duplicate_of"])
     return {key: cut(value, MAX_TAG) for key, value in tags.items()}
 
 

@@ -88,6 +88,7 @@ def test_a_trials_run_has_its_facts_and_files(written: Any, mlflow_of: Any) -> N
         "hpo.trial": "0",
         "hpo.state": "failed",
         "hpo.reason": "ValueError: no",
+        "hpo.last_epoch": "3",
         "hpo.worker": "0",
         "hpo.seed": "0",
         "hpo.attempts": "1",

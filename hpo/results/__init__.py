@@ -16,26 +16,32 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo import lease
 from hpo.errors import UnknownStudy, UserError
 from hpo.paths import Home, StudyPaths
-from hpo.study_log import Record, StudyLog, TrialLog
-from hpo.tracking import outbox, pending, shipped_runs
+from hpo.results.epochs import HEAD
+from hpo.results.predicted import Predicted, read_predictions
+from hpo.results.study_log import Record, StudyLog, TrialLog
+from hpo.results.tables import STATES, SYSTEM, StudyTables, from_log
+from hpo.tracking import pending, shipped_runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Predicted",
+    "StudyTables",
     "best",
     "curves",
     "name_of",
+    "predicted",
     "predictions",
     "status",
     "studies",
+    "tables",
     "tracking_uri",
     "trials",
 ]
-
-STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
 
 Where = str | Path | Home | None
 
@@ -53,7 +59,7 @@ def studies(home: Where = None) -> pd.DataFrame:
     where = _home(home)
     rows = []
     for name in where.study_names():
-        log = StudyLog.read(where.study(name))
+        log = StudyLog.read(where.study(name), where.results_cache)
         found = _status(log)
         objective = log.objective
         rows.append(
@@ -90,23 +96,7 @@ def trials(study: str | Path, home: Where = None) -> pd.DataFrame:
     Raises:
         UnknownStudy: There is no such study.
     """
-    import pandas as pd
-
-    log = _open(study, home)
-    runs = shipped_runs(log.paths)
-    table = pd.DataFrame([_row(log, trial, runs) for trial in log.in_order()])
-    if table.empty:
-        table = pd.DataFrame(columns=[*_FACTS, "run_id"])
-    columns = [str(column) for column in table]
-    params = [column for column in columns if column.startswith("params.")]
-    rest = [column for column in columns if column not in params]
-    before = columns.index(params[0]) if params else 0
-    table = table[[*rest[:before], *params, *rest[before:]]]  # together, whichever row had them
-    table["started"] = pd.to_datetime(table["started"], unit="ms", utc=True)
-    whole = ("number", "best_epoch", "last_epoch", "worker", "attempts", "seed")
-    types = dict.fromkeys(whole, "Int64")
-    types |= dict.fromkeys(("value", "seconds", "peak_memory_mb"), "float64") | {"run_id": "str"}
-    return table.astype(types)
+    return tables(study, home).trials
 
 
 def curves(
@@ -127,29 +117,27 @@ def curves(
     Raises:
         UnknownStudy: There is no such study.
     """
+    import numpy as np
     import pandas as pd
 
-    paths = _paths(study, home)
-    wanted = None if trials is None else set(trials)
-    columns: tuple[list[Any], ...] = ([], [], [], [], [])
-    for record, _ in outbox.read(paths.outbox):
-        if record["kind"] != "epoch" or (wanted is not None and record["number"] not in wanted):
-            continue
-        for metric, value in record["metrics"].items():
-            if metrics is None or metric in metrics:
-                row = (record["number"], record["epoch"], metric, value, record["time_ms"])
-                for column, cell in zip(columns, row, strict=True):
-                    column.append(cell)
-    numbers, epochs, names, values, times = columns
-    return pd.DataFrame(
+    epochs = _open(study, home).epochs.table()
+    if trials is not None:
+        epochs = epochs[epochs["trial"].isin(list(trials))]
+    names = [name for name in map(str, epochs) if name not in HEAD]
+    names = [name for name in names if metrics is None or name in metrics]
+    rows = [epochs["trial"], epochs["epoch"], epochs["time_ms"]]
+    table = pd.DataFrame(
         {
-            "trial": pd.Series(numbers, dtype="int64"),
-            "epoch": pd.Series(epochs, dtype="int64"),
-            "metric": pd.Series(names, dtype="str"),
-            "value": pd.Series(values, dtype="float64"),
-            "time": pd.to_datetime(pd.Series(times, dtype="int64"), unit="ms", utc=True),
+            "trial": np.tile(rows[0], len(names)).astype(np.int64),
+            "epoch": np.tile(rows[1], len(names)).astype(np.int64),
+            "metric": pd.Categorical.from_codes(
+                np.repeat(np.arange(len(names)), len(epochs)), pd.Index(names)
+            ),
+            "value": epochs[names].to_numpy(np.float64).T.ravel(),
+            "time": pd.to_datetime(np.tile(rows[2], len(names)), unit="ms", utc=True),
         }
     )
+    return table.dropna(subset="value", ignore_index=True)
 
 
 def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFrame:
@@ -164,24 +152,42 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
         UnknownStudy: There is no such study.
         UserError: The trial has no predictions.
     """
-    import numpy as np
     import pandas as pd
 
+    found = predicted(study, trial, home)
+    table = pd.DataFrame({"id": found.ids, "target": found.target})
+    if found.is_classification:
+        for index, column in enumerate(found.output.T):
+            table[f"output.{index}"] = column
+    else:
+        table["output"] = found.output
+    table.attrs["classes"] = found.classes and list(found.classes)
+    return table
+
+
+def predicted(study: str | Path, trial: int, home: Where = None) -> Predicted:
+    """The same as `predictions`, as arrays.
+
+    Raises:
+        UnknownStudy: There is no such study.
+        UserError: The trial has no predictions.
+    """
     log = _open(study, home)
     path = log.paths.trial(trial) / "predictions.npz"
     if not path.is_file():
         known = "" if trial in log.trials else f"; it has no trial {trial}"
         raise UserError(f"study '{log.paths.root.name}': no predictions of trial {trial}{known}")
-    with np.load(path, allow_pickle=False) as arrays:
-        ids, target, output = arrays["ids"], arrays["target"], arrays["output"]
-    table = pd.DataFrame({"id": ids, "target": target})
-    if output.ndim == 1:
-        table["output"] = output.astype(np.float32)
-    else:
-        for index, column in enumerate(output.T.astype(np.float32)):
-            table[f"output.{index}"] = column
-    table.attrs["classes"] = log.dataset.get("classes")
-    return table
+    return read_predictions(path, log.dataset.get("classes"))
+
+
+def tables(study: str | Path, home: Where = None) -> StudyTables:
+    """All there is about a study at this moment.
+
+    Raises:
+        UnknownStudy: There is no such study.
+    """
+    log = _open(study, home)
+    return from_log(log, shipped_runs(log.paths), lease.owner(log.paths.lease))
 
 
 def status(study: str | Path, home: Where = None) -> dict[str, Any]:
@@ -258,7 +264,7 @@ def tracking_uri(study: str | Path, home: Where = None) -> str | None:
 
 
 def _open(study: str | Path, home: Where) -> StudyLog:
-    return StudyLog.read(_paths(study, home))
+    return StudyLog.read(_paths(study, home), _home(home).results_cache)
 
 
 def _paths(study: str | Path, home: Where) -> StudyPaths:
@@ -283,50 +289,7 @@ def _unknown(name: str, names: list[str], home: Home) -> str:
     return f"no study '{name}' in {place}{hint}\nThere are: {', '.join(names)}"
 
 
-# -- as rows and dicts
-
-_FACTS = (
-    "number",
-    "state",
-    "reason",
-    "value",
-    "best_epoch",
-    "last_epoch",
-    "seconds",
-    "peak_memory_mb",
-    "worker",
-    "attempts",
-    "seed",
-    "started",
-)
-
-
-def _row(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, Any]:
-    end: Record = trial.end or {}
-    values = log.values_of(trial)
-    epochs = [epoch["epoch"] for epoch in trial.epochs]
-    facts = (
-        trial.number,
-        log.state_of(trial),
-        end.get("reason", ""),
-        values[0] if values else None,
-        end.get("best_epoch", trial.best and trial.best["epoch"]),
-        end.get("last_epoch", max(epochs, default=0)),
-        end.get("seconds", sum(epoch["seconds"] for epoch in trial.epochs)),
-        end.get("peak_memory_mb"),
-        trial.assigned["worker"],
-        trial.assigned["attempt"],
-        trial.assigned["seed"],
-        trial.began["time_ms"],
-    )
-    row = dict(zip(_FACTS, facts, strict=True))
-    row["run_id"] = runs.get(trial.number)
-    if len(log.objective) > 1:
-        names = [f"value.{o['metric']}" for o in log.objective]
-        row |= dict(zip(names, values, strict=True)) if values else dict.fromkeys(names)
-    row |= {f"params.{path}": value for path, value in trial.assigned["params"].items()}
-    metrics = trial.best["metrics"] if trial.best else {}
-    return row | {name: value for name, value in metrics.items() if name not in row}
+# -- as dicts
 
 
 def _status(log: StudyLog) -> dict[str, Any]:
@@ -348,14 +311,24 @@ def _status(log: StudyLog) -> dict[str, Any]:
 
 
 def _summary(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, Any]:
-    values = log.values_of(trial) or []
+    end: Record = trial.end or {}
     several = len(log.objective) > 1
     names = [o["metric"] for o in log.objective]
+    values = end["values"]
     return {
         "trial": trial.number,
         **({"values": dict(zip(names, values, strict=True))} if several else {"value": values[0]}),
-        "epoch": trial.end and trial.end["best_epoch"],
+        "epoch": end["best_epoch"],
         "params": dict(trial.assigned["params"]),
-        "metrics": dict(trial.best["metrics"]) if trial.best else {},
+        "metrics": _metrics_at(log, trial.number, end["best_epoch"]),
         "run_id": runs.get(trial.number),
     }
+
+
+def _metrics_at(log: StudyLog, number: int, epoch: int) -> dict[str, float]:
+    table = log.epochs.table()
+    found = table[(table["trial"] == number) & (table["epoch"] == epoch)]
+    if found.empty:
+        return {}
+    values = found.drop(columns=list(HEAD)).iloc[0].dropna().to_dict().items()
+    return {str(name): value for name, value in values if not str(name).startswith(SYSTEM)}

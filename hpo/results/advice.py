@@ -1,0 +1,242 @@
+"""What a study's trials say about its search: which parameters matter, and what to try next."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from hpo.results.predicted import Predicted
+from hpo.results.tables import StudyTables
+
+LEAST_TRIALS = 20  # complete ones, below which importances are mostly noise
+TRIALS_PER_PARAMETER = 5  # likewise
+BEST_SHARE, LEAST_BEST = 0.1, 5  # the best trials, for looking at where they lie
+EDGE = 0.05  # of a range, at either end
+MOST_AT_EDGE = 0.6  # of the best trials
+IDLE = 0.02  # importance of a parameter that does not matter
+STALE = 0.5  # of the trials, since the last improvement
+RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Importances:
+    """How much each parameter explains.
+
+    Attributes:
+        table: ``param``, ``importance`` (they add up to 1), the largest first.
+        trials: How many complete trials they rest on.
+        few: Too few for so many parameters.
+    """
+
+    table: pd.DataFrame
+    trials: int
+    few: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to try, or to beware of.
+
+    Attributes:
+        kind: ``edge``: the best trials lie at the end of a range (``param``, ``low`` or ``high``
+            as ``side``, ``bound``, ``share``); ``idle``: a parameter does not matter (``param``,
+            ``importance``); ``noise``: the best trials differ by less than the validation rows'
+            chance (``gain``, ``noise``, ``among``); ``stale``: long without improvement
+            (``trials``, ``best``); ``failing``: many trials fail (``share``, ``reason``).
+        facts: What the sentence needs.
+    """
+
+    kind: Literal["edge", "idle", "noise", "stale", "failing"]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def importances(tables: StudyTables) -> Importances | None:
+    """PED-ANOVA importances of the parameters (Watanabe et al., IJCAI 2023) for the first
+    objective, over the complete trials; None: fewer than two parameters or four trials.
+    """
+    import optuna
+
+    done = tables.complete()
+    done = done[np.isfinite(done["value"])]
+    space = {path: _distribution(said) for path, said in tables.search.items()}
+    if len(space) < 2 or len(done) < 4:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(direction="maximize" if tables.maximize else "minimize")
+        for row in done.to_dict("records"):
+            params = {
+                path: _plain(space[path], row[f"params.{path}"])
+                for path in space
+                if f"params.{path}" in row and not _is_missing(row[f"params.{path}"])
+            }
+            study.add_trial(
+                optuna.trial.create_trial(
+                    value=row["value"],
+                    params=params,
+                    distributions={path: space[path] for path in params},
+                )
+            )
+        try:
+            found = optuna.importance.get_param_importances(study, normalize=True)
+        except (ValueError, RuntimeError):  # no two trials share a parameter, or all values equal
+            return None
+    table = pd.DataFrame({"param": list(found), "importance": list(found.values())})
+    table = table.sort_values("importance", ascending=False, ignore_index=True)
+    few = len(done) < max(LEAST_TRIALS, TRIALS_PER_PARAMETER * len(space))
+    return Importances(table, len(done), few)
+
+
+def advice(tables: StudyTables, found: Importances | None, best: Predicted | None) -> list[Advice]:
+    """What to try next, or to beware of; the most telling first.
+
+    Args:
+        found: What `importances` gave.
+        best: The best trial's predictions, for the noise of its metric.
+    """
+    if len(tables.objective) != 1:
+        return []
+    done = tables.complete()
+    done = done[np.isfinite(done["value"])]
+    return [
+        *_failing(tables),
+        *_noise(tables, done, best),
+        *_edges(tables, done),
+        *_idle(found),
+        *_stale(tables, done),
+    ]
+
+
+def place(said: Mapping[str, Any], values: pd.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Where numbers lie in their range: 0 at ``low``, 1 at ``high``, on a log scale if so said."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    low, high = float(said["low"]), float(said["high"])
+    if said.get("log"):
+        numbers, low, high = np.log(numbers), math.log(low), math.log(high)
+    return (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
+
+
+def _edges(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
+    best = done.head(max(LEAST_BEST, round(BEST_SHARE * len(done))))
+    if len(done) < 2 * LEAST_BEST:
+        return []
+    found = []
+    for path, said in tables.search.items():
+        column = f"params.{path}"
+        if said["type"] == "choice" or column not in best or said["low"] == said["high"]:
+            continue
+        at = place(said, best[column])
+        at = at[~np.isnan(at)]
+        shares = {"low": np.mean(at <= EDGE), "high": np.mean(at >= 1 - EDGE)} if len(at) else {}
+        for side, share in shares.items():
+            if share >= MOST_AT_EDGE and len(at) >= LEAST_BEST:
+                facts = {"param": path, "side": side, "bound": said[side], "share": float(share)}
+                found.append(Advice("edge", facts | {"among": len(at)}))
+    return found
+
+
+def _idle(found: Importances | None) -> list[Advice]:
+    if found is None or found.few:
+        return []
+    idle = found.table[found.table["importance"] < IDLE]
+    return [
+        Advice("idle", {"param": row.param, "importance": row.importance})
+        for row in idle.itertuples()
+    ]
+
+
+def _noise(tables: StudyTables, done: pd.DataFrame, best: Predicted | None) -> list[Advice]:
+    """Whether the best ten differ by less than one standard error of the best one's metric."""
+    among = min(10, len(done))
+    if best is None or among < 3:
+        return []
+    error = _standard_error(best, tables.objective[0]["metric"])
+    if error is None:
+        return []
+    values = done["value"].head(among)
+    gain = float(abs(values.iloc[0] - values.iloc[-1]))
+    facts = {"gain": gain, "noise": error, "among": among}
+    return [Advice("noise", facts)] if gain <= error else []
+
+
+def _stale(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
+    if len(done) < 2 * LEAST_BEST:
+        return []
+    last = done.loc[done["value"] == done["value"].iloc[0], "number"].min()
+    since = int((tables.trials["number"] > last).sum())
+    if since < max(LEAST_TRIALS, STALE * len(tables.trials)):
+        return []
+    return [Advice("stale", {"trials": since, "best": int(last)})]
+
+
+def _failing(tables: StudyTables) -> list[Advice]:
+    failed = tables.trials[tables.trials["state"] == "failed"]
+    share = len(failed) / max(1, len(tables.trials))
+    if share < 0.1:
+        return []
+    reason = failed["reason"].mode().iloc[0]
+    return [Advice("failing", {"share": share, "count": len(failed), "reason": reason})]
+
+
+def _standard_error(predicted: Predicted, metric: str) -> float | None:
+    """Of a metric of the validation rows, by the bootstrap; None for others."""
+    from sklearn import metrics as of
+
+    name = metric.rsplit("/", 1)[-1]
+    target, output = predicted.target, predicted.output
+    if predicted.is_classification:
+        label = output.argmax(1)
+        scores: dict[str, Any] = {
+            "accuracy": lambda i: np.mean(label[i] == target[i]),
+            "f1_macro": lambda i: of.f1_score(
+                target[i], label[i], average="macro", zero_division=0
+            ),
+            "f1_weighted": lambda i: of.f1_score(
+                target[i], label[i], average="weighted", zero_division=0
+            ),
+            "loss": lambda i: np.mean(-np.log(output[i, target[i]].clip(1e-7))),
+        }
+    else:
+        off = output - target
+        scores = {
+            "rmse": lambda i: np.sqrt(np.mean(off[i] ** 2)),
+            "mae": lambda i: np.mean(np.abs(off[i])),
+            "loss": lambda i: np.mean(off[i] ** 2),
+        }
+    if name not in scores or len(target) < 2:
+        return None
+    random = np.random.default_rng(0)
+    rows = random.integers(0, len(target), (RESAMPLES, len(target)))
+    return float(np.std([scores[name](row) for row in rows]))
+
+
+def _distribution(said: Mapping[str, Any]) -> Any:
+    from optuna.distributions import CategoricalDistribution as Choices
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if said["type"] == "choice":
+        return Choices([json.dumps(choice) for choice in said["choices"]])
+    log, step = bool(said.get("log")), said.get("step")
+    if said["type"] == "int":
+        return IntDistribution(int(said["low"]), int(said["high"]), log, int(step or 1))
+    return FloatDistribution(float(said["low"]), float(said["high"]), log, step)
+
+
+def _plain(distribution: Any, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if hasattr(distribution, "choices"):
+        text = json.dumps(value)
+        as_whole = json.dumps(int(value)) if isinstance(value, float) and value % 1 == 0 else text
+        return text if text in distribution.choices else as_whole
+    return int(value) if type(distribution).__name__ == "IntDistribution" else float(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

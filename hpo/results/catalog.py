@@ -1,0 +1,229 @@
+"""The studies that can be shown: those that lie here, and those in an MLflow store.
+
+A study that is in both is read here, where it is fresher. What was read is kept in memory and in
+files that may be deleted at any time; asking again reads only what is new. Safe to use from
+several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+
+from hpo import lease
+from hpo.errors import UnknownStudy, UserError
+from hpo.paths import Home, StudyPaths
+from hpo.results.predicted import Predicted, read_predictions
+from hpo.results.study_log import OutboxReplaced, StudyLog
+from hpo.results.summary import SUMMARY, summary
+from hpo.results.tables import StudyTables, from_log
+from hpo.tracking import pending, shipped_runs
+
+if TYPE_CHECKING:
+    from hpo.results.tracked import TrackedStudies
+
+# Artifacts that may be asked for by name.
+TEXTS = ("study.yaml", "git.diff", "versions.txt", "traceback.txt", "log.txt")
+MOST_TEXT = 200_000  # characters, from the end
+
+
+class Source(Protocol):
+    """One study, wherever it is kept."""
+
+    key: str
+
+    def tables(self, patience_s: float) -> StudyTables:
+        """As it stands; curves are fetched for at most `patience_s`."""
+
+    def file(self, trial: int | None, name: str) -> Path | None:
+        """A local copy of an artifact of a trial or (None) of the study, if there is one."""
+
+    def summary(self) -> dict[str, Any]:
+        """A row of `Catalog.studies`."""
+
+    def pending(self) -> int:
+        """Records that MLflow lacks, as far as is known."""
+
+
+class Catalog:
+    """What `hpo ui` shows.
+
+    Args:
+        home: The folder in which ``studies/`` lies.
+        uri: An MLflow tracking URI; None: the embedded store, if there is one.
+    """
+
+    def __init__(self, home: Path, uri: str | None = None) -> None:
+        self._home = Home(home)
+        self._uri = uri or self._embedded()
+        self._here: dict[str, _Here] = {}
+        self._tracked: TrackedStudies | None = None
+        self._lock = threading.RLock()
+        self.trouble: str | None = None  # why MLflow could not be read, or None
+
+    def connect(self) -> None:
+        """Look for studies in MLflow, too. Takes seconds the first time; `trouble` says what
+        went wrong, and what was known before stays.
+        """
+        if self._uri is None:
+            return
+        from hpo.results.tracked import TrackedStudies, explain
+
+        try:
+            if self._tracked is None:
+                self._tracked = TrackedStudies(self._uri, self._home.results_cache)
+            self._tracked.refresh()
+            self.trouble = None
+        except Exception as error:  # whatever MLflow and its libraries raise
+            self.trouble = explain(self._uri, error)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether MLflow has been asked."""
+        return self._uri is None or self._tracked is not None or self.trouble is not None
+
+    def studies(self) -> pd.DataFrame:
+        """A row for each study, the one that changed last first.
+
+        Returns:
+            ``key``, ``name``, ``state``, ``source``, a count for each state of a trial,
+            ``metric``, ``goal``, ``best_trial``, ``best_value``, ``best_so_far`` (at most 60
+            values), ``used`` (the share of its budget, in [0, 1], NaN without one), ``started``
+            and ``updated`` (UTC).
+        """
+        rows = [source.summary() for source in self._sources().values()]
+        table = pd.DataFrame(rows, columns=list(SUMMARY))
+        for column in ("started", "updated"):
+            table[column] = pd.to_datetime(table[column], unit="ms", utc=True)
+        return table.sort_values("updated", ascending=False, ignore_index=True)
+
+    def study(self, key: str, patience_s: float = 2.0) -> StudyTables:
+        """A study as it stands.
+
+        Args:
+            patience_s: So long at most are curves fetched from MLflow; ask again for the rest
+                (`StudyTables.missing_curves`).
+
+        Raises:
+            UnknownStudy: There is no such study.
+        """
+        source = self._source(key)
+        with self._lock:
+            try:
+                return source.tables(patience_s)
+            except OutboxReplaced:
+                self._here.pop(key, None)
+        return self._source(key).tables(patience_s)
+
+    def predicted(self, key: str, trial: int) -> Predicted | None:
+        """What a trial said of the validation split, or None.
+
+        Raises:
+            UnknownStudy: There is no such study.
+        """
+        path = self._source(key).file(trial, "predictions.npz")
+        if path is None:
+            return None
+        classes = self.study(key, 0).dataset.get("classes")
+        try:
+            return read_predictions(path, classes)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{key}/{trial}: its predictions cannot be read: {error}") from error
+
+    def text(self, key: str, trial: int | None, name: str) -> str | None:
+        """The end of a text that was kept of a trial or (None) of the study, or None.
+
+        Raises:
+            UnknownStudy: There is no such study.
+        """
+        assert name in TEXTS, name
+        path = self._source(key).file(trial, name)
+        return path.read_text(errors="replace")[-MOST_TEXT:] if path else None
+
+    def examples(self, key: str) -> pd.DataFrame | None:
+        """The validation rows that were kept for looking at: ``id`` and what the row holds.
+
+        Raises:
+            UnknownStudy: There is no such study.
+        """
+        path = self._source(key).file(None, "examples.parquet")
+        return None if path is None else pd.read_parquet(path)
+
+    def pending(self, key: str) -> int:
+        """How many records of a study MLflow lacks, as far as is known here."""
+        return self._source(key).pending()
+
+    def _sources(self) -> dict[str, Source]:
+        with self._lock:
+            names = self._home.study_names()
+            self._here = {name: self._here.get(name) or _Here(self._home, name) for name in names}
+            found: dict[str, Source] = dict(self._here)
+            if self._tracked is not None:
+                for study in self._tracked.studies.values():
+                    if study.study_id not in {h.study_id for h in self._here.values()}:
+                        found.setdefault(study.key, study)
+            return found
+
+    def _source(self, key: str) -> Source:
+        sources = self._sources()
+        if key not in sources and not self.is_connected:
+            self.connect()
+            sources = self._sources()
+        if key not in sources:
+            raise UnknownStudy(f"there is no study '{key}'")
+        return sources[key]
+
+    def _embedded(self) -> str | None:
+        exists = (self._home.mlruns / "mlflow.db").is_file()
+        return self._home.tracking_uri if exists else None
+
+
+class _Here:
+    """A study whose outbox lies here."""
+
+    def __init__(self, home: Home, name: str) -> None:
+        self.key = name
+        self._paths: StudyPaths = home.study(name)
+        self._log = StudyLog.read(self._paths, home.results_cache)
+        self._tables: StudyTables | None = None
+        self._shipped = -1.0
+
+    @property
+    def study_id(self) -> str | None:
+        return (self._log.study or {}).get("study_id")
+
+    def tables(self, patience_s: float) -> StudyTables:
+        changed = self._log.refresh()
+        shipped = _modified(self._paths.shipped)
+        if changed or self._tables is None or shipped != self._shipped:
+            self._shipped = shipped
+            self._log.version += not changed
+            owner = lease.owner(self._paths.lease) if self._log.live else None
+            self._tables = from_log(self._log, shipped_runs(self._paths), owner)
+        return self._tables
+
+    def file(self, trial: int | None, name: str) -> Path | None:
+        if trial is None and name in ("git.diff", "versions.txt"):
+            return None  # in the tables' provenance
+        folder = self._paths.root if trial is None else self._paths.trial(trial)
+        return folder / name if (folder / name).is_file() else None
+
+    def summary(self) -> dict[str, Any]:
+        try:
+            return summary(self.tables(0))
+        except OutboxReplaced:
+            self._log = StudyLog.read(self._paths)
+            return summary(self.tables(0))
+
+    def pending(self) -> int:
+        return pending(self._paths)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

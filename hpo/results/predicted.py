@@ -1,0 +1,48 @@
+"""What a trial said of the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The predictions of a trial's best epoch.
+
+    Attributes:
+        ids: (n,) int64, row numbers in the data; the same rows in the same order for all trials
+            of a study, unless the split is searched.
+        target: (n,) int64 class indices in [0, C), or float values.
+        output: (n, C) float32 probabilities, or (n,) float32 predicted values.
+        classes: The C names, if known.
+    """
+
+    ids: NDArray[np.int64]
+    target: NDArray[np.int64] | NDArray[np.float64]
+    output: NDArray[np.float32]
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def is_classification(self) -> bool:
+        return self.output.ndim == 2
+
+
+def read_predictions(path: Path, classes: Sequence[str] | None) -> Predicted:
+    """Read ``predictions.npz`` as a worker wrote it.
+
+    Raises:
+        ValueError: It holds pickled objects.
+    """
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        ids, target, output = arrays["ids"], arrays["target"], arrays["output"]
+    names = tuple(map(str, classes)) if classes else None
+    return Predicted(ids, target, output.astype(np.float32), names)

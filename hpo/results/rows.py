@@ -1,0 +1,65 @@
+"""The rows that were predicted: in one order, with a usable output, the same in two runs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.results.predicted import Predicted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def select(predicted: Predicted, rows: NDArray[Any]) -> Predicted:
+    """Only these rows (a mask or places), in that order."""
+    return replace(
+        predicted,
+        ids=predicted.ids[rows],
+        target=predicted.target[rows],
+        output=predicted.output[rows],
+    )
+
+
+def by_id(predicted: Predicted) -> Predicted:
+    """The rows in the order of their ids."""
+    if (predicted.ids[1:] >= predicted.ids[:-1]).all():
+        return predicted
+    return select(predicted, np.argsort(predicted.ids, kind="stable"))
+
+
+def is_finite(predicted: Predicted) -> bool:
+    """Whether every output is a number. A run for which it is not has no metrics."""
+    return bool(np.isfinite(predicted.output).all())
+
+
+def finite(predicted: Predicted) -> Predicted:
+    """The rows whose output is a number: what can be drawn."""
+    if is_finite(predicted):
+        return predicted
+    good = np.isfinite(predicted.output.reshape(len(predicted.ids), -1)).all(axis=1)
+    return select(predicted, good)
+
+
+def same_rows_key(predicted: Predicted) -> str:
+    """Equal for two runs that predicted the same targets of the same rows, in whatever order."""
+    ordered = by_id(predicted)
+    digest = hashlib.sha256(ordered.ids.astype(np.int64).tobytes())
+    digest.update(ordered.target.astype(np.float64).tobytes())
+    digest.update(str(ordered.output.shape[1:]).encode())
+    return digest.hexdigest()
+
+
+def chosen(predicted: Predicted) -> NDArray[np.int64]:
+    """(n,) the class with the highest probability; the first of several."""
+    return predicted.output.argmax(axis=1)
+
+
+def class_names(predicted: Predicted) -> list[str]:
+    """The C names; their numbers where the names are not known."""
+    count = predicted.output.shape[1]
+    names = predicted.classes or ()
+    return list(names) if len(names) == count else [str(index) for index in range(count)]

@@ -1,0 +1,255 @@
+"""One pass over a study's outbox, continued as it grows: what `hpo.results` makes its tables of.
+
+Damaged records are left out (`hpo.tracking.outbox` warns of them); what they said is missing.
+What was read of a long outbox is kept in a file, which may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpo import lease
+from hpo.paths import StudyPaths, replacing
+from hpo.results.epochs import EpochColumns
+from hpo.tracking import outbox
+
+Record = Mapping[str, Any]
+
+CACHE_FORMAT = 1
+# A cache is written when it would spare reading so much, and so large a share of all.
+CACHE_BYTES = 1_000_000
+CACHE_SHARE = 0.25
+
+
+@dataclass
+class TrialLog:
+    """One trial.
+
+    Attributes:
+        number: The trial's number.
+        assignments: The ``trial`` records, one for each attempt.
+        session: Which start of the study it was last assigned in.
+        last_epochs_ms: For each attempt, when its last epoch ended, or else when it began.
+        end: The ``end`` record, or None.
+    """
+
+    number: int
+    assignments: list[Record]
+    session: int
+    last_epochs_ms: list[int]
+    end: Record | None = None
+
+    @property
+    def assigned(self) -> Record:
+        """The newest assignment."""
+        return self.assignments[-1]
+
+
+@dataclass
+class StudyLog:
+    """A study.
+
+    Attributes:
+        paths: Its files.
+        cache: Where what was read is kept, or None.
+        study: The newest ``study`` record, or None (its line is damaged).
+        end: The ``study_end`` record of the newest session, or None.
+        sessions: How often the study was started.
+        started_ms: When it was first started.
+        updated_ms: When the last record was written.
+        trials: By number.
+        epochs: Of all trials.
+        live: Whether an orchestrator runs it now.
+        version: Changes with anything above.
+    """
+
+    paths: StudyPaths
+    cache: Path | None = None
+    study: Record | None = None
+    end: Record | None = None
+    sessions: int = 0
+    started_ms: int | None = None
+    updated_ms: int | None = None
+    trials: dict[int, TrialLog] = field(default_factory=dict)
+    epochs: EpochColumns = field(default_factory=EpochColumns)
+    live: bool = False
+    version: int = 0
+    _offset: int = 0
+    _cached: int = 0  # how far the cache goes
+    _records: list[Record] = field(default_factory=list)  # all but epochs
+
+    @classmethod
+    def read(cls, paths: StudyPaths, cache: Path | None = None) -> StudyLog:
+        """Everything there is.
+
+        Args:
+            cache: A folder for what was read of long outboxes.
+        """
+        log = cls(paths, cache / f"{paths.root.name}.arrow" if cache else None)
+        log._read_cache()
+        log.refresh()
+        return log
+
+    def refresh(self) -> bool:
+        """Read what is new; returns whether there is anything."""
+        live = lease.owner(self.paths.lease) is not None
+        before, was_live = self._offset, self.live
+        if self.paths.outbox.stat().st_size < self._offset:  # another study under the same name
+            raise OutboxReplaced
+        for record, offset in outbox.read(self.paths.outbox, self._offset):
+            self._add(record)
+            self._offset = offset
+        self.live = live
+        changed = self._offset > before or live != was_live
+        self.version += changed
+        if self._offset - self._cached > max(CACHE_BYTES, CACHE_SHARE * self._cached):
+            with contextlib.suppress(OSError):  # a folder that is not ours to write
+                self._write_cache()
+        return changed
+
+    @property
+    def objective(self) -> list[dict[str, str]]:
+        return list(self.study["objective"]) if self.study else []
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        return (self.study or {}).get("dataset") or {}
+
+    @property
+    def state(self) -> str:
+        """running, complete, stopped, failed or interrupted."""
+        if self.live:
+            return "running"
+        return str(self.end["state"]) if self.end else "interrupted"
+
+    def in_order(self) -> list[TrialLog]:
+        return [self.trials[number] for number in sorted(self.trials)]
+
+    def state_of(self, trial: TrialLog) -> str:
+        """How it ended; running; or waiting to go on (or for an orchestrator)."""
+        if trial.end is not None:
+            return str(trial.end["state"])
+        return "running" if self.live and trial.session == self.sessions else "waiting"
+
+    def front(self) -> list[TrialLog]:
+        """The complete trials that no other beats: with one objective, the first of the best."""
+        signs = [-1 if o["goal"] == "maximize" else 1 for o in self.objective]
+        losses = {
+            trial.number: [sign * v for sign, v in zip(signs, trial.end["values"], strict=True)]
+            for trial in self.in_order()
+            if signs and trial.end and trial.end["state"] == "complete"
+        }
+        if len(signs) == 1:
+            best = min(losses, key=lambda number: losses[number], default=None)
+            return [] if best is None else [self.trials[best]]
+        return [
+            self.trials[number]
+            for number, loss in losses.items()
+            if not any(_dominates(other, loss) for other in losses.values())
+        ]
+
+    def _add(self, record: Record) -> None:
+        kind = record["kind"]
+        self.updated_ms = record["time_ms"]
+        if kind == "epoch":
+            self._add_epoch(record)
+            return
+        self._records.append(record)
+        if kind == "trial":
+            self._assign(record)
+        elif kind == "end":
+            trial = self.trials.get(record["number"])
+            if trial is not None:  # else its ``trial`` line is damaged
+                trial.end = record
+        elif kind == "study":
+            self.study, self.end = record, None
+            self.sessions += 1
+            self.started_ms = self.started_ms or record["time_ms"]
+        elif kind == "budget" and self.study is not None:
+            self.study = {**self.study, "budget": record["budget"]}
+        elif kind == "study_end":
+            self.end = record
+
+    def _assign(self, record: Record) -> None:
+        trial = self.trials.setdefault(
+            record["number"], TrialLog(record["number"], [], self.sessions, [])
+        )
+        trial.assignments.append(record)
+        trial.last_epochs_ms.append(record["time_ms"])
+        trial.session = self.sessions
+
+    def _add_epoch(self, record: Record) -> None:
+        trial = self.trials.get(record["number"])
+        if trial is None:
+            return
+        trial.last_epochs_ms[-1] = record["time_ms"]
+        values = record["metrics"]
+        if "resources" in record:
+            values = values | record["resources"]
+        self.epochs.add(
+            trial.number, record["epoch"], record["time_ms"], record["seconds"], values
+        )
+
+    # -- the cache: the epochs as an Arrow file, everything else in its metadata
+
+    def _read_cache(self) -> None:
+        if self.cache is None or not self.cache.is_file():
+            return
+        import pyarrow as pa
+
+        try:
+            with pa.memory_map(str(self.cache)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            kept = json.loads(table.schema.metadata[b"hpo"])
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+            return
+        size = self.paths.outbox.stat().st_size
+        if kept["format"] != CACHE_FORMAT or kept["first"] != self._first_line():
+            return
+        if size < kept["offset"]:
+            return
+        for record in kept["records"]:
+            self._add(record)
+        for number, last_epochs_ms in kept["last_epochs_ms"].items():
+            self.trials[int(number)].last_epochs_ms = last_epochs_ms
+        self.epochs = EpochColumns(table.replace_schema_metadata().to_pandas())
+        self.updated_ms = kept["updated_ms"]
+        self._offset = self._cached = kept["offset"]
+
+    def _write_cache(self) -> None:
+        if self.cache is None:
+            return
+        import pyarrow as pa
+
+        kept = {
+            "format": CACHE_FORMAT,
+            "first": self._first_line(),
+            "offset": self._offset,
+            "updated_ms": self.updated_ms,
+            "records": self._records,
+            "last_epochs_ms": {t.number: t.last_epochs_ms for t in self.trials.values()},
+        }
+        table = pa.Table.from_pandas(self.epochs.table(), preserve_index=False)
+        table = table.replace_schema_metadata({b"hpo": json.dumps(kept).encode()})
+        lz4 = pa.ipc.IpcWriteOptions(compression="lz4")
+        with replacing(self.cache) as file, pa.ipc.new_file(file, table.schema, options=lz4) as to:
+            to.write_table(table)
+        self._cached = self._offset
+
+    def _first_line(self) -> str:
+        """The checksum of the first record, which tells one outbox from another."""
+        with open(self.paths.outbox, "rb") as file:
+            return file.read(8).decode("ascii", "replace")
+
+
+class OutboxReplaced(Exception):
+    """The outbox is not the one that was being read: read it anew."""
+
+
+def _dominates(one: list[float], other: list[float]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
