@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Predicted",
     "StudyTables",
+    "UnknownStudy",
+    "UserError",
     "best",
     "curves",
     "name_of",

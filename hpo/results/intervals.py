@@ -10,7 +10,6 @@ too narrow for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,7 +63,7 @@ def wilson_f1(hits: ArrayLike, missed: ArrayLike) -> tuple[Floats, Floats]:
 
 def of_mean(values: ArrayLike) -> Estimate:
     """The mean and Student's t interval; without interval of fewer than two values."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     values = np.asarray(values, np.float64)
     if len(values) == 0:
@@ -72,7 +71,7 @@ def of_mean(values: ArrayLike) -> Estimate:
     mean = float(values.mean())
     if len(values) == 1:
         return Estimate(mean)
-    reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1))
+    reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * values.std(ddof=1))
     reach /= math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach)
 
@@ -82,30 +81,36 @@ def within_0_1(value: float, error: float) -> Estimate:
     if not 0 < value < 1 or not math.isfinite(error):
         return Estimate(value)
     middle, reach = math.log(value / (1 - value)), Z * error / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(-min(max(at, -700), 700))) for at in (middle - reach, middle + reach))
+    low, high = (
+        1 / (1 + math.exp(-min(max(at, -700), 700))) for at in (middle - reach, middle + reach)
+    )
     return Estimate(value, low, high)
 
 
 def newcombe_auc(value: float, positives: int, negatives: int) -> Estimate:
     """The interval of an AUC that needs no variance to be seen, for perfect ones and few rows.
 
-    Solves (value − θ)² = z² V(θ), where V is Hanley and McNeil's variance: Newcombe (2006),
-    "Confidence intervals for an effect size measure based on the Mann–Whitney statistic, part 2",
-    method 5. At least one positive and one negative.
+    Solves (value − θ)² = z² V(θ): Newcombe (2006), "Confidence intervals for an effect size
+    measure based on the Mann–Whitney statistic, part 2", method 5. At least one positive and one
+    negative.
     """
     from scipy.optimize import brentq
 
-    more = (positives + negatives) / 2 - 1
-
     def beyond(theta: float) -> float:
-        spread = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        variance = theta * (1 - theta) * spread / (positives * negatives)
-        return (value - theta) ** 2 - Z**2 * variance
+        return (value - theta) ** 2 - Z**2 * auc_variance(theta, positives, negatives)
 
     tiny = 1e-12
-    low = brentq(beyond, tiny, value - tiny) if value > 0.01 else 0.0
-    high = brentq(beyond, value + tiny, 1 - tiny) if value < 0.99 else 1.0
+    low = brentq(beyond, tiny, value - tiny) if value > 1e-9 else 0.0
+    high = brentq(beyond, value + tiny, 1 - tiny) if value < 1 - 1e-9 else 1.0
     return Estimate(value, low, high)
+
+
+def auc_variance(theta: float, positives: int, negatives: int) -> float:
+    """The variance of an area of `theta` for exponential scores: Hanley and McNeil (1982), with
+    both sides of the mean size, as Newcombe has it."""
+    more = (positives + negatives) / 2 - 1
+    spread = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    return theta * (1 - theta) * spread / (positives * negatives)
 
 
 # -- the bootstrap
@@ -122,14 +127,20 @@ def resampled_means(columns: Floats) -> Floats:
         spread for as much work as GROUPS rows are.
     """
     rows = len(columns)
-    if rows > GROUPS:
-        group, count = group_of(rows), GROUPS
-        columns = np.stack([np.bincount(group, column, count) for column in columns.T], axis=1)
-        sizes = np.bincount(group, minlength=count).astype(np.float64)
-        columns = np.column_stack([columns, sizes])
-    sums = np.concatenate([block @ columns.astype(np.float32) for block in _weights(rows)])
-    wide = sums.astype(np.float64)
-    return wide[:, :-1] / wide[:, -1:] if rows > GROUPS else wide / rows
+    if rows <= GROUPS:
+        return resampled_sums(columns) / rows
+    group = group_of(rows)
+    extended = (*columns.T, np.ones(rows))  # groups differ by a row in size
+    sums = resampled_sums(np.stack([np.bincount(group, c, GROUPS) for c in extended], axis=1))
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def resampled_sums(columns: NDArray[Any]) -> Floats:
+    """The sum of each column in each resample: (RESAMPLES, k) of (n or GROUPS, k)."""
+    counts, narrow = _counts(len(columns)), columns.astype(np.float32)
+    step = max(1, BLOCK // len(columns))
+    blocks = [counts[at : at + step].astype(np.float32) for at in range(0, RESAMPLES, step)]
+    return np.concatenate([block @ narrow for block in blocks]).astype(np.float64)
 
 
 def percentiles(samples: Floats, rows: int) -> tuple[Floats, Floats]:
@@ -139,12 +150,10 @@ def percentiles(samples: Floats, rows: int) -> tuple[Floats, Floats]:
     than the normal distribution at so few rows: Hesterberg (2015), "What teachers should know
     about the bootstrap", "expanded percentile intervals". Resamples without a value are left out.
     """
-    from scipy.stats import norm, t
-
     if rows < 2 or np.isnan(samples).all():
         nothing = np.full(samples.shape[1:], math.nan)
         return nothing, nothing
-    tail = norm.cdf(-math.sqrt(rows / (rows - 1)) * t.ppf((1 + LEVEL) / 2, rows - 1))
+    tail = _tail(rows)
     quantile = np.nanquantile if np.isnan(samples).any() else np.quantile
     low, high = quantile(samples, [tail, 1 - tail], axis=0)
     return low, high
@@ -157,23 +166,18 @@ def p_of(difference: float, samples: Floats, rows: int) -> float:
     about, so Student's t with the resamples' standard error stands in for them. Of a mean that is
     the paired t test.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     if rows < 2 or math.isnan(difference):
         return math.nan
     error = float(np.nanstd(samples)) * math.sqrt(rows / (rows - 1))
     if difference == 0 or error == 0:
         return 1.0 if difference == 0 else 0.0
-    return float(2 * t.sf(abs(difference) / error, rows - 1))
-
-
-def counts_of_rows(rows: int) -> NDArray[np.uint8]:
-    """(RESAMPLES, min(rows, GROUPS)): how often each row, or group, is in each resample."""
-    return _counts(min(rows, GROUPS))
+    return float(2 * stdtr(rows - 1, -abs(difference) / error))
 
 
 def group_of(rows: int) -> NDArray[np.intp]:
-    """(rows,): the column of `counts_of_rows` for each row."""
+    """(rows,): in which of at most GROUPS groups each row is resampled."""
     return np.arange(rows) % GROUPS
 
 
@@ -184,8 +188,8 @@ def _counts(columns: int) -> NDArray[np.uint8]:
     return random.multinomial(columns, even, RESAMPLES).astype(np.uint8)
 
 
-def _weights(rows: int) -> Iterator[NDArray[Any]]:
-    counts = counts_of_rows(rows)
-    step = max(1, BLOCK // counts.shape[1])
-    for first in range(0, RESAMPLES, step):
-        yield counts[first : first + step].astype(np.float32)
+@lru_cache(maxsize=64)
+def _tail(rows: int) -> float:
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(math.sqrt(rows / (rows - 1)) * stdtrit(rows - 1, (1 - LEVEL) / 2)))

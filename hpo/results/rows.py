@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def select(predicted: Predicted, rows: NDArray[Any]) -> Predicted:
-    """Only these rows (a mask or places), in that order."""
+    """Only these rows (their places), in that order."""
     return replace(
         predicted,
         ids=predicted.ids[rows],
@@ -41,7 +41,7 @@ def finite(predicted: Predicted) -> Predicted:
     if is_finite(predicted):
         return predicted
     good = np.isfinite(predicted.output.reshape(len(predicted.ids), -1)).all(axis=1)
-    return select(predicted, good)
+    return select(predicted, np.flatnonzero(good))
 
 
 def same_rows_key(predicted: Predicted) -> str:
@@ -55,7 +55,7 @@ def same_rows_key(predicted: Predicted) -> str:
 
 def chosen(predicted: Predicted) -> NDArray[np.int64]:
     """(n,) the class with the highest probability; the first of several."""
-    return predicted.output.argmax(axis=1)
+    return np.asarray(predicted.output.argmax(axis=1))
 
 
 def class_names(predicted: Predicted) -> list[str]:

@@ -1,0 +1,180 @@
+"""Many points as few: smoothing, thinning that keeps peaks, many lines as one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tsdownsample import MinMaxLTTBDownsampler
+
+from app.charts import style
+from app.charts.style import MOST_NAMED, Floats, Trace, floats
+
+MOST_POINTS = 1_000  # a curve has no more than so many
+MOST_IN_ALL = 20_000  # points of a figure, as far as `LEAST_POINTS` allows
+MOST_WITH_NAMES = 10_000  # where each point carries its run's name
+LEAST_POINTS = 100
+
+
+def points_each(curves: int, in_all: int = MOST_IN_ALL) -> int:
+    """How many points each of so many curves may have."""
+    return int(np.clip(in_all // max(curves, 1), LEAST_POINTS, MOST_POINTS))
+
+
+def thinned(x: Floats, y: Floats, most: int) -> tuple[Floats, Floats]:
+    """At most about ``most`` of a line's points, with its peaks and its ends (MinMaxLTTB).
+
+    Where the line is thinned its gaps close; a line with fewer points is returned as it is.
+    """
+    if len(x) <= most:
+        return x, y
+    there = np.isfinite(x) & np.isfinite(y)
+    x, y = x[there], y[there]
+    if len(x) <= most:
+        return x, y
+    highest, lowest = int(y.argmax()), int(y.argmin())  # MinMaxLTTB may miss one of them
+    sampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
+    chosen = sampler.downsample(x, y, n_out=most)
+    chosen = np.union1d(chosen, [highest, lowest]).astype(np.int64)
+    return x[chosen], y[chosen]
+
+
+def smoothed(values: pd.DataFrame, weight: float) -> pd.DataFrame:
+    """Exponential moving averages of each column, without the bias toward its start.
+
+    Args:
+        values: A row a step; NaN where nothing was measured, and then also in the result.
+        weight: Of the past, in [0, 1); 0 changes nothing.
+    """
+    if not 0 < weight < 1:
+        return values
+    # `adjust` divides by the sum of the weights so far: the debiasing of Adam (Kingma, Ba 2015).
+    return values.ewm(alpha=1 - weight, adjust=True, ignore_na=True).mean().where(values.notna())
+
+
+def joined(parts: Sequence[npt.NDArray[Any]]) -> Floats:
+    """Many lines as one trace's coordinates: a NaN after each lifts the pen."""
+    gap = np.array([np.nan], dtype=np.float32)
+    with_gaps = [piece for part in parts for piece in (floats(part), gap)]
+    return np.concatenate(with_gaps) if with_gaps else np.zeros(0, dtype=np.float32)
+
+
+def above_zero(values: Floats) -> tuple[Floats, int]:
+    """What a log axis can show, the rest NaN; and how many that were."""
+    with np.errstate(invalid="ignore"):
+        hidden = values <= 0
+    return np.where(hidden, np.float32(np.nan), values), int(hidden.sum())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's line in a picture of many.
+
+    Attributes:
+        run: Its name, as text from outside.
+        index: Its place among the runs, from 0, which gives it its look.
+        x, y: (n,) float32.
+        dashed: Of two lines of one run, the lighter one.
+    """
+
+    run: str
+    index: int
+    x: Floats
+    y: Floats
+    dashed: bool = False
+
+
+def traces(
+    drawn: Sequence[Line],
+    hovers: Sequence[tuple[str, str]],
+    runs: int,
+    shape: str = "linear",
+    names: Mapping[int, str] | None = None,
+    dashes: bool = False,
+) -> list[Trace]:
+    """A trace for each line; of more than `MOST_NAMED` runs one for each colour.
+
+    Hovering names the run; ``customdata`` is its index.
+
+    Args:
+        hovers: As `app.charts.style.hover` takes them.
+        runs: How many runs are drawn.
+        shape: Plotly's, between points.
+        names: What the legend says of a run, by index, if not its name.
+        dashes: Whether dash patterns tell runs apart, in place of markers.
+    """
+    if runs > MOST_NAMED:
+        return _by_color(drawn, hovers, shape)
+    most = points_each(len(drawn))
+    made = []
+    for line in drawn:
+        look = style.look(line.index)
+        x, y = thinned(line.x, line.y, most)
+        name = (names or {}).get(line.index, line.run)
+        dash = "dash" if line.dashed else (look.dash if dashes else "solid")
+        made.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if line.dashed or dashes else "lines+markers",
+                "name": style.plain(name),
+                "legendgroup": str(line.index),
+                "showlegend": not line.dashed,
+                "x": x,
+                "y": y,
+                "customdata": np.full(len(x), line.index, np.int32),
+                "line": {
+                    "color": look.color,
+                    "width": 1.4 if line.dashed else 2,
+                    "dash": dash,
+                    "shape": shape,
+                },
+                "marker": {"symbol": look.symbol, "size": 7, "maxdisplayed": 6},
+                "hovertemplate": style.hover(("", f"<b>{style.plain(line.run)}</b>"), *hovers),
+            }
+        )
+    return made
+
+
+def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: str) -> list[Trace]:
+    """So many lines that hovering must name them: a browser draws few traces far faster."""
+    most = points_each(len(drawn), MOST_WITH_NAMES)
+    small = np.min_scalar_type(max(line.index for line in drawn) if drawn else 0)
+    made = []
+    for dashed in (True, False):  # what is dashed lies below
+        for color in style.PALETTE:
+            group = [
+                line
+                for line in drawn
+                if line.dashed == dashed and style.look(line.index).color == color
+            ]
+            if not group:
+                continue
+            shown = [thinned(line.x, line.y, most) for line in group]
+            lengths = [len(x) + 1 for x, _ in shown]
+            texts = [style.plain(tail(line.run)) for line in group]
+            made.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "showlegend": False,
+                    "x": joined([x for x, _ in shown]),
+                    "y": joined([y for _, y in shown]),
+                    "customdata": np.repeat([line.index for line in group], lengths).astype(small),
+                    "text": [t for t, n in zip(texts, lengths, strict=True) for _ in range(n)],
+                    "line": {"color": color, "width": 1, "shape": shape}
+                    | ({"dash": "dot"} if dashed else {}),
+                    "opacity": 0.6 if dashed else 0.85,
+                    "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
+                }
+            )
+    return made
+
+
+def tail(run: str, most: int = 24) -> str:
+    """A run's name cut in its middle: the end, which has its number, stays."""
+    name = style.cut(run, 400)
+    return name if len(name) <= most else f"{name[: most - 10]}…{name[-9:]}"

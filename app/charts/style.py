@@ -1,0 +1,249 @@
+"""What all charts share: colours, text made safe, numbers made small, the empty chart.
+
+Guarantees:
+- Text from runs (names, parameter values, reasons) reaches Plotly escaped: titles and hover texts
+  of `figure`, `hover` and `note` are, everything else passes through `plain`.
+- Colours contrast at least 3:1 with a white and with Streamlit's dark background, differ for
+  colour-blind eyes, and are never the only sign: `look` adds a symbol and a dash pattern.
+- Data are float32 or int32 arrays, which Plotly sends as base64; never infinite.
+
+Not covered: fonts and backgrounds, which are the page's theme.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.words import Words
+
+Trace = dict[str, Any]
+Floats = npt.NDArray[np.float32]
+
+# Okabe and Ito's blue, vermillion, green and purple; their orange, sky blue, yellow and black
+# vanish on one of the two backgrounds, so the rest was searched for: at least 0.06 apart in OKLab
+# as protanopes, deuteranopes and tritanopes see them (Machado et al. 2009).
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#9c5700",
+    "#a37efa",
+    "#7b93d1",
+    "#757577",
+)
+GREY = "#808080"
+# 7 and 5 share no factor with 8: colour and symbol repeat together after 56 runs only.
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+# A trial's state looks the same in every chart.
+STATES = {
+    "complete": ("#0072b2", "circle"),
+    "pruned": ("#9c5700", "triangle-down"),
+    "stopped": ("#757577", "square-open"),
+    "running": ("#009e73", "circle-open"),
+    "waiting": ("#757577", "diamond-open"),
+    "failed": ("#d55e00", "x"),
+    "interrupted": ("#cc79a7", "square"),
+}
+
+MOST_NAMED = 12  # runs in a legend; with more, hovering says which is which
+MOST_CHARACTERS = 60  # of a name
+TITLE_WIDTH = 44  # characters a line that a phone has room for
+HEIGHT = 380  # pixels
+NOTE_HEIGHT = 200  # of a chart that is empty
+MOST_SVG = 5_000  # points; more are drawn by WebGL
+NUMBER = ".6~g"  # on hover: what a float32 holds
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with what belongs to it.
+
+    Attributes:
+        table: What is drawn, neither rounded nor thinned: the CSV.
+        caption: What must be said: what was left out, and why. May be empty.
+    """
+
+    figure: go.Figure
+    table: pd.DataFrame
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one of many runs is told from the others."""
+
+    color: str
+    symbol: str
+    dash: str
+
+
+def look(index: int) -> Look:
+    """The look of the run at this place, from 0; the first 56 differ in colour or symbol."""
+    return Look(
+        PALETTE[index % len(PALETTE)], SYMBOLS[index % len(SYMBOLS)], DASHES[index % len(DASHES)]
+    )
+
+
+# -- text
+
+
+def cut(text: object, most: int = MOST_CHARACTERS) -> str:
+    """One line without control, format and bidirectional characters, ``most`` characters long."""
+    line = " ".join(str(text).split())
+    kept = "".join(c for c in line if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+    return kept if len(kept) <= most else kept[: most - 1].rstrip() + "…"
+
+
+def plain(text: object, most: int = MOST_CHARACTERS) -> str:
+    """`cut`, and inert in Plotly: its markup, its templates (``%{…}``) and MathJax (``$…$``)."""
+    return _inert(cut(text, most))
+
+
+def _inert(text: str) -> str:
+    escaped = html.escape(text, quote=False)
+    return escaped.replace("$", "&#36;").replace("%{", "&#37;{")
+
+
+def compact(value: object) -> str:
+    """A parameter's value or a measurement in a few characters (not yet `plain`)."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return f"{value:,}" if abs(int(value)) >= 10_000 else str(value)
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}" if math.isfinite(value) else ("–" if math.isnan(value) else "∞")
+    return cut(value)
+
+
+def hover(*lines: tuple[str, str]) -> str:
+    """A hover template: a line for each (label, Plotly field), e.g. ``("epoch", "%{x}")``.
+
+    Fields are used as they are; labels are made `plain`.
+    """
+    shown = [f"{_inert(cut(label))}: {field}" if label else field for label, field in lines]
+    return "<br>".join(shown) + "<extra></extra>"
+
+
+# -- numbers
+
+
+def floats(values: Iterable[Any] | pd.Series | npt.NDArray[Any]) -> Floats:
+    """As float32; what is missing, infinite or beyond float32 is NaN, which Plotly leaves out."""
+    if not isinstance(values, np.ndarray | pd.Series):
+        values = list(values)
+    wide = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):
+        narrow: Floats = wide.astype(np.float32)
+    narrow[~np.isfinite(narrow)] = np.nan
+    return narrow
+
+
+def usual_range(values: Floats) -> tuple[float, float] | None:
+    """What an axis shows where a few values are so far off that they would flatten the rest.
+
+    Returns:
+        Bounds with the middle 90 % of the finite values and some room; None where everything can
+        be shown, which is when all lie within five times those 90 %.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if len(finite) < 10:
+        return None
+    low, high = np.quantile(finite, (0.05, 0.95))
+    if finite.max() - finite.min() <= 5 * (high - low) or high == low:
+        return None
+    room = 0.3 * (high - low)
+    return float(max(finite.min(), low - room)), float(min(finite.max(), high + room))
+
+
+def duration_unit(longest_s: float) -> tuple[float, str]:
+    """The unit in which an axis up to ``longest_s`` is read best: its seconds, its word's key."""
+    for seconds, key in ((86_400.0, "unit.days"), (3_600.0, "unit.hours"), (60.0, "unit.minutes")):
+        if longest_s > 3 * seconds:
+            return seconds, key
+    return 1.0, "unit.seconds"
+
+
+# -- the figure
+
+
+def pattern(shape: str) -> dict[str, Any]:
+    """A bar's pattern on its colour: a sign that is not the colour."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.45}
+
+
+def figure(title: str, x_title: str, y_title: str, height: int = HEIGHT) -> go.Figure:
+    """A figure without traces; the three texts are made inert here, the title wrapped.
+
+    Zoom, selection and hidden traces survive new data (``uirevision``).
+    """
+    lines = textwrap.wrap(cut(title, 3 * TITLE_WIDTH), TITLE_WIDTH) or [""]
+    return go.Figure(
+        layout={
+            "title": {"text": "<br>".join(_inert(line) for line in lines), "x": 0, "y": 0.99}
+            | {"xanchor": "left", "yanchor": "top", "yref": "container"},
+            "height": height,
+            "margin": {"l": 8, "r": 12, "t": 24 + 22 * len(lines), "b": 8},
+            "xaxis": {"title": {"text": _inert(cut(x_title))}, "automargin": True},
+            "yaxis": {"title": {"text": _inert(cut(y_title))}, "automargin": True},
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container"}
+            | {"yanchor": "bottom"},
+            "hovermode": "closest",
+            "hoverlabel": {"namelength": -1, "align": "left"},
+            "dragmode": "zoom",
+            "uirevision": "kept",
+            "selectionrevision": "kept",
+        }
+    )
+
+
+def note(fig: go.Figure, text: str) -> go.Figure:
+    """Say in the middle of an empty figure why it is empty."""
+    lines = textwrap.wrap(cut(text, 240), TITLE_WIDTH)
+    fig.add_annotation(
+        text="<br>".join(_inert(line) for line in lines),
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 15},
+    )
+    fig.update_layout(height=NOTE_HEIGHT)
+    fig.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, range=[0, 1])
+    fig.update_yaxes(showticklabels=False, showgrid=False, zeroline=False, range=[0, 1])
+    return fig
+
+
+def axis_type(fig: go.Figure, letter: str, log: bool, values: Floats) -> None:
+    """Make an axis, ``"x"`` or ``"y"``, logarithmic: powers of ten are named, with 2 and 5
+    between them where these values span few powers."""
+    if log:
+        positive = values[values > 0]
+        few = len(positive) > 0 and float(positive.max()) / float(positive.min()) < 300
+        axis = {"type": "log", "dtick": "D2" if few else 1, "tickformat": "~g"}
+        fig.update_layout({f"{letter}axis": axis})
+
+
+def said(*sentences: str) -> str:
+    """A caption of those sentences that are not empty."""
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def left_out(w: Words, count: int, key: str) -> str:
+    """``w(key, count=count)``, or nothing for none."""
+    return w(key, count=count) if count else ""

@@ -1,0 +1,237 @@
+"""What the pages share: the catalogue, charts with their downloads, safe text, the toolbar."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import streamlit as st
+
+from app import address
+from app.charts.style import Chart, cut
+from app.words import LANGUAGES, Language, Words, words
+from hpo.results import UnknownStudy
+from hpo.results.catalog import Catalog
+from hpo.results.tables import StudyTables
+
+LIVE_S = 1.0  # between two looks at a running study
+NAMES: dict[str, str] = {**LANGUAGES}
+PICTURES = ("png", "svg")
+
+Made = TypeVar("Made")
+
+
+@st.cache_resource(show_spinner=False)
+def catalog() -> Catalog:
+    """The studies of this app; MLflow is asked in the background, because that takes seconds."""
+    found = Catalog(
+        Path(os.environ.get("HPO_UI_HOME", ".")), os.environ.get("HPO_UI_TRACKING_URI") or None
+    )
+    threading.Thread(target=found.connect, daemon=True, name="connect").start()
+    return found
+
+
+def made(make: Callable[[], Made], *key: Hashable) -> Made:
+    """What `make` gives, made once for each `key`, which must name all that it depends on."""
+    kept: Made = _made(key, make)
+    return kept
+
+
+@st.cache_resource(show_spinner=False, max_entries=300)
+def _made(key: tuple[Hashable, ...], _make: Callable[[], Any]) -> Any:
+    return _make()
+
+
+# -- text
+
+
+def inert(text: object, most: int = 120) -> str:
+    """Text from a run, harmless where Streamlit takes Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", cut(text, most))
+
+
+def language() -> Language:
+    """As the address says, else as the browser asks."""
+    asked = st.query_params.get("lang")
+    if asked in LANGUAGES:
+        return asked
+    return "zh" if _asks_for_chinese() else "en"
+
+
+def _asks_for_chinese() -> bool:
+    return (st.context.locale or "").startswith("zh")
+
+
+def current_words() -> Words:
+    """The strings of the language that is shown."""
+    return words(language())
+
+
+def heading(text: str, w: Words) -> None:
+    """A page's title (inert Markdown), the settings in the corner, the runs that are put aside."""
+    left, right = st.columns([6, 1], vertical_alignment="bottom")
+    left.title(text)
+    with (
+        right,
+        st.container(horizontal_alignment="right"),
+        st.popover(w("settings"), icon=":material/settings:", type="tertiary"),
+    ):
+        before = language()
+        first = "zh" if _asks_for_chinese() else "en"
+        codes = sorted(LANGUAGES, key=lambda code: code != first)
+        after = address.choice(
+            "lang", codes, lambda code: NAMES[code], w("settings.language"), hidden=False
+        )
+        if after != before:
+            st.rerun()
+        st.segmented_control(
+            w("settings.picture"),
+            PICTURES,
+            format_func=str.upper,
+            default="png",
+            required=True,
+            key="picture",
+            persist_state="session",
+        )
+        st.caption(w("settings.theme"))
+    chosen = address.chosen()
+    if not chosen:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(w("compare.chosen", count=len(chosen)))
+        if st.button(w("compare.open"), type="primary", key="open-compare"):
+            address.go(address.COMPARE, runs=address.join(chosen))
+        if st.button(w("compare.clear"), type="tertiary", key="clear-chosen"):
+            st.session_state["chosen"] = []
+            st.rerun()
+
+
+def number(value: object) -> str:
+    """Four digits of a number; nothing for what is missing."""
+    if value is None or value is pd.NA or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def span(seconds: float, w: Words) -> str:
+    """A length of time in its two largest units."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return w("time.days", days=days, hours=hours)
+    if hours:
+        return w("time.hours", hours=hours, minutes=minutes)
+    if minutes:
+        return w("time.minutes", minutes=minutes, seconds=whole % 60)
+    return w("time.seconds", seconds=f"{seconds:.1f}" if seconds < 10 else whole)
+
+
+# -- charts
+
+
+def chart(found: Chart, key: str, w: Words, select: Sequence[str] = ()) -> Any:
+    """Draw a chart with its caption and its data as CSV; returns what is selected in it.
+
+    Args:
+        key: Its name on the page, and of its files.
+        select: ``points``, ``box``, ``lasso``: ways to select in it.
+    """
+    picture = {"format": st.session_state.get("picture", "png"), "filename": key, "scale": 2}
+    title = re.sub(r"<[^>]*>", " ", found.figure.layout.title.text or key)
+    options: dict[str, Any] = {
+        "key": key,
+        "alt": title,
+        "config": {
+            "displaylogo": False,
+            "toImageButtonOptions": picture,
+            "modeBarButtonsToRemove": ["autoScale2d", "zoomIn2d", "zoomOut2d"],
+        },
+    }
+    if select:
+        event = st.plotly_chart(
+            found.figure, on_select="rerun", selection_mode=list(select), **options
+        )
+    else:
+        event = st.plotly_chart(found.figure, **options)
+    with st.container(horizontal=True, vertical_alignment="top"):
+        if found.caption:
+            st.caption(inert(found.caption, 600))
+        csv(found.table, key, w)
+    return event
+
+
+def csv(table: pd.DataFrame, name: str, w: Words) -> None:
+    """A button that gives a table as CSV; it is made only when it is asked for."""
+    st.download_button(
+        w("csv"),
+        data=lambda: table.to_csv(index=False).encode(),
+        file_name=f"{name}.csv",
+        mime="text/csv",
+        key=f"{name}-csv",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+        help=w("csv.help"),
+    )
+
+
+def trials_in(event: Any) -> list[int]:
+    """The trials whose points are selected in a chart."""
+    points = event["selection"]["points"] if event else []
+    numbers = (_number(point.get("customdata")) for point in points)
+    return list(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def _number(data: Any) -> int | None:
+    first = data[0] if isinstance(data, list | tuple) and data else data
+    if isinstance(first, dict):  # as Plotly hands over typed arrays
+        first = next(iter(first.values()), None)
+    return int(first) if isinstance(first, int | float) else None
+
+
+def offer(runs: Sequence[address.Run], key: str, w: Words) -> None:
+    """Buttons for the runs that are selected: put them aside to compare, or open the one."""
+    if not runs:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        names = ", ".join(address.name(run) for run in runs[:5])
+        more = "" if len(runs) <= 5 else w("and_more", count=len(runs) - 5)
+        st.caption(inert(f"{names}{more}"))
+        if st.button(w("compare.add", count=len(runs)), key=f"{key}-add"):
+            address.choose(runs)
+            st.rerun()
+        if len(runs) == 1 and st.button(w("run.open"), key=f"{key}-open"):
+            address.go(address.RUN, runs=address.name(runs[0]))
+
+
+# -- states
+
+
+def study_or_stop(key: str | None, w: Words, patience_s: float = 2.0) -> StudyTables:
+    """The study, or a page that says why there is none."""
+    if not key:
+        st.info(w("study.choose"))
+        address.link(address.STUDIES, w("page.studies"), icon=":material/list:")
+        st.stop()
+    try:
+        return catalog().study(key, patience_s)
+    except UnknownStudy:
+        st.error(w("study.unknown", key=inert(key)))
+    except Exception as error:  # MLflow's client raises whatever its libraries do
+        st.error(w("study.unreadable", key=inert(key), why=inert(type(error).__name__)))
+    trouble()
+    address.link(address.STUDIES, w("page.studies"), icon=":material/list:")
+    st.stop()
+    raise AssertionError("st.stop raises")
+
+
+def trouble() -> None:
+    """Say it when MLflow cannot be read: what is shown is what was known."""
+    if catalog().trouble:
+        w = current_words()
+        st.warning(w("mlflow.down", why=inert(catalog().trouble, 300)), icon="⚠️")

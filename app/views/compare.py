@@ -1,0 +1,122 @@
+"""Two to 200 runs, of one study or several, side by side."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import address
+from app.charts import curves
+from app.compared import Compared, compared
+from app.parts import LIVE_S, catalog, chart, current_words, heading, inert, made, trouble
+from app.views import compare_errors, compare_examples, compare_metrics, compare_probabilities
+from app.views.compare_probabilities import roc_chart
+from app.words import Words
+
+VIEWS = ("overview", "metrics", "errors", "probabilities", "examples")
+OVER: tuple[curves.Over, ...] = ("epoch", "time", "samples")
+FIRST_METRICS = 3
+
+
+def show() -> None:
+    """Draw the page."""
+    w = current_words()
+    runs = address.runs()
+    if not runs and address.chosen():
+        runs = address.chosen()
+        address.set_runs(runs)
+    found = compared(runs) if runs else None
+    heading(w("page.compare"), w)
+    trouble()
+    _pick(runs, w)
+    if found is None:
+        st.info(w("compare.empty") if not runs else w("compare.none_there"))
+        return
+    if found.missing:
+        st.warning(w("compare.missing", runs=inert(", ".join(found.missing[:5]), 300)))
+    view = address.choice("view", VIEWS, lambda v: w(f"compare.view.{v}"), w("study.view"))
+    live = any(
+        tables.state == "running" or tables.missing_curves for tables in found.studies.values()
+    )
+    if view == "overview":
+        st.fragment(_overview, run_every=LIVE_S if live else None)(runs, w)
+    elif view == "metrics":
+        compare_metrics.show(found, w)
+    elif view == "errors":
+        compare_errors.show(found, w)
+    elif view == "probabilities":
+        compare_probabilities.show(found, w)
+    else:
+        compare_examples.show(found, w)
+
+
+def _pick(runs: list[address.Run], w: Words) -> None:
+    """Add the best runs of a study; take runs out."""
+    with st.popover(w("compare.runs", count=len(runs)), icon=":material/checklist:"):
+        studies = list(catalog().studies()["key"])
+        if studies:
+            key = st.selectbox(w("term.study"), studies, key="pick-study")
+            count = st.number_input(w("compare.best_of"), 1, address.MOST_RUNS, 5, key="pick-best")
+            if st.button(w("compare.add_best"), key="pick-add"):
+                best = catalog().study(key).complete()["number"].head(int(count))
+                _set([*runs, *((key, int(number)) for number in best)])
+        typed = st.text_input(w("compare.type"), key="pick-typed")
+        if st.button(w("compare.type.add"), key="pick-typed-add"):
+            _set([*runs, *filter(None, map(address.parse, typed.split(",")))])
+        out = st.multiselect(w("compare.take_out"), list(map(address.name, runs)), key="pick-out")
+        if out and st.button(w("compare.take_out.go"), key="pick-out-go"):
+            _set([run for run in runs if address.name(run) not in out])
+
+
+def _set(runs: list[address.Run]) -> None:
+    kept = list(dict.fromkeys(runs))[: address.MOST_RUNS]
+    st.session_state["chosen"] = kept
+    address.set_runs(kept)
+    st.rerun()
+
+
+# -- the overview: curves and ROC
+
+
+def _overview(runs: list[address.Run], w: Words) -> None:
+    found = compared(runs)
+    if found is None:
+        return
+    compare_metrics.verdict(found, w, brief=True)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        over = address.choice(
+            "over", OVER, lambda v: w(f"compare.over.{v}"), w("compare.over"), hidden=False
+        )
+        smoothing = st.slider(
+            w("compare.smoothing"), 0.0, 0.95, 0.0, 0.05, key="smooth", bind="query-params"
+        )
+        log_x = st.toggle(w("compare.log_x"), key="logx", bind="query-params")
+        log_y = st.toggle(w("compare.log_y"), key="logy", bind="query-params")
+    epochs = made(found.epochs, "epochs", *found.version)
+    names = curves.metric_names([c for c in map(str, epochs) if "/" in c or _is_metric(found, c)])
+    shown = st.multiselect(
+        w("compare.metrics"), names, default=first_metrics(names), key="metrics"
+    )
+    columns = st.columns(2)
+    for place, metric in enumerate(shown):
+        one = made(
+            lambda metric=metric: curves.overlay(
+                epochs, metric, w, over, smoothing, log_x, log_y, found.names
+            ),
+            *("overlay", w.language, metric, over, smoothing, log_x, log_y, *found.version),
+        )
+        with columns[place % 2]:
+            chart(one, f"compare-{metric}", w, ("points",))
+    with columns[len(shown) % 2]:
+        roc_chart(found, w)
+
+
+def first_metrics(names: list[str]) -> list[str]:
+    """Loss, accuracy and F1 if they are there, else the first ones."""
+    f1 = next((name for name in names if name.startswith("f1")), None)
+    wanted = [name for name in ("loss", "accuracy", f1) if name in names]
+    rest = [name for name in names if name not in wanted]
+    return [*wanted, *rest][:FIRST_METRICS]
+
+
+def _is_metric(found: Compared, column: str) -> bool:
+    return any(column in tables.metrics for tables in found.studies.values())

@@ -1,0 +1,80 @@
+"""Compared runs by their errors: confusions and classes, or residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import streamlit as st
+
+from app.charts import confusion, errors
+from app.compared import Compared, predictions
+from app.parts import chart, csv, made
+from app.words import Words
+from hpo.results import evaluation
+from hpo.results.predicted import Predicted
+from hpo.results.rows import class_names
+
+SHOWN = 4
+CLASS_METRICS = ("f1", "precision", "recall", "auc")
+
+
+def show(found: Compared, w: Words) -> None:
+    """Draw the view."""
+    kept = predictions(found)
+    if not kept:
+        st.info(w("errors.none"))
+    elif next(iter(kept.values())).is_classification:
+        _classes(found, kept, w)
+    else:
+        _residuals(found, kept, w)
+
+
+def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
+    names = class_names(next(iter(kept.values())))
+    shown = st.multiselect(
+        w("errors.runs"),
+        list(kept),
+        default=list(kept)[:2],
+        max_selections=SHOWN,
+        key="confusion-runs",
+    )
+    if not shown:
+        return
+    counts = {run: evaluation.confusion(kept[run]) for run in shown}
+    chart(confusion.confusions(counts, names, w), "confusion", w)
+    if len(shown) >= 2:
+        a, b = shown[:2]
+        chart(
+            confusion.confusion_difference((a, counts[a]), (b, counts[b]), names, w),
+            "confusion-difference",
+            w,
+        )
+    metric = st.segmented_control(
+        w("column.metric"),
+        CLASS_METRICS,
+        format_func=str.upper,
+        default="f1",
+        required=True,
+        key="class-metric",
+    )
+    tables = {
+        run: made(
+            lambda run=run: evaluation.per_class(kept[run]),
+            *("per-class", run, *found.version[len(found.names) :]),
+        )
+        for run in shown
+    }
+    chart(confusion.class_metrics(tables, metric or "f1", w), "classes", w)
+    whole = pd.concat([t.assign(run=run) for run, t in tables.items()], ignore_index=True)
+    csv(whole, "per-class", w)
+
+
+def _residuals(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
+    target = str(found.studies[found.runs[0][0]].dataset.get("target", ""))
+    tables = {run: evaluation.residuals(predicted) for run, predicted in kept.items()}
+    left, right = st.columns(2)
+    with left:
+        chart(errors.predicted_actual(tables, w, target), "predicted-actual", w)
+    with right:
+        chart(errors.residual_histogram(tables, w, target), "residuals", w)

@@ -1,0 +1,202 @@
+"""Compared runs in numbers: metrics with intervals, what differs, and whether it is real."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+import streamlit as st
+
+from app.charts import comparisons
+from app.charts.style import cut
+from app.compared import Compared, predictions
+from app.parts import chart, csv, inert, made, number
+from app.words import Words
+from hpo.results import differences, evaluation, significance
+from hpo.results.predicted import Predicted
+from hpo.results.scores import GOALS, METRICS, metric_of, task_of
+
+BEST = ""  # the reference that is chosen unless one is named
+
+
+def show(found: Compared, w: Words) -> None:
+    """Draw the view."""
+    verdict(found, w)
+    _intervals(found, w)
+    _differences(found, w)
+    _spread(found, w)
+
+
+def verdict(found: Compared, w: Words, brief: bool = False) -> None:
+    """Is the best really better? In words; with all comparisons unless `brief`."""
+    kept = predictions(found)
+    if len(found.names) < 2:
+        return
+    if len(kept) < 2:
+        st.info(w("real.no_predictions"))
+        return
+    metric, reference = _first_metric(found, kept), BEST
+    if not brief:
+        st.subheader(w("real"))
+        with st.container(horizontal=True):
+            metrics = METRICS[task_of(next(iter(kept.values())))]
+            metric = st.selectbox(
+                w("column.metric"),
+                metrics,
+                index=metrics.index(metric),
+                key="real-metric",
+                bind="query-params",
+            )
+            reference = st.selectbox(
+                w("real.reference"),
+                [BEST, *kept],
+                format_func=lambda name: name or w("real.best"),
+                key="reference",
+                bind="query-params",
+            )
+    result = made(
+        lambda: significance.compare(kept, metric, reference or None),
+        *("real", metric, reference, *found.version),
+    )
+    _say(result, w)
+    if not brief:
+        table = _comparison_table(result, w)
+        st.dataframe(table, hide_index=True, key="real-table")
+        with st.container(horizontal=True):
+            st.caption(w("real.how"))
+            csv(result.table, "compare-tests", w)
+
+
+def _say(result: significance.Comparison, w: Words) -> None:
+    if result.reference is None:
+        st.info(w("real.nothing"))
+        return
+    table = result.table.set_index("run")
+    facts = {
+        "run": inert(result.reference),
+        "metric": inert(result.metric),
+        "value": number(float(table["value"][result.reference])),
+        "count": len(table) - 1,
+        "worse": len(result.runs("worse")),
+        "unsure": len(result.runs("cannot tell")),
+        "better": inert(", ".join(result.runs("better")[:3])),
+    }
+    text = w(f"real.{result.kind.replace(' ', '_')}", **facts)
+    if result.best_of:
+        text += " " + w("real.best_of", count=result.best_of)
+    if apart := len(result.runs("not comparable")):
+        text += " " + w("real.not_comparable", count=apart)
+    (st.success if result.kind == "clear" else st.info)(text)
+
+
+def _comparison_table(result: significance.Comparison, w: Words) -> pd.DataFrame:
+    table = result.table
+    return pd.DataFrame(
+        {
+            w("column.run"): table["run"],
+            cut(result.metric): table["value"].map(number),
+            w("real.difference"): table["difference"].map(_signed),
+            w("real.interval"): [
+                _interval(low, high, signed=True)
+                for low, high in zip(table["low"], table["high"], strict=True)
+            ],
+            w("real.p"): [_p(p) for p in table["p_corrected"]],
+            w("real.verdict"): [w(f"verdict.{v.replace(' ', '_')}") for v in table["verdict"]],
+            w("real.test"): table["test"],
+        }
+    )
+
+
+def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
+    """Run → its metrics with intervals."""
+    return {
+        name: made(
+            lambda predicted=predicted: evaluation.metrics(predicted),
+            *("metrics", name, *found.version[len(found.names) :]),
+        )
+        for name, predicted in predictions(found).items()
+    }
+
+
+def _intervals(found: Compared, w: Words) -> None:
+    st.subheader(w("metrics.intervals"))
+    found_metrics = metric_tables(found)
+    if not found_metrics:
+        st.dataframe(_recorded(found), key="recorded")
+        return
+    names = list(next(iter(found_metrics.values()))["metric"])
+    first = _first_metric(found, predictions(found))
+    metric = st.selectbox(
+        w("column.metric"), names, index=names.index(first), key="interval-metric"
+    )
+    long = pd.concat(
+        [table.assign(run=run) for run, table in found_metrics.items()], ignore_index=True
+    )
+    one = long[long["metric"] == metric].drop(columns="metric").reset_index(drop=True)
+    chart(
+        comparisons.metric_intervals(one, metric, GOALS[metric] == "maximize", w),
+        "compare-intervals",
+        w,
+    )
+    wide = {
+        run: [
+            f"{number(v)} {_interval(low, high)}"
+            for v, low, high in zip(t["value"], t["low"], t["high"], strict=True)
+        ]
+        for run, t in found_metrics.items()
+    }
+    st.dataframe(pd.DataFrame(wide, index=names).T, key="interval-table")
+    with st.container(horizontal=True):
+        st.caption(w("metrics.how"))
+        csv(long, "compare-metrics", w)
+
+
+def _recorded(found: Compared) -> pd.DataFrame:
+    table = found.trials()
+    names = {name for tables in found.studies.values() for name in tables.metrics}
+    return table[[column for column in map(str, table) if column in names]]
+
+
+def _differences(found: Compared, w: Words) -> None:
+    st.subheader(w("differs"))
+    table = differences.differing(found.configs())
+    if table.empty:
+        st.caption(w("differs.nothing"))
+        return
+    shown = table.map(lambda value: "" if value is None else cut(value, 60))
+    st.dataframe(shown, key="differs")
+    csv(table.reset_index(), "compare-parameters", w)
+
+
+def _spread(found: Compared, w: Words) -> None:
+    trials = found.trials()
+    table = differences.spread(trials, "value")
+    if table.empty:
+        return
+    st.subheader(w("spread"))
+    metric = found.objective["metric"]
+    chart(comparisons.seed_spread(table, trials["value"], metric, w), "compare-spread", w)
+
+
+def _first_metric(found: Compared, kept: Mapping[str, Predicted]) -> str:
+    """The objective if it can be computed from predictions, else the first that can."""
+    task = task_of(next(iter(kept.values())))
+    return metric_of(found.objective["metric"], task) or METRICS[task][0]
+
+
+def _interval(low: float, high: float, signed: bool = False) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    form = _signed if signed else number
+    return f"[{form(float(low))}, {form(float(high))}]"
+
+
+def _signed(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.3g}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,124 @@
+"""Compared classifiers by their probabilities: ROC, precision-recall, calibration, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from app.charts import thresholds
+from app.charts.style import cut
+from app.compared import Compared, predictions
+from app.parts import chart, csv, made
+from app.words import Words
+from hpo.results import evaluation, ranking
+from hpo.results.predicted import Predicted
+from hpo.results.rows import class_names
+
+MOST_BANDS = 4
+
+
+def show(found: Compared, w: Words) -> None:
+    """Draw the view."""
+    kept = predictions(found)
+    if not kept or not next(iter(kept.values())).is_classification:
+        st.info(w("probabilities.none"))
+        return
+    st.fragment(_curves)(found, w)
+
+
+def roc_chart(found: Compared, w: Words) -> None:
+    """The ROC curves of all runs, averaged over classes (of class 1 where there are two)."""
+    kept = predictions(found)
+    if not kept or not next(iter(kept.values())).is_classification:
+        return
+    of = _kinds(next(iter(kept.values())))[0]
+    one = made(
+        lambda: thresholds.roc(_roc(kept, of), w, _name(kept, of, w), _areas(kept, of)),
+        *("roc", w.language, of, *found.version),
+    )
+    chart(one, "compare-roc", w, ("points",))
+
+
+def _curves(found: Compared, w: Words) -> None:
+    kept = predictions(found)
+    first = next(iter(kept.values()))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kinds = _kinds(first)
+        of = st.selectbox(
+            w("probabilities.of"), kinds, format_func=lambda k: _name(kept, k, w), key="of"
+        )
+        bands = st.toggle(w("probabilities.bands"), disabled=len(kept) > MOST_BANDS, key="bands")
+        threshold = 0.5
+        if isinstance(of, int):
+            threshold = st.slider(
+                w("probabilities.threshold"), 0.0, 1.0, 0.5, 0.01, key="t", bind="query-params"
+            )
+    points = evaluation.operating_points(kept, of, threshold) if isinstance(of, int) else None
+    at = (w.language, of, *found.version)
+    curves = made(lambda: _roc(kept, of), "roc-curves", *at)
+    areas = made(lambda: _areas(kept, of), "roc-areas", *at)
+    spread = made(lambda: _bands(kept, of), "roc-bands", *at) if bands else None
+    left, right = st.columns(2)
+    with left:
+        chart(thresholds.roc(curves, w, _name(kept, of, w), areas, spread, points), "roc", w)
+    falls = made(
+        lambda: {run: ranking.precision_recall(p, of) for run, p in kept.items()}, "pr-curves", *at
+    )
+    precisions = made(
+        lambda: {run: ranking.average_precision(p, of) for run, p in kept.items()}, "pr-areas", *at
+    )
+    chance = float((first.target == of).mean()) if isinstance(of, int) else None
+    with right:
+        chart(
+            thresholds.precision_recall(falls, w, _name(kept, of, w), precisions, points, chance),
+            "precision-recall",
+            w,
+        )
+    if points is not None:
+        st.caption(w("probabilities.point", threshold=f"{threshold:.2f}"))
+        st.dataframe(points, hide_index=True, key="operating-points")
+        csv(points, "operating-points", w)
+    left, right = st.columns(2)
+    with left:
+        tables = made(
+            lambda: {run: evaluation.calibration(p) for run, p in kept.items()},
+            *("calibration", *found.version),
+        )
+        chart(thresholds.calibration(tables, w), "calibration", w)
+    with right:
+        if isinstance(of, int):
+            histograms = {
+                run: evaluation.score_histogram(p, of) for run, p in list(kept.items())[:4]
+            }
+            chart(
+                thresholds.score_histograms(histograms, w, _name(kept, of, w), threshold),
+                "scores",
+                w,
+            )
+
+
+def _kinds(predicted: Predicted) -> list[Any]:
+    """What may be ranked: averages and each class; of two classes, the second."""
+    count = predicted.output.shape[1]
+    return [1, 0] if count == 2 else ["macro", "micro", *range(count)]
+
+
+def _name(kept: Mapping[str, Predicted], of: Any, w: Words) -> str:
+    if isinstance(of, int):
+        return cut(class_names(next(iter(kept.values())))[of])
+    return w(f"average.{of}")
+
+
+def _roc(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
+    return {run: ranking.roc(predicted, of) for run, predicted in kept.items()}
+
+
+def _areas(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
+    return {run: ranking.auc(predicted, of) for run, predicted in kept.items()}
+
+
+def _bands(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
+    first = list(kept.items())[:MOST_BANDS]
+    return {run: ranking.roc_band(predicted, of) for run, predicted in first}

@@ -1,0 +1,153 @@
+"""One run: its curves, what it was trained with, what it used, where it came from."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+import streamlit as st
+
+from app import address
+from app.charts import curves
+from app.charts.style import cut
+from app.parts import (
+    LIVE_S,
+    catalog,
+    chart,
+    csv,
+    current_words,
+    heading,
+    inert,
+    made,
+    number,
+    span,
+    study_or_stop,
+    trouble,
+)
+from app.words import Words
+from hpo.results.tables import SYSTEM, StudyTables
+
+LOG_LINES = 200
+
+
+def show() -> None:
+    """Draw the page."""
+    w = current_words()
+    runs = address.runs() or address.chosen()[:1]
+    if not runs:
+        heading(w("page.run"), w)
+        st.info(w("run.choose"))
+        return
+    key, trial = runs[0]
+    tables = study_or_stop(key, w)
+    heading(inert(address.name((key, trial))), w)
+    trouble()
+    if trial not in set(tables.trials["number"]):
+        st.error(w("run.unknown", trial=trial, study=inert(key)))
+        return
+    address.link(address.STUDY, cut(key), icon=":material/arrow_back:", study=key)
+    is_open = tables.state == "running" and pd.isna(_row(tables, trial)["ended"])
+    st.fragment(_top, run_every=LIVE_S if is_open else None)(key, trial, w)
+    left, right = st.columns(2)
+    with left:
+        _parameters(tables, trial, w)
+    with right:
+        _lineage(tables, trial, w)
+    _texts(tables, trial, w)
+
+
+def _row(tables: StudyTables, trial: int) -> pd.Series:
+    return tables.trials.set_index("number", drop=False).loc[trial]
+
+
+def _top(key: str, trial: int, w: Words) -> None:
+    tables = study_or_stop(key, w)
+    row = _row(tables, trial)
+    columns = st.columns(4)
+    columns[0].metric(w("column.state"), w(f"state.{row['state']}"))
+    name = inert(tables.objective[0]["metric"]) if tables.objective else w("column.value")
+    columns[1].metric(name, number(_plain(row["value"])))
+    columns[2].metric(w("column.best_epoch"), f"{_or_dash(row['best_epoch'])}")
+    columns[3].metric(w("study.took"), span(float(row["seconds"] or 0), w))
+    if row["reason"]:
+        st.warning(inert(row["reason"], 500))
+    mine = tables.epochs[tables.epochs["trial"] == trial]
+    if mine.empty:
+        st.info(w("run.no_epochs"))
+        return
+    metrics = mine[[c for c in mine if not str(c).startswith(SYSTEM)]]
+    best = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
+    at = (w.language, tables.source, key, trial, tables.version)
+    chart(made(lambda: curves.run_curves(metrics, w, best), "run-curves", *at), "run-curves", w)
+    if mine.filter(like=SYSTEM).notna().to_numpy().any():
+        chart(made(lambda: curves.resources(mine, w), "resources", *at), "run-resources", w)
+
+
+def _parameters(tables: StudyTables, trial: int, w: Words) -> None:
+    st.subheader(w("run.parameters"))
+    searched = set(tables.search)
+    config = tables.configs.get(trial, {})
+    table = pd.DataFrame(
+        {
+            w("run.setting"): [cut(path, 80) for path in config],
+            w("column.value"): [cut(value, 120) for value in config.values()],
+            w("run.searched"): ["●" if path in searched else "" for path in config],
+        }
+    ).sort_values(w("run.searched"), ascending=False, kind="stable")
+    st.dataframe(table, hide_index=True, key="run-parameters")
+    csv(pd.DataFrame(list(config.items()), columns=["setting", "value"]), "run-parameters", w)
+
+
+def _lineage(tables: StudyTables, trial: int, w: Words) -> None:
+    st.subheader(w("run.lineage"))
+    row, git = _row(tables, trial), tables.provenance.get("git") or {}
+    commit = git.get("commit")
+    dirty = w("run.dirty") if git.get("dirty") else ""
+    facts = {
+        w("run.commit"): f"{commit} {dirty}" if commit else w("run.no_git"),
+        w("run.data"): tables.dataset.get("source", ""),
+        w("run.fingerprint"): tables.dataset.get("fingerprint", ""),
+        w("run.seed"): _or_dash(row["seed"]),
+        w("run.worker"): f"{_or_dash(row['worker'])} ({tables.device_name})",
+        w("run.attempts"): _or_dash(row["attempts"]),
+        w("run.memory"): number(_plain(row["peak_memory_mb"])),
+        w("run.mlflow"): row["run_id"] if isinstance(row["run_id"], str) else w("run.not_sent"),
+    }
+    table = pd.DataFrame({"": list(facts), " ": [cut(v, 120) for v in facts.values()]})
+    st.dataframe(table, hide_index=True, key="run-lineage")
+    st.caption(w("run.reproduce"))
+    st.code(f"hpo reproduce {shlex.quote(tables.key)} {trial}", language="sh")
+
+
+def _texts(tables: StudyTables, trial: int, w: Words) -> None:
+    """What was kept as text; shown as it is, never as markup."""
+    diff = (tables.provenance.get("git") or {}).get("diff") or _text(tables.key, None, "git.diff")
+    packages = tables.provenance.get("packages") or {}
+    versions = "\n".join(f"{name}=={version}" for name, version in sorted(packages.items()))
+    found = {
+        "run.traceback": _text(tables.key, trial, "traceback.txt"),
+        "run.log": _tail(_text(tables.key, trial, "log.txt")),
+        "run.diff": diff,
+        "run.packages": versions or _text(tables.key, None, "versions.txt"),
+        "run.file": tables.file,
+    }
+    for key, text in found.items():
+        if text:
+            with st.expander(w(key), expanded=key == "run.traceback"):
+                st.code(text, language=None)
+
+
+def _text(key: str, trial: int | None, name: str) -> str | None:
+    return catalog().text(key, trial, name)
+
+
+def _tail(text: str | None) -> str | None:
+    return text and "\n".join(text.splitlines()[-LOG_LINES:])
+
+
+def _plain(value: object) -> object:
+    return None if pd.isna(value) else float(value)  # type: ignore[call-overload,arg-type]
+
+
+def _or_dash(value: object) -> object:
+    return "–" if pd.isna(value) else value  # type: ignore[call-overload]

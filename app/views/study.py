@@ -1,0 +1,266 @@
+"""One study: how far it is, what it found, what to try next."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import streamlit as st
+
+from app import address
+from app.charts import endings, fronts, learning, parallel, parameters, progress, workers
+from app.controls import controls
+from app.leaderboard import leaderboard
+from app.parts import (
+    LIVE_S,
+    catalog,
+    chart,
+    current_words,
+    heading,
+    inert,
+    made,
+    number,
+    offer,
+    span,
+    study_or_stop,
+    trials_in,
+    trouble,
+)
+from app.words import Words
+from hpo.results import advice as advising
+from hpo.results.summary import used
+from hpo.results.tables import STATES, StudyTables
+
+BY: tuple[progress.By, ...] = ("trial", "time")
+VIEWS = ("overview", "parameters", "curves", "workers")
+MOST_SLICES = 6  # parameters shown unless others are asked for
+
+
+def show() -> None:
+    """Draw the page."""
+    w = current_words()
+    key = address.study()
+    tables = study_or_stop(key, w)
+    heading(inert(tables.key), w)
+    trouble()
+    refresh_s = LIVE_S if tables.state == "running" or tables.missing_curves else None
+    st.fragment(_state, run_every=refresh_s)(tables.key, w)
+    view = address.choice("view", VIEWS, lambda v: w(f"study.view.{v}"), w("study.view"))
+    st.fragment(_view, run_every=refresh_s)(view, tables.key, tables.state, w)
+
+
+def _view(view: str, key: str, state: str, w: Words) -> None:
+    tables = study_or_stop(key, w)
+    if tables.state != state:
+        st.rerun()  # it began or ended: what refreshes, and which buttons there are, changes
+    if tables.trials.empty:
+        st.info(w("study.no_trials"))
+        return
+    {"overview": _overview, "parameters": _parameters, "curves": _curves, "workers": _workers}[
+        view
+    ](tables, w)
+
+
+# -- how far it is
+
+
+def _state(key: str, w: Words) -> None:
+    tables = study_or_stop(key, w)
+    counts = tables.trials["state"].value_counts()
+    shown = ", ".join(f"{counts[s]} {w(f'state.{s}')}" for s in STATES if s in counts)
+    best = tables.best() if len(tables.objective) == 1 else None
+    columns = st.columns([2, 1, 1, 1])
+    columns[0].metric(
+        w("column.trials"), w(f"state.{tables.state}"), shown, delta_color="off", delta_arrow="off"
+    )
+    if best is not None:
+        metric, goal = tables.objective[0]["metric"], tables.objective[0]["goal"]
+        value = tables.trials.set_index("number")["value"][best]
+        columns[1].metric(
+            inert(metric),
+            number(value),
+            w(f"study.best.{goal}", trial=best),
+            delta_color="off",
+            delta_arrow="off",
+        )
+    elapsed_s = (tables.updated_ms - tables.started_ms) / 1000
+    share = used(tables)
+    columns[2].metric(w("study.took"), span(elapsed_s, w))
+    if not math.isnan(share):
+        left = ""
+        if tables.state == "running" and 0.02 < share < 1:
+            left = w("study.left", time=span(elapsed_s * (1 - share) / share, w))
+        columns[3].metric(
+            w("column.used"), f"{share:.0%}", left or None, delta_color="off", delta_arrow="off"
+        )
+    if tables.missing_curves:
+        st.caption(w("study.fetching", count=tables.missing_curves))
+    controls(tables, w)
+
+
+# -- what it found
+
+
+def _overview(tables: StudyTables, w: Words) -> None:
+    if len(tables.objective) > 1:
+        found = made(
+            lambda: fronts.pareto(tables.trials, tables.objective, w), *_at(tables, w, "pareto")
+        )
+        event = chart(found, f"{tables.key}-pareto", w, ("points", "box"))
+        offer([(tables.key, trial) for trial in trials_in(event)], "pareto", w)
+    left, right = st.columns([3, 2])
+    with left:
+        _history(tables, w)
+    with right:
+        _advice(tables, w)
+    leaderboard(tables, w)
+
+
+def _history(tables: StudyTables, w: Words) -> None:
+    with st.container(horizontal=True):
+        by = address.choice("by", BY, lambda v: w(f"history.by.{v}"), w("history.by"))
+        log = st.toggle(w("log_axis"), key="log", bind="query-params")
+        index = 0
+        if len(tables.objective) > 1:
+            names = [goal["metric"] for goal in tables.objective]
+            index = names.index(st.selectbox(w("column.metric"), names, key="objective"))
+    found = made(
+        lambda: progress.history(tables.trials, tables.objective, w, by, log, index),
+        *_at(tables, w, "history", by, log, index),
+    )
+    event = chart(found, f"{tables.key}-history", w, ("points", "box"))
+    offer([(tables.key, trial) for trial in trials_in(event)], "history", w)
+
+
+def _advice(tables: StudyTables, w: Words) -> None:
+    st.subheader(w("advice"))
+    found = made(lambda: _advise(tables), *_at(tables, w, "advice"))
+    for one in found:
+        facts = {
+            name: inert(value) if isinstance(value, str) else value
+            for name, value in one.facts.items()
+        }
+        key = f"advice.{one.kind}.{facts['side']}" if one.kind == "edge" else f"advice.{one.kind}"
+        st.markdown("- " + w(key, **facts))
+    if not found:
+        st.caption(w("advice.none"))
+
+
+def _advise(tables: StudyTables) -> list[advising.Advice]:
+    best = tables.best()
+    predicted = None if best is None else catalog().predicted(tables.key, best)
+    return advising.advice(tables, advising.importances(tables), predicted)
+
+
+# -- which parameters matter
+
+
+def _parameters(tables: StudyTables, w: Words) -> None:
+    if not tables.search:
+        st.info(w("parameters.none"))
+        return
+    found = made(lambda: advising.importances(tables), *_at(tables, w, "importances"))
+    paths = list(tables.search)
+    if found is None:
+        st.info(w("importances.too_few"))
+    else:
+        caution = w("importances.few", trials=found.trials) if found.few else ""
+        chart(parameters.importances(found.table, w, caution), f"{tables.key}-importances", w)
+        ranked = [p for p in found.table["param"] if p in paths]
+        paths = ranked + [p for p in paths if p not in ranked]
+    _parallel(tables, w)
+    shown = st.multiselect(
+        w("slices.of"), paths, default=paths[:MOST_SLICES], format_func=_plain, key="slices"
+    )
+    if shown:
+        slices = made(
+            lambda: parameters.slices(tables.trials, tables.search, tables.objective, w, shown),
+            *_at(tables, w, "slices", *shown),
+        )
+        event = chart(slices, f"{tables.key}-slices", w, ("points", "box"))
+        offer([(tables.key, trial) for trial in trials_in(event)], "slices", w)
+    if len(paths) > 1:
+        _contour(tables, paths, w)
+
+
+def _parallel(tables: StudyTables, w: Words) -> None:
+    key = f"{tables.key}-parallel"
+    axes = made(
+        lambda: parallel.parallel_axes(tables.trials, tables.search, tables.objective),
+        *_at(tables, w, "axes"),
+    )
+    before = st.session_state.get(key)
+    boxes = before["selection"]["box"] if before else []
+    found = parallel.parallel(tables.trials, axes, tables.objective, w, boxes)
+    chart(found, key, w, ("box",))
+    st.caption(w("parallel.how"))
+    if boxes:
+        brushed = parallel.brushed(boxes, tables.trials, axes)
+        offer([(tables.key, trial) for trial in brushed], "parallel", w)
+
+
+def _contour(tables: StudyTables, paths: list[str], w: Words) -> None:
+    with st.container(horizontal=True):
+        x = st.selectbox(w("contour.x"), paths, index=0, key="x", format_func=_plain)
+        y = st.selectbox(w("contour.y"), paths, index=1, key="y", format_func=_plain)
+    found = made(
+        lambda: parameters.contour(tables.trials, tables.search, tables.objective, w, x, y),
+        *_at(tables, w, "contour", x, y),
+    )
+    chart(found, f"{tables.key}-contour", w)
+
+
+# -- how they learned
+
+
+def _curves(tables: StudyTables, w: Words) -> None:
+    metrics = tables.metrics
+    if not metrics:
+        st.info(w("curves.none"))
+        return
+    wanted = tables.objective[0]["metric"] if tables.objective else metrics[0]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        metric = st.selectbox(
+            w("column.metric"),
+            metrics,
+            index=metrics.index(wanted) if wanted in metrics else 0,
+            format_func=_plain,
+            key="metric",
+            bind="query-params",
+        )
+        best = st.number_input(w("curves.best"), 0, 20, 5, key="best", bind="query-params")
+        log = st.toggle(w("log_axis"), key="log", bind="query-params")
+    found = made(
+        lambda: learning.learning_bands(
+            tables.epochs, tables.trials, tables.objective, metric, w, int(best), log
+        ),
+        *_at(tables, w, "bands", metric, best, log),
+    )
+    event = chart(found, f"{tables.key}-curves", w, ("points",))
+    offer([(tables.key, trial) for trial in trials_in(event)], "curves", w)
+    rungs = made(lambda: endings.rungs(tables.trials, w), *_at(tables, w, "rungs"))
+    chart(rungs, f"{tables.key}-rungs", w)
+
+
+# -- who did what
+
+
+def _workers(tables: StudyTables, w: Words) -> None:
+    now_ms = tables.updated_ms
+    found = made(lambda: workers.timeline(tables.spans, now_ms, w), *_at(tables, w, "timeline"))
+    event = chart(found, f"{tables.key}-workers", w, ("points",))
+    offer([(tables.key, trial) for trial in trials_in(event)], "workers", w)
+    chart(
+        made(lambda: endings.failures(tables.trials, w), *_at(tables, w, "failures")),
+        f"{tables.key}-failures",
+        w,
+    )
+
+
+def _at(tables: StudyTables, w: Words, *more: Any) -> tuple[Any, ...]:
+    """Names what is made of these tables; see `made`."""
+    return (tables.source, tables.key, tables.version, w.language, *more)
+
+
+def _plain(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,221 @@
+"""What a run's predictions say, in numbers: metrics, confusion, thresholds, calibration, errors.
+
+Every interval is at 95 %. An output that is not a number (NaN, infinite) makes every metric of
+the run NaN, since a run must not gain by rows that it does not predict; counts and tables are of
+the other rows. Curves and areas under them are in `hpo.results.ranking`, comparisons in
+`hpo.results.significance`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hpo.results import intervals
+from hpo.results.intervals import Estimate, Floats
+from hpo.results.predicted import Predicted
+from hpo.results.ranking import auc
+from hpo.results.rows import chosen, class_names, finite, is_finite
+from hpo.results.scores import CLASSIFICATION, METRICS, REGRESSION, Score, task_of
+
+POSITIVE_COUNTS = ("tp", "fp", "fn", "tn")
+
+
+def metrics(predicted: Predicted) -> pd.DataFrame:
+    """``metric``, ``value``, ``low``, ``high``, in the order of `hpo.results.scores.METRICS`.
+
+    Accuracy has Wilson's interval, ROC-AUC (of class 1, or the mean over classes) DeLong's, the
+    others the bootstrap's over rows. Where all resamples agree the interval cannot be said.
+    """
+    task = task_of(predicted)
+    found = measured(predicted, [name for name in METRICS[task] if name != "roc_auc"])
+    if predicted.is_classification:
+        found["roc_auc"] = auc(predicted, "macro")
+        if not math.isnan(found["accuracy"].value):
+            right = (chosen(predicted) == predicted.target).sum()
+            low, high = intervals.wilson(right, len(predicted.ids))
+            found["accuracy"] = Estimate(found["accuracy"].value, float(low), float(high))
+    rows = [(name, found[name].value, found[name].low, found[name].high) for name in METRICS[task]]
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high"])
+
+
+def measured(predicted: Predicted, names: list[str]) -> dict[str, Estimate]:
+    """Metrics of `hpo.results.scores`, with bootstrap intervals."""
+    values, samples = sampled(predicted, names)
+    found = {}
+    for name in names:
+        low, high = map(float, intervals.percentiles(samples[name], len(predicted.ids)))
+        found[name] = Estimate(values[name], *((low, high) if low < high else ()))
+    return found
+
+
+def sampled(predicted: Predicted, names: list[str]) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Metrics, and what they are in each of the shared resamples, (RESAMPLES,) each.
+
+    All runs with as many rows share the resamples: rows must be in the same order to be paired.
+    """
+    if len(predicted.ids) == 0 or not is_finite(predicted):
+        nothing = np.full(intervals.RESAMPLES, math.nan)
+        return dict.fromkeys(names, math.nan), dict.fromkeys(names, nothing)
+    table: Mapping[str, Score] = CLASSIFICATION if predicted.is_classification else REGRESSION
+    parts = [table[name].columns(predicted) for name in names]
+    columns = np.concatenate(parts, axis=1)
+    edges = np.cumsum([part.shape[1] for part in parts])[:-1]
+    values, samples = {}, {}
+    means = intervals.resampled_means(columns)
+    for name, mean, resampled in zip(
+        names, np.split(columns.mean(0), edges), np.split(means, edges, axis=1), strict=True
+    ):
+        values[name] = float(table[name].combine(mean))
+        samples[name] = table[name].combine(resampled.T)
+    return values, samples
+
+
+# -- classification
+
+
+def confusion(predicted: Predicted) -> NDArray[np.int64]:
+    """(C, C) counts: the row is the truth, the column what was said."""
+    shown, count = finite(predicted), predicted.output.shape[1]
+    pairs = shown.target.astype(np.int64) * count + chosen(shown)
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def per_class(predicted: Predicted) -> pd.DataFrame:
+    """``class``, ``support`` (rows of it), then ``precision``, ``recall``, ``f1`` and ``auc``,
+    each with ``_low`` and ``_high``; NaN where there is nothing to divide by."""
+    counts = confusion(predicted).astype(np.float64)
+    hits, wanted, said = np.diag(counts), counts.sum(1), counts.sum(0)
+    missed = wanted + said - 2 * hits
+    table: dict[str, Any] = {"class": class_names(predicted), "support": wanted.astype(np.int64)}
+    for name, above, below, bounds in (
+        ("precision", hits, said, intervals.wilson(hits, said)),
+        ("recall", hits, wanted, intervals.wilson(hits, wanted)),
+        ("f1", 2 * hits, wanted + said, intervals.wilson_f1(hits, missed)),
+    ):
+        table |= {name: _ratio(above, below), f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+    areas = [auc(predicted, index) for index in range(len(hits))]
+    table["auc"] = [area.value for area in areas]
+    table["auc_low"] = [area.low for area in areas]
+    table["auc_high"] = [area.high for area in areas]
+    found = pd.DataFrame(table)
+    if not is_finite(predicted):
+        found.loc[:, "precision":] = math.nan
+    return found
+
+
+def operating_point(predicted: Predicted, class_index: int, threshold: float) -> dict[str, float]:
+    """What saying "it is `class_index`" from a probability of `threshold` on comes to.
+
+    Returns:
+        ``tpr``, ``fpr``, ``precision``, ``recall``, ``f1``, ``accuracy`` (of is it or is it not)
+        and the counts ``tp``, ``fp``, ``fn``, ``tn``; NaN where there is nothing to divide by.
+    """
+    row = operating_points({"": predicted}, class_index, threshold).iloc[0]
+    return {str(name): float(value) for name, value in row.drop("run").items()}
+
+
+def operating_points(
+    runs: Mapping[str, Predicted], class_index: int, threshold: float
+) -> pd.DataFrame:
+    """`operating_point` of many runs: ``run`` and a column for each number."""
+    counts = np.array([_counts(predicted, class_index, threshold) for predicted in runs.values()])
+    tp, fp, fn, tn = counts.reshape(-1, 4).T.astype(np.float64)
+    table = {
+        "run": list(runs),
+        "tpr": _ratio(tp, tp + fn),
+        "fpr": _ratio(fp, fp + tn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+    }
+    return pd.DataFrame(table | dict(zip(POSITIVE_COUNTS, (tp, fp, fn, tn), strict=True)))
+
+
+def calibration(predicted: Predicted, bins: int = 10) -> pd.DataFrame:
+    """How often the class said is right, by the probability it was said with.
+
+    Returns:
+        A row for each bin that has rows: ``from``, ``to`` (its edges), ``confidence`` (the mean
+        probability of the class said), ``accuracy``, ``low``, ``high`` (Wilson), ``count``.
+    """
+    shown = finite(predicted)
+    confidence = shown.output.max(axis=1, initial=0).astype(np.float64)
+    right = (chosen(shown) == shown.target) if len(shown.ids) else np.zeros(0, bool)
+    place = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
+    count = np.bincount(place, minlength=bins).astype(np.float64)
+    hits = np.bincount(place, right, bins).astype(np.float64)
+    summed = np.bincount(place, confidence, bins).astype(np.float64)
+    low, high = intervals.wilson(hits, count)
+    edges = np.linspace(0, 1, bins + 1)
+    table = pd.DataFrame(
+        {
+            "from": edges[:-1],
+            "to": edges[1:],
+            "confidence": _ratio(summed, count),
+            "accuracy": _ratio(hits, count),
+            "low": low,
+            "high": high,
+            "count": count.astype(np.int64),
+        }
+    )
+    return table[table["count"] > 0].reset_index(drop=True)
+
+
+def expected_calibration_error(predicted: Predicted, bins: int = 10) -> float:
+    """The mean distance of confidence and accuracy over bins, weighted by their rows, in [0, 1].
+
+    Guo et al. (2017), "On calibration of modern neural networks".
+    """
+    table = calibration(predicted, bins)
+    if not is_finite(predicted) or table.empty:
+        return math.nan
+    return float(
+        np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["count"])
+    )
+
+
+def score_histogram(predicted: Predicted, class_index: int, bins: int = 20) -> pd.DataFrame:
+    """``from``, ``to``, ``positives``, ``negatives``: rows by their probability of a class."""
+    shown = finite(predicted)
+    score, positive = shown.output[:, class_index], shown.target == class_index
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {
+            "from": edges[:-1],
+            "to": edges[1:],
+            "positives": np.histogram(score[positive], edges)[0],
+            "negatives": np.histogram(score[~positive], edges)[0],
+        }
+    )
+
+
+# -- regression
+
+
+def residuals(predicted: Predicted) -> pd.DataFrame:
+    """``id``, ``target``, ``output``, ``residual`` (target − output), in the target's units."""
+    shown = finite(predicted)
+    target, output = shown.target.astype(np.float64), shown.output.astype(np.float64)
+    return pd.DataFrame(
+        {"id": shown.ids, "target": target, "output": output, "residual": target - output}
+    )
+
+
+def _counts(predicted: Predicted, class_index: int, threshold: float) -> tuple[int, ...]:
+    """tp, fp, fn, tn. A probability of NaN is not above any threshold."""
+    said = predicted.output[:, class_index] >= threshold
+    wanted = predicted.target == class_index
+    tp = int((said & wanted).sum())
+    fp, fn = int(said.sum()) - tp, int(wanted.sum()) - tp
+    return tp, fp, fn, len(said) - tp - fp - fn
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.asarray(np.where(below > 0, above / np.where(below > 0, below, 1), math.nan))
