@@ -7,7 +7,7 @@ threshold) is bound to the address by the widgets themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -15,6 +15,7 @@ STUDIES, STUDY, COMPARE, RUN = "studies", "study", "compare", "run"
 MOST_RUNS = 200
 _PAGES = "pages"
 
+Option = TypeVar("Option", bound=str)
 Run = tuple[str, int]  # a study's key, a trial's number
 
 
@@ -24,7 +25,7 @@ def remember(pages: Mapping[str, Any]) -> None:
 
 
 def link(page: str, label: str, icon: str | None = None, **params: str) -> None:
-    """Draw a link to a page; `label` is inert text."""
+    """Draw a link to a page; `label` is Markdown."""
     st.page_link(
         st.session_state[_PAGES][page], label=label, icon=icon, query_params=_with(params)
     )
@@ -67,16 +68,20 @@ def join(chosen: Iterable[Run]) -> str:
 
 
 def choice(
-    key: str, options: Sequence[str], labels: Callable[[str], str], title: str, hidden: bool = True
-) -> str:
+    key: str,
+    options: Sequence[Option],
+    labels: Callable[[str], str],
+    title: str,
+    hidden: bool = True,
+) -> Option:
     """Let one of a few be chosen, the first unless the address says otherwise.
 
     Streamlit can bind a widget to the address by itself, but then the label is in it, which is
     another one in another language.
     """
-    asked = st.query_params.get(key, options[0])
-    before = asked if asked in options else options[0]
-    after: str = st.segmented_control(
+    asked = st.query_params.get(key)
+    before = next((option for option in options if option == asked), options[0])
+    after: Option = st.segmented_control(
         title,
         options,
         format_func=labels,

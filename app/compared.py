@@ -69,7 +69,8 @@ class Compared:
 def compared(runs: Sequence[address.Run]) -> Compared | None:
     """Gather them; None if there is not one."""
     studies: dict[str, StudyTables] = {}
-    there, missing = [], []
+    there: list[address.Run] = []
+    missing: list[address.Run] = []
     for key in dict.fromkeys(key for key, _ in runs):
         try:
             studies[key] = catalog().study(key)
@@ -103,16 +104,13 @@ def predictions(found: Compared) -> dict[str, Predicted]:
 
 
 def predictions_of(tables: StudyTables, trial: int) -> Predicted | None:
-    """A trial's predictions; while it trains they may change."""
+    """A trial's predictions, if they can be read; while it trains they may change."""
     row = tables.trials[tables.trials["number"] == trial].iloc[0]
     ended = None if pd.isna(row["ended"]) else row["ended"].value
-    return made(
-        lambda: _read(tables.key, trial), "predictions", tables.source, tables.key, trial, ended
-    )
-
-
-def _read(key: str, trial: int) -> Predicted | None:
     try:
-        return catalog().predicted(key, trial)
-    except UserError:
+        return made(
+            lambda: catalog().predicted(tables.key, trial),
+            *("predictions", tables.source, tables.key, trial, ended),
+        )
+    except UserError:  # not kept, so that it is tried again
         return None

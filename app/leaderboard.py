@@ -6,13 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from app.charts.style import cut
-from app.parts import csv, offer
+from app.parts import csv, inert, offer
+from app.trial_table import first_columns, for_people, ranked, title
 from app.words import Words
+from hpo.results.filtering import filtered
 from hpo.results.tables import STATES, StudyTables
 
 MOST_ROWS = 1000  # the browser gets no more; all are in the CSV
-FIRST = ("rank", "number", "state", "value", "best_epoch", "seconds")
-LAST = ("reason",)
 
 
 def leaderboard(tables: StudyTables, w: Words) -> None:
@@ -41,10 +41,10 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
     found = table[table["state"].isin(states or [])]
     if where:
         try:
-            found = found.query(where)
-        except Exception as error:  # whatever pandas' expression parser meets
-            st.warning(w("leaderboard.bad_where", why=cut(str(error), 200)))
-    found = found.reset_index(drop=True)
+            found = filtered(found, where)
+        except ValueError as error:
+            st.warning(w("leaderboard.bad_where", why=inert(error, 200)))
+    found = _held(found.reset_index(drop=True))
     event = st.dataframe(
         for_people(found.head(MOST_ROWS)[chosen], w),
         hide_index=True,
@@ -64,41 +64,10 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
     offer([(tables.key, int(found["number"][row])) for row in rows], "leaderboard", w)
 
 
-def ranked(tables: StudyTables) -> pd.DataFrame:
-    """The trials, complete ones first, the best first; ``rank`` counts the complete ones."""
-    table = tables.trials
-    order = table.assign(open=table["state"] != "complete").sort_values(
-        ["open", "value"], ascending=[True, not tables.maximize], kind="stable"
-    )
-    rank = pd.Series(range(1, len(order) + 1), order.index, dtype="Int64")
-    rank = rank.where(~order["open"])
-    return order.drop(columns="open").assign(rank=rank).reset_index(drop=True)
-
-
-def first_columns(tables: StudyTables, names: list[str]) -> list[str]:
-    """The columns that a person looks for first."""
-    several = [name for name in names if name.startswith("value.")]
-    params = [name for name in names if name.startswith("params.")]
-    first = [name for name in FIRST if name != "value" or not several]
-    reason = list(LAST) if tables.trials["reason"].astype(bool).any() else []
-    wanted = [*first[:3], *(several or []), *first[3:], *params, *reason]
-    return [name for name in wanted if name in names]
-
-
-def for_people(table: pd.DataFrame, w: Words) -> pd.DataFrame:
-    """Text cut to a line; states in the language that is shown."""
-    shown = table.copy()
-    for name in shown:
-        if name == "state":
-            shown[name] = [w(f"state.{state}") for state in shown[name]]
-        elif shown[name].dtype == "object" or isinstance(shown[name].dtype, pd.StringDtype):
-            shown[name] = [None if pd.isna(v) else cut(v, 200) for v in shown[name]]
-    return shown
-
-
-def title(name: str, w: Words) -> str:
-    """A column's heading."""
-    if name.startswith("params."):
-        return cut(name.removeprefix("params.").removeprefix("train."))
-    known = {"rank", "number", "state", "value", "best_epoch", "seconds", "reason"}
-    return w(f"column.{name}") if name in known else cut(name.removeprefix("value."))
+def _held(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it was, while rows of it are chosen: they are known by their place only."""
+    state = st.session_state.get("leaderboard")
+    if "leaderboard-held" not in st.session_state or not (state and state["selection"]["rows"]):
+        st.session_state["leaderboard-held"] = table
+    held: pd.DataFrame = st.session_state["leaderboard-held"]
+    return held

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -20,20 +20,24 @@ from hpo.results.catalog import Catalog
 from hpo.results.tables import StudyTables
 
 LIVE_S = 1.0  # between two looks at a running study
-NAMES: dict[str, str] = {**LANGUAGES}
+NAMES = dict[str, str](LANGUAGES.items())
 PICTURES = ("png", "svg")
 
+Selecting = Literal["points", "box", "lasso"]
 Made = TypeVar("Made")
 
 
-@st.cache_resource(show_spinner=False)
 def catalog() -> Catalog:
     """The studies of this app; MLflow is asked in the background, because that takes seconds."""
-    found = Catalog(
-        Path(os.environ.get("HPO_UI_HOME", ".")), os.environ.get("HPO_UI_TRACKING_URI") or None
-    )
-    threading.Thread(target=found.connect, daemon=True, name="connect").start()
+    found = _catalog()
+    found.connect_in_background()
     return found
+
+
+@st.cache_resource(show_spinner=False)
+def _catalog() -> Catalog:
+    home = Path(os.environ.get("HPO_UI_HOME", "."))
+    return Catalog(home, os.environ.get("HPO_UI_TRACKING_URI") or None)
 
 
 def made(make: Callable[[], Made], *key: Hashable) -> Made:
@@ -111,30 +115,15 @@ def heading(text: str, w: Words) -> None:
             st.rerun()
 
 
-def number(value: object) -> str:
-    """Four digits of a number; nothing for what is missing."""
-    if value is None or value is pd.NA or value != value:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def span(seconds: float, w: Words) -> str:
-    """A length of time in its two largest units."""
-    whole = round(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return w("time.days", days=days, hours=hours)
-    if hours:
-        return w("time.hours", hours=hours, minutes=minutes)
-    if minutes:
-        return w("time.minutes", minutes=minutes, seconds=whole % 60)
-    return w("time.seconds", seconds=f"{seconds:.1f}" if seconds < 10 else whole)
-
-
 # -- charts
 
 
-def chart(found: Chart, key: str, w: Words, select: Sequence[str] = ()) -> Any:
+def panels() -> int:
+    """How many panels of a chart fit side by side: 1 on a phone."""
+    return 1 if "Mobi" in (st.context.headers.get("User-Agent") or "") else 2
+
+
+def chart(found: Chart, key: str, w: Words, select: Sequence[Selecting] = ()) -> Any:
     """Draw a chart with its caption and its data as CSV; returns what is selected in it.
 
     Args:
@@ -142,8 +131,8 @@ def chart(found: Chart, key: str, w: Words, select: Sequence[str] = ()) -> Any:
         select: ``points``, ``box``, ``lasso``: ways to select in it.
     """
     picture = {"format": st.session_state.get("picture", "png"), "filename": key, "scale": 2}
-    title = re.sub(r"<[^>]*>", " ", found.figure.layout.title.text or key)
-    options: dict[str, Any] = {
+    title = html.unescape(re.sub(r"<[^>]*>", " ", found.figure.layout.title.text or key))
+    options: Any = {
         "key": key,
         "alt": title,
         "config": {
@@ -163,6 +152,30 @@ def chart(found: Chart, key: str, w: Words, select: Sequence[str] = ()) -> Any:
             st.caption(inert(found.caption, 600))
         csv(found.table, key, w)
     return event
+
+
+def selectable(
+    make: Callable[[], Chart],
+    key: str,
+    w: Words,
+    select: Sequence[Selecting],
+    data: tuple[Hashable, ...],
+    *options: Hashable,
+) -> list[int]:
+    """A chart in which trials can be selected; returns those that are.
+
+    While any are, new data waits: Streamlit forgets a selection with the figure it was made in.
+
+    Args:
+        data, options: Name what `make` depends on.
+    """
+    held = f"{key}-held"
+    before, drawn = st.session_state.get(held, (None, None))
+    selected = st.session_state[key]["selection"] if key in st.session_state else {}
+    if not (selected.get("points") or selected.get("box")) or before != (w.language, *options):
+        drawn = made(make, key, *data, w.language, *options)
+        st.session_state[held] = ((w.language, *options), drawn)
+    return trials_in(chart(drawn, key, w, select))
 
 
 def csv(table: pd.DataFrame, name: str, w: Words) -> None:
@@ -221,9 +234,9 @@ def study_or_stop(key: str | None, w: Words, patience_s: float = 2.0) -> StudyTa
     try:
         return catalog().study(key, patience_s)
     except UnknownStudy:
-        st.error(w("study.unknown", key=inert(key)))
+        st.error(w("study.unknown", study=inert(key)))
     except Exception as error:  # MLflow's client raises whatever its libraries do
-        st.error(w("study.unreadable", key=inert(key), why=inert(type(error).__name__)))
+        st.error(w("study.unreadable", study=inert(key), why=inert(type(error).__name__)))
     trouble()
     address.link(address.STUDIES, w("page.studies"), icon=":material/list:")
     st.stop()

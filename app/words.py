@@ -87,10 +87,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "这里还没有运行过研究。启动一个，它就会出现在本页：",
     ),
     "study.choose": ("Choose a study first.", "请先选择一个研究。"),
-    "study.unknown": ("There is no study {key} here.", "这里没有研究 {key}。"),
+    "study.unknown": ("There is no study {study} here.", "这里没有研究 {study}。"),
     "study.unreadable": (
-        "The study {key} cannot be read now ({why}). Reload the page to try again.",
-        "暂时无法读取研究 {key}（{why}）。请刷新页面重试。",
+        "The study {study} cannot be read now ({why}). Reload the page to try again.",
+        "暂时无法读取研究 {study}（{why}）。请刷新页面重试。",
     ),
     "mlflow.down": (
         "{why} What is shown is what was known before.",
@@ -178,11 +178,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "Only {trials} complete trials: take this ranking as a hint.",
         "只有 {trials} 个已完成的试验：该排序仅供参考。",
     ),
-    "parallel.how": (
-        "Drag a box over a stretch of an axis to select the trials that pass through it; with "
-        "Shift, add another.",
-        "在坐标轴上拖出方框，选中穿过它的试验；按住 Shift 可再加一个。",
-    ),
     "slices.of": ("Parameters", "超参数"),
     "contour.x": ("Across", "横轴"),
     "contour.y": ("Up", "纵轴"),
@@ -252,10 +247,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "对数坐标无法显示 {count} 个不大于零的值。",
     ),
     "caption.outside": (
-        "{count} points lie far outside; the Autoscale button shows them too.",
-        "有 {count} 个点远在视野之外；点击 Autoscale 按钮可全部显示。",
+        "{count} points lie far outside; a double click shows them too.",
+        "有 {count} 个点远在视野之外；双击图表可全部显示。",
     ),
-    "caption.no_value": ("Left out: {count} without a value.", "已略去 {count} 个没有结果的。"),
+    "caption.no_value": (
+        "Left out: {count} without a value.",
+        "已略去 {count} 个没有结果的试验。",
+    ),
     "caption.more_runs": ("{count} more runs are not drawn.", "另有 {count} 个试验未画出。"),
     # -- charts of a study
     "history.by_trial": ("over trials", "随试验的变化"),
@@ -293,6 +291,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "contour.caption": (
         "Means of the complete trials nearby (points); blank where there are none.",
         "颜色为附近已完成试验（圆点）的加权均值；空白处没有试验。",
+    ),
+    "contour.with_pruned": (
+        "Means of the trials nearby (points), pruned ones too, since few are complete; blank "
+        "where there are none.",
+        "颜色为附近试验（圆点）的加权均值，因已完成的试验较少而包含已剪枝的；空白处没有试验。",
     ),
     "contour.too_few": (
         "Too few different trials to say what lies between them.",
@@ -582,4 +585,105 @@ WORDS: dict[str, tuple[str, str]] = {
     "run.diff": ("Uncommitted changes", "未提交的修改"),
     "run.packages": ("Package versions", "软件包版本"),
     "run.file": ("Study file", "研究文件"),
+    # -- the report
+    "report.title": ("{study}: report of a study", "{study}：研究报告"),
+    "report.written": (
+        "Report of a study, written {when} by hpo {version}",
+        "研究报告，由 hpo {version} 于 {when} 生成",
+    ),
+    "report.running": (
+        "The study was still running when this was written: it shows how things stood then.",
+        "生成本报告时研究仍在运行：内容为当时的状态。",
+    ),
+    "report.contents": ("Contents", "目录"),
+    "report.no_script": (
+        "The charts need JavaScript; the words and tables do not.",
+        "图表需要 JavaScript；文字和表格不需要。",
+    ),
+    "report.answer": ("The answer", "结论"),
+    "report.interval": ("95 % interval {interval}", "95 % 区间 {interval}"),
+    "report.no_complete": (
+        "No trial is complete yet, so there is no best one.",
+        "还没有已完成的试验，因此尚无最优试验。",
+    ),
+    "report.only_one": (
+        "Trial {trial} is the only complete one; there is nothing to hold it against.",
+        "试验 {trial} 是唯一已完成的试验，没有可比较的对象。",
+    ),
+    "report.no_test": (
+        "Trial {trial} has the best value. Whether that is more than chance cannot be tested: the "
+        "best trials kept no predictions.",
+        "试验 {trial} 的结果最优。最优的几个试验没有保存预测结果，无法检验这是否超出随机波动。",
+    ),
+    "report.compared": (
+        "The best {count}, each held against the best",
+        "前 {count} 名与最优者的比较",
+    ),
+    "report.parameters": ("Parameters of trial {trial}", "试验 {trial} 的超参数"),
+    "report.value": ("Value", "值"),
+    "report.parameter": ("Parameter", "超参数"),
+    "report.range": ("Searched", "搜索范围"),
+    "report.log": ("log scale", "对数刻度"),
+    "report.when": ("only with {when}", "仅当 {when}"),
+    "report.metrics": ("Metrics of trial {trial}", "试验 {trial} 的指标"),
+    "report.metrics.how": (
+        "At its best epoch. Intervals are from its predictions on {rows} validation rows.",
+        "取最优轮次。区间根据 {rows} 个验证样本上的预测计算。",
+    ),
+    "report.metrics.folds": (
+        "{note} With folds, what was recorded is the mean over them, and the intervals are of all "
+        "their rows.",
+        "{note}使用多折时，记录值为各折均值，区间则基于全部折的样本。",
+    ),
+    "report.thinned": (
+        "Drawn are {shown} of {of} trials, evenly by rank.",
+        "图中为 {of} 个试验中按名次均匀选取的 {shown} 个。",
+    ),
+    "report.front": (
+        "The trials that no other beats in every objective",
+        "没有其他试验在所有目标上更优的试验",
+    ),
+    "report.history": ("How it went", "过程"),
+    "report.lacking": (
+        "The curves of {count} trials could not be fetched from MLflow.",
+        "未能从 MLflow 获取 {count} 个试验的曲线。",
+    ),
+    "report.predictions": ("Predictions of the best {count}", "前 {count} 名的预测"),
+    "report.which": ("Which", "试验编号"),
+    "report.shown": (
+        "{shown} of {of} complete trials, the best first",
+        "共 {of} 个已完成的试验，显示最优的 {shown} 个",
+    ),
+    "report.csv": ("All {count} trials as CSV", "全部 {count} 个试验（CSV）"),
+    "report.since": ("since {when}", "始于 {when}"),
+    "report.on": ("{device}, workers: {workers}", "{device}，工作进程：{workers}"),
+    "report.began": ("Began", "开始时间"),
+    "report.objective": ("Objective", "目标"),
+    "report.budget": ("Budget", "预算"),
+    "report.budget.trials": ("{count} trials", "{count} 个试验"),
+    "report.budget.device": ("{hours} device hours", "{hours} 设备小时"),
+    "report.budget.target": ("until {value} is reached", "达到 {value} 为止"),
+    "report.budget.patience": (
+        "until {count} trials bring nothing better",
+        "连续 {count} 个试验无改进为止",
+    ),
+    "report.sampler": ("Sampler", "采样器"),
+    "report.pruner": ("Pruner", "剪枝器"),
+    "report.device": ("Device", "设备"),
+    "report.workers": ("Workers", "工作进程数"),
+    "report.rows": (
+        "{rows} rows: {train} for training, {validation} for validation, {test} set apart for "
+        "the test",
+        "{rows} 个样本：训练 {train}，验证 {validation}，测试（保留）{test}",
+    ),
+    "report.python": ("Python", "Python"),
+    "study.busy": (
+        "{workers} workers, {share:.0%} busy",
+        "{workers} 个工作进程，忙碌 {share:.0%}",
+    ),
+    "study.behind": (
+        "MLflow lacks the last {count} records of this study. Send them:",
+        "MLflow 缺少该研究最近的 {count} 条记录。发送命令：",
+    ),
+    "run.files": ("Files", "文件"),
 }

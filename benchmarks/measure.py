@@ -22,13 +22,18 @@ HPO = [sys.executable, "-m", "hpo.cli"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number with its goal; `at_most` says on which side of the goal it is to be."""
+    """One number with its goal; `at_most` says on which side of the goal it is to be.
+
+    `ours` and `theirs` are what a ratio or a difference was made of, with units.
+    """
 
     name: str
     value: float
     goal: float
     unit: str = "×"
     at_most: bool = True
+    ours: str = ""
+    theirs: str = ""
 
     @property
     def met(self) -> bool:
@@ -59,12 +64,14 @@ def report(benchmark: str, rows: Sequence[tuple[str, str]], figures: Sequence[Fi
         measured.add_row(name, value)
     console.print(measured)
     goals = Table(box=None)
-    for column in ("figure", "value", "goal", ""):
+    pairs = ("ours", "theirs") if any(figure.ours for figure in figures) else ()
+    for column in ("figure", *pairs, "value", "goal", ""):
         goals.add_column(column, justify="left" if column in ("figure", "") else "right")
     for figure in figures:
         sign = "≤" if figure.at_most else "≥"
         goals.add_row(
             figure.name,
+            *(getattr(figure, side) for side in pairs),
             f"{figure.value:.3g} {figure.unit}",
             f"{sign} {figure.goal:.3g} {figure.unit}",
             "met" if figure.met else "NOT MET",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hpo import devices
 from hpo.history import History
 from hpo.spec import StudySpec
@@ -17,6 +20,27 @@ def trials_done(spec: StudySpec, history: History, also: int = 0) -> str | None:
     if trials is None or history.counted + also < trials:
         return None
     return "the trial is done" if trials == 1 else f"all {trials} trials are done"
+
+
+def with_asked_trials(spec: StudySpec, history: History) -> StudySpec:
+    """The study with the trials that were asked for on an earlier command line, if it has fewer.
+
+    What this command line says counts as it is.
+    """
+    asked, trials = history.asked_trials, spec.budget.trials
+    if spec.trials_asked or asked is None or trials is None or trials >= asked:
+        return spec
+    return spec.with_trials(asked)
+
+
+def more_trials(budget: Mapping[str, Any], begun: int, more: int) -> int:
+    """How many trials `more` than the budget's are; than those begun, where it has no such limit.
+
+    Args:
+        budget: As it is on record.
+    """
+    trials: int | None = budget["trials"]
+    return (begun if trials is None else trials) + more
 
 
 def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | None:

@@ -1,6 +1,7 @@
 """The ``hpo`` command: parse, call one function, print.
 
-Exit codes: 0 done, 1 failed, 2 the input must change, 130 after Ctrl-C, 143 after SIGTERM.
+Exit codes: 0 done, 1 failed, 2 the input must change, 130 after Ctrl-C, 143 after SIGTERM (both
+0 of `server` and `ui`, which only so end).
 With ``--json`` a command prints one object to stdout and nothing else there.
 """
 
@@ -8,7 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hpo.live import LineView, LiveView
+    from hpo.requests import Trials
     from hpo.spec import StudySpec
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print one JSON object instead.")
@@ -34,6 +39,13 @@ home_option = click.option(
 study_argument = click.argument("study")
 file_argument = click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="STUDY_FILE"
+)
+allow_host_option = click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which people open it, e.g. of the proxy before it; may be repeated.",
 )
 set_option = click.option(
     "--set",
@@ -56,22 +68,44 @@ def cli() -> None:
 @cli.command()
 @file_argument
 @set_option
+@click.option(
+    "--trials",
+    metavar="N",
+    help="So many trials in total, or +N for N more than now; short for --set budget.trials=N. "
+    "If another process runs the study, that one goes on to as many.",
+)
 @home_option
 @as_json
-def run(file: Path, overrides: tuple[str, ...], home: Path, json_: bool) -> None:
+def run(
+    file: Path, overrides: tuple[str, ...], trials: str | None, home: Path, json_: bool
+) -> None:
     """Run a study, or go on where it stopped.
 
     Ctrl-C lets each worker finish its epoch and save; the same command then goes on from there.
-    Twice stops at once. With --json it ends with what `hpo status --json` prints.
+    Twice stops at once. The number of trials that a command line asks for is kept: later runs
+    without one go on to as many, or to the file's if that is more. With --json it ends with what
+    `hpo status --json` prints.
 
-    Example: hpo run studies/quickstart.yaml --set budget.trials=100
+    Example: hpo run studies/quickstart.yaml --trials 100
     """
     from hpo import results
-    from hpo.launch import run_study
+    from hpo.launch import run_study, tell_running, total_trials
     from hpo.outcome import print_outcome
 
     spec = _load(file, overrides)
     where = Home(home.resolve())
+    told = None
+    if trials is not None:
+        wanted = _wanted(trials)
+        told = tell_running(spec, where, wanted)
+        if told is None:
+            total = total_trials(spec, where, wanted)
+            spec = _load(file, (*overrides, f"budget.trials={total}"))
+    if told is not None:
+        click.echo(told, err=json_)
+        if json_:
+            _print_json(results.status(spec.study, where))
+        return
     with _view(json_) as view:
         for warning in spec.warnings:
             view.say(f"warning: {warning.render(str(spec.file))}")
@@ -81,6 +115,40 @@ def run(file: Path, overrides: tuple[str, ...], home: Path, json_: bool) -> None
     else:
         print_outcome(spec, where, ended, _console())
     sys.exit(ended.exit_code)
+
+
+@cli.command()
+@study_argument
+@click.option("--now", is_flag=True, help="Without waiting for the end of any epoch.")
+@home_option
+@as_json
+def stop(study: str, now: bool, home: Path, json_: bool) -> None:
+    """Stop a running study, as Ctrl-C does where it runs (--now: as twice), and wait for its end.
+
+    Works from another machine, too, where its folder is shared. Trials in training are saved;
+    `hpo run` goes on from there. After a minute it no longer waits (exit code 1); the study still
+    stops once each worker has finished its epoch.
+
+    Example: hpo stop quickstart
+    """
+    from hpo import requests, results
+
+    name = results.name_of(study)
+    results.status(name, home)  # an unknown study is said so
+    ended = requests.stop(Home(home).study(name), now, lambda text: click.echo(text, err=True))
+    if json_:
+        _print_json({"study": name, "was_running": ended is not None, "stopped": ended is True})
+    elif ended is None:
+        click.echo(f"{name} is not running.")
+    elif ended:
+        click.echo(f"{name} has stopped; `hpo run` goes on from here.")
+    else:
+        click.echo(
+            f"{name} will stop at the end of its epochs; `hpo status {name}` says when, "
+            "`--now` ends it at once.",
+            err=True,
+        )
+    sys.exit(1 if ended is False else 0)
 
 
 @cli.command()
@@ -229,6 +297,63 @@ def trials(
 
 
 @cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@home_option
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="Test the difference of this metric, e.g. accuracy; the objective by default.",
+)
+@as_json
+def compare(runs: tuple[str, ...], home: Path, metric: str | None, json_: bool) -> None:
+    """Hold runs against each other: metrics, parameters, and whether the difference is real.
+
+    RUN is STUDY/NUMBER, or STUDY for its best trial, or NUMBER in the study before it. Tests are
+    paired on the validation rows (McNemar, DeLong, bootstrap), each against the best run, and
+    corrected for their number.
+
+    Example: hpo compare quickstart/38 12 5
+    """
+    from hpo import comparison
+    from hpo.comparison_words import print_comparison
+
+    found = comparison.find_runs(runs, home)
+    compared = comparison.compared(found, metric)
+    if json_:
+        _print_json(comparison.as_json(found, compared))
+    else:
+        print_comparison(found, compared, _console())
+
+
+@cli.command()
+@study_argument
+@click.argument("trial", type=click.IntRange(0))
+@home_option
+@as_json
+def reproduce(study: str, trial: int, home: Path, json_: bool) -> None:
+    """Train a trial anew, with its configuration and seed, and compare every epoch's metrics.
+
+    Nothing is written to the study or to MLflow. Says whether the numbers are the same, and what
+    differs here from when it was trained: commit, package versions, data. Exit code 1 where a
+    metric differs by more than one in a million.
+
+    Example: hpo reproduce quickstart 38
+    """
+    from hpo import results
+    from hpo.outcome import print_reproduced
+    from hpo.reproduce import reproduce as train_anew
+
+    name = results.name_of(study)
+    results.status(name, home)  # an unknown study is said so
+    done = train_anew(name, trial, Home(home), lambda text: click.echo(text, err=True))
+    if json_:
+        _print_json({**asdict(done), "same": done.same})
+    else:
+        print_reproduced(done)
+    sys.exit(0 if done.same else 1)
+
+
+@cli.command()
 @study_argument
 @home_option
 @as_json
@@ -251,6 +376,120 @@ def sync(study: str, home: Path, json_: bool) -> None:
     else:
         click.echo(f"MLflow has everything of {name}.")
     sys.exit(1 if shipped.pending else 0)
+
+
+@cli.command()
+@click.argument("study", required=False)
+@home_option
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="Where MLflow is; MLFLOW_TRACKING_URI by default, else the store in --home. Put an "
+    "address with a password into that variable: command lines are visible to everyone.",
+)
+@click.option("--host", default="127.0.0.1", help="Where it listens; this machine by default.")
+@click.option("--port", type=click.IntRange(1, 65535), help="8501, or the next that is free.")
+@allow_host_option
+@click.option("--no-auth", is_flag=True, help="With --host: let everyone in who reaches it.")
+@click.option("--no-browser", is_flag=True, help="Do not open a browser.")
+@as_json
+def ui(
+    study: str | None,
+    home: Path,
+    tracking_uri: str | None,
+    host: str,
+    port: int | None,
+    names: tuple[str, ...],
+    no_auth: bool,
+    no_browser: bool,
+    json_: bool,
+) -> None:
+    """Compare runs in the browser: all studies, or the page of STUDY.
+
+    Shows the studies in --home and those in MLflow; running ones update by themselves. Ctrl-C
+    stops it. With --json it prints the `url` once it is up.
+
+    Example: hpo ui quickstart
+    """
+    from hpo import results
+    from hpo import ui as app
+    from hpo.listening import Listening
+
+    name = results.name_of(study) if study else None
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if name and not uri:
+        results.status(name, home)  # an unknown study is said so
+    listening = Listening.at(host, port or app.PORT, names)
+    if port is None:
+        listening = listening.next_free()
+        if listening.port != app.PORT:
+            click.echo(f"port {app.PORT} is taken; using {listening.port}", err=True)
+
+    def told(url: str) -> None:
+        if json_:
+            _print_json({"url": url})
+        else:
+            click.echo(f"hpo ui at {url}\nCtrl-C stops it.")
+        if not no_browser:
+            app.open_browser(url)
+
+    app.show(listening, Home(home.resolve()), uri, name, told, no_auth=no_auth)
+
+
+@cli.command()
+@home_option
+@click.option("--host", default="127.0.0.1", help="Where it listens; this machine by default.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, help="5000 by default.")
+@allow_host_option
+@click.option(
+    "--auth/--no-auth",
+    default=None,
+    help="Whether everyone needs a user and a password; must be said with --host.",
+)
+@click.option("--new-password", is_flag=True, help="With --auth: give the admin a new password.")
+@click.option("--sqlite", type=click.Path(path_type=Path), metavar="FILE", help="The database.")
+@click.option(
+    "--postgres",
+    metavar="URL",
+    help="The database, as postgresql://user@host/name; its password from PGPASSWORD, ~/.pgpass "
+    "or as '${VARIABLE}'.",
+)
+@click.option("--artifacts", metavar="DIR|URL", help="Where files go, e.g. s3://bucket/path.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes; 1 by default.")
+@as_json
+def server(
+    home: Path,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    auth: bool | None,
+    new_password: bool,
+    sqlite: Path | None,
+    postgres: str | None,
+    artifacts: str | None,
+    workers: int,
+    json_: bool,
+) -> None:
+    """Start an MLflow tracking server for a team; its pages show all runs.
+
+    Without --sqlite or --postgres it serves the store that `hpo run` fills by itself. Studies go
+    to a server with `tracking.uri` in their file or with MLFLOW_TRACKING_URI. Ctrl-C stops it.
+    With --json it prints `url`, `store`, `artifacts`, `user` and `password` once it is up.
+
+    Example: hpo server --auth --allow-host mlflow.example.com --postgres postgresql://hpo@db/hpo
+    """
+    from hpo.listening import Listening
+    from hpo.server import Settings, Up, lines, serve
+
+    def told(up: Up) -> None:
+        if json_:
+            _print_json(vars(up) | {"user": up.user})
+        else:
+            click.echo("\n".join(lines(up)))
+
+    listening = Listening.at(host, port, names)
+    settings = Settings(listening, auth, new_password, sqlite, postgres, artifacts, workers)
+    serve(settings, Home(home.resolve()), lambda text: click.echo(text, err=True), told)
 
 
 @cli.command()
@@ -298,6 +537,15 @@ def _load(file: Path, overrides: tuple[str, ...]) -> StudySpec:
             raise UserError(f"--set {override}: expected KEY=VALUE, e.g. --set train.epochs=3")
         values[key] = spec.parse_value(text)
     return spec.load(file, values)
+
+
+def _wanted(text: str) -> Trials:
+    """What ``--trials`` says."""
+    from hpo.requests import Trials
+
+    if not re.fullmatch(r"\+?0*[1-9][0-9]{0,5}", text):
+        raise UserError(f"--trials {text}: expected a number of trials, or +N for N more")
+    return Trials(int(text), more=text.startswith("+"))
 
 
 def _console(json_: bool = False) -> Console:

@@ -34,7 +34,21 @@ meanwhile, warnings and errors go to stderr. After an error the object is `{"err
 """
 
 # In the order in which a person meets them.
-ORDER = ("run", "validate", "status", "best", "trials", "sync", "schema", "doctor")
+ORDER = (
+    "run",
+    "stop",
+    "validate",
+    "status",
+    "best",
+    "trials",
+    "reproduce",
+    "compare",
+    "ui",
+    "server",
+    "sync",
+    "schema",
+    "doctor",
+)
 
 
 def reference() -> str:

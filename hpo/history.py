@@ -69,7 +69,8 @@ class History:
     Attributes:
         metrics: The objectives' metrics.
         maximize: Whether more is better, of the first objective.
-        study: The newest ``study`` record, or None for a new study.
+        study: The newest ``study`` record with the budget of now, or None for a new study.
+        asked_trials: The budget of trials that was last asked for on a command line, or None.
         trials: Begun trials by number.
         ended: Those that are over, in the order in which they ended.
         counted: Trials that count towards the budget: all but those answered from a twin's record.
@@ -82,6 +83,7 @@ class History:
     metrics: Sequence[str]
     maximize: bool
     study: Mapping[str, Any] | None = None
+    asked_trials: int | None = None
     trials: dict[int, TrialHistory] = field(default_factory=dict)
     ended: list[TrialHistory] = field(default_factory=list)
     counted: int = 0
@@ -115,6 +117,10 @@ class History:
             trial = self.trials.setdefault(number, TrialHistory(number, record["params"]))
             self.counted += trial.attempts == 0
             trial.attempts, trial.crashes = record["attempt"], record["crashes"]
+        elif kind == "budget":
+            self.asked_trials = record["budget"]["trials"]
+            if self.study is not None:
+                self.study = {**self.study, "budget": record["budget"]}
         elif kind == "verdict":
             self.trials[record["number"]].verdict = (record["state"], record["reason"])
         elif kind == "epoch":

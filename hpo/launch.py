@@ -15,7 +15,13 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 
 from hpo import devices, lease
-from hpo.budget import limit_reached, most_epochs, trials_done
+from hpo.budget import (
+    limit_reached,
+    more_trials,
+    most_epochs,
+    trials_done,
+    with_asked_trials,
+)
 from hpo.errors import HpoError, Problem, StudyFileError, StudyLocked
 from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
@@ -24,10 +30,12 @@ from hpo.orchestrator import TICK_S, Ended, Orchestrator, Seat, check_same_data,
 from hpo.paths import Home, StudyPaths
 from hpo.progress import View
 from hpo.record import Record
+from hpo.requests import Requests, Trials, ask_for_trials, session_of
 from hpo.search import check_unchanged, earlier_trials, open_search
-from hpo.spec import Choice, FromStudy, StudySpec, check_data
+from hpo.spec import Choice, FromStudy, StudySpec, check_data, yaml12
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox
+from trainers.registry import TRAINERS
 
 SHIP_S = 600.0  # at most so long is MLflow waited for at the end
 SHIP_STOPPED_S = 10.0  # and when somebody wants it to stop: the outbox keeps the rest
@@ -81,15 +89,63 @@ def nothing_left(spec: StudySpec, paths: StudyPaths) -> str | None:
     holder = lease.owner(paths.lease)
     if holder:
         raise StudyLocked(lease.locked_message(spec.study, holder))
+    spec = with_asked_trials(spec, history)
     if any(trial.end is None for trial in history.trials.values()):
         return None
     return limit_reached(spec, history, history.wall_s) or trials_done(spec, history)
+
+
+def tell_running(spec: StudySpec, home: Home, wanted: Trials) -> str | None:
+    """If another process runs the study, have it go on to the trials that are wanted.
+
+    Returns:
+        What it was told, in words; None: nobody runs it.
+
+    Raises:
+        StudyChanged: It is being run with other settings.
+        StudyLocked: That process takes no requests now.
+    """
+    paths = home.study(spec.study)
+    session = session_of(paths)
+    if session is None:
+        return None
+    history = _history(spec, paths)
+    if history.study:
+        check_unchanged(spec.study, history.study["identity"], spec.identity())
+    if not ask_for_trials(paths, session, wanted):
+        return None
+    who = f"process {session['pid']} on {session['host']}"
+    trials = _history(spec, paths).asked_trials
+    told = f"{spec.study} is run by {who}; told it to go on to {trials} trials."
+    ignored = _differences(spec, paths)
+    return told + (f"\nNot told: {', '.join(ignored)} of this file." if ignored else "")
+
+
+def total_trials(spec: StudySpec, home: Home, wanted: Trials) -> int:
+    """The budget of trials with which the study is to be run."""
+    if not wanted.more:
+        return wanted.count
+    history = _history(spec, home.study(spec.study))
+    budget = history.study["budget"] if history.study else spec.budget.model_dump()
+    return more_trials(budget, history.counted, wanted.count)
+
+
+def _differences(spec: StudySpec, paths: StudyPaths) -> list[str]:
+    """What of the file is run otherwise, beside its trials."""
+    run, wanted = (
+        yaml12.read(text).value or {}
+        for text in (paths.resolved.read_bytes(), spec.resolved().encode())
+    )
+    for content in (run, wanted):
+        content.setdefault("budget", {}).pop("trials", None)
+    return [key for key in wanted | run if run.get(key) != wanted.get(key)]
 
 
 @contextlib.contextmanager
 def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
     """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
     paths = home.study(spec.study)
+    spec = with_asked_trials(spec, _history(spec, paths))
     with contextlib.closing(open_executor(spec.executor)) as executor:
         seats = _start_workers(spec, home, executor)
         ready = _first_ready(spec, executor, seats, view)
@@ -100,14 +156,17 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
             for item in spec.start_from:
                 if isinstance(item, FromStudy):
                     earlier_trials(spec, paths, item.study)  # raises before anything is created
-        with lease.hold(paths.lease, spec.study):
+        with lease.hold(paths.lease, spec.study) as session:
             history = _history(spec, paths)  # as it is under the lease
             with (
                 contextlib.closing(Outbox(paths.outbox)) as outbox,
                 contextlib.closing(open_search(spec, paths, history, most_epochs(spec))) as search,
             ):
                 record = Record(spec, paths, history, outbox)
-                yield Orchestrator(spec, paths, record, search, executor, seats, view, ready)
+                requests = Requests(paths, session)
+                yield Orchestrator(
+                    spec, paths, record, search, executor, seats, view, ready, requests
+                )
 
 
 def probe(spec: StudySpec, view: View) -> None:
@@ -155,10 +214,18 @@ def _start_workers(
             gpu=slot.gpu,
             threads=slot.threads,
             memory_share=slot.memory_share,
+            examples=None if number else _examples(spec, home),
         )
         executor.start(setup)
         seats.append(Seat(setup))
     return seats
+
+
+def _examples(spec: StudySpec, home: Home) -> tuple[int, Path] | None:
+    """How many rows of the data are still to be kept where: of data that hpo itself loads."""
+    path = home.study(spec.study).examples
+    wanted = spec.trainer in TRAINERS and spec.tracking.examples > 0 and not path.exists()
+    return (spec.tracking.examples, path) if wanted else None
 
 
 def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], view: View) -> Ready:

@@ -23,8 +23,11 @@ from hpo.errors import StudyLocked
 
 
 @contextmanager
-def hold(path: Path, study: str) -> Iterator[None]:
+def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
     """Hold the lease of `study` for the length of a ``with`` block.
+
+    Yields:
+        What `owner` says meanwhile: this session among all of the study.
 
     Raises:
         StudyLocked: Another process holds it; the message names its host and pid.
@@ -36,10 +39,9 @@ def hold(path: Path, study: str) -> Iterator[None]:
     except Timeout:
         raise StudyLocked(locked_message(study, _read(path))) from None
     try:
-        path.write_text(
-            json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        )
-        yield
+        held = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        path.write_text(json.dumps(held))
+        yield held
     finally:
         path.unlink(missing_ok=True)
         lock.release()
@@ -67,7 +69,7 @@ def locked_message(study: str, holder: dict[str, Any] | None) -> str:
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return (
         f"study '{study}' is being run by {who}.\n"
-        f"Watch it with `hpo status {study}`, or stop that process (Ctrl-C there) "
+        f"Watch it with `hpo status {study}`, or stop it with `hpo stop {study}` "
         "and run this command again: it goes on where the other stopped."
     )
 

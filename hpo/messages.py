@@ -32,6 +32,8 @@ class Setup:
         gpu: What ``CUDA_VISIBLE_DEVICES`` is set to, or None on the CPU.
         threads: CPU threads to train with.
         memory_share: Of the GPU's memory, in (0, 1].
+        examples: How many rows of the data it is to keep, and in which file; it does so with its
+            first trial, for then there is a study. None: it is not the one to do so.
     """
 
     worker: int
@@ -44,6 +46,7 @@ class Setup:
     gpu: str | None
     threads: int
     memory_share: float
+    examples: tuple[int, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Report:
     Attributes:
         time_ms: When the epoch ended, milliseconds since the epoch of the clock.
         seconds: What it took.
+        resources: What the worker uses of its machine (`hpo.resources`), about once a second.
     """
 
     number: int
@@ -133,6 +137,7 @@ class Report:
     metrics: Mapping[str, float]
     time_ms: int
     seconds: float
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpo import checkpoints
-from hpo.budget import limit_reached, trials_done
+from hpo import checkpoints, trial_log
+from hpo.budget import limit_reached, more_trials, trials_done
 from hpo.errors import StudyChanged, StudyFailed, WorkerLost
 from hpo.executors import Event, Executor, Gone
 from hpo.history import History, State, TrialHistory, seed_for
@@ -37,6 +37,7 @@ from hpo.messages import (
 from hpo.paths import StudyPaths
 from hpo.progress import Progress, View, WorkerProgress
 from hpo.record import Record
+from hpo.requests import Requests, Stop, Trials
 from hpo.search import MOST_REPEATS, Search, earlier_trials
 from hpo.spec import StudySpec
 from hpo.tracking import Shipped
@@ -72,6 +73,7 @@ class Seat:
         epochs: How many its trial is to train, if the study file says.
         began_s: When its trial was assigned (`time.monotonic`).
         before_s: Seconds its trial had trained before that.
+        log_start: How much it had printed by then, in bytes.
         stop: The state and reason with which the trial is to end, once that is decided.
         deaths: How often the worker ended before it was ready.
         leaving: It was told to end, and another is to take its place.
@@ -83,6 +85,7 @@ class Seat:
     epochs: int | None = None
     began_s: float = 0.0
     before_s: float = 0.0
+    log_start: int = 0
     stop: tuple[State, str] | None = None
     deaths: int = 0
     leaving: bool = False
@@ -139,6 +142,7 @@ class Orchestrator:
     seats: Sequence[Seat]
     view: View
     ready: Ready
+    requests: Requests
     waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not training
     exhausted: str | None = None  # why no other trial can be asked for
     ending: Ended | None = None  # once nothing more is to be assigned
@@ -151,11 +155,13 @@ class Orchestrator:
 
     def __post_init__(self) -> None:
         self.began_s = time.monotonic()
-        self.shown_s = -math.inf
+        self.ticked_s = -math.inf
         self.ended_before = len(self._ends())  # by earlier runs; their cause may be mended
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
         self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
+        if self.spec.trials_asked and self.spec.budget.trials != self.history.asked_trials:
+            self.record.budget(self.spec)
         self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
         if not self.search.started:
             self._start_from()
@@ -178,8 +184,10 @@ class Orchestrator:
                     for event in events:
                         self._handle(event)
                     self._look_at_clocks()
+                    if self._tick():
+                        self._look_at_requests()
+                        self._show()
                     self._look_at_signals()
-                    self._show()
             self._close_down()
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk takes this line no better
@@ -275,13 +283,15 @@ class Orchestrator:
     def _begin(self, seat: Seat, trial: TrialHistory) -> None:
         folder = self.paths.trial(trial.number)
         if trial.recorded == 0:
-            checkpoints.discard(folder)  # of an attempt that left no record
+            # What an attempt that left no record has left; of an earlier one on record, its log.
+            (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
         self.search.commit()  # the params are on the disk before the outbox speaks of the trial
         self.record.trial(trial, worker=seat.number)
         self.record.commit()
         config = self.spec.config(trial.params)
         seat.trial, seat.stop, seat.epochs = trial, None, self._epochs(trial)
         seat.began_s, seat.before_s = time.monotonic(), trial.train_s
+        seat.log_start = trial_log.end_of(self.paths.worker_log(seat.number))
         self.executor.send(
             seat.number,
             Assignment(
@@ -315,7 +325,7 @@ class Orchestrator:
         trial, stop = seat.trial, seat.stop
         if trial is None or trial.number != finished.number:
             return
-        seat.trial = None
+        self._vacate(seat)
         if self.spec.fresh_process:
             seat.leaving = True  # when it is gone, another is started
             self.executor.send(seat.number, Quit())
@@ -330,9 +340,17 @@ class Orchestrator:
             case "interrupted":
                 self.waiting.appendleft(trial)
 
+    def _vacate(self, seat: Seat) -> TrialHistory | None:
+        """Take the trial off a seat, with what was printed meanwhile."""
+        trial, seat.trial = seat.trial, None
+        if trial is not None:
+            log = self.paths.worker_log(seat.number)
+            trial_log.keep(log, seat.log_start, self.paths.trial(trial.number))
+        return trial
+
     def _gone(self, seat: Seat, reason: str) -> None:
         """A worker is lost; its trial gets another try."""
-        trial, seat.trial = seat.trial, None
+        trial = self._vacate(seat)
         was_ready = seat.ready
         seat.ready = seat.leaving = False
         if trial is not None:
@@ -442,7 +460,8 @@ class Orchestrator:
             else:
                 continue
             self.executor.kill(seat.number)
-            seat.trial, seat.ready = None, False
+            self._vacate(seat)
+            seat.ready = False
             self._end(trial, "stopped", why)
             self.executor.start(seat.setup)
 
@@ -463,9 +482,9 @@ class Orchestrator:
         if len(self.signals) > 1 or time.monotonic() > self.patience_ends_s:
             for seat in self.seats:
                 self.executor.kill(seat.number)
-                if seat.trial is not None:
-                    self.waiting.appendleft(seat.trial)
-                    seat.trial = None
+                trial = self._vacate(seat)
+                if trial is not None:
+                    self.waiting.appendleft(trial)
 
     # -- beginning and end
 
@@ -527,13 +546,36 @@ class Orchestrator:
             raise StudyFailed(f"no trial succeeded; most often: {cause}")
         self.record.study_end(self.ending.state, self.ending.reason)
 
-    # -- what others see
+    # -- what others see and ask
+
+    def _tick(self) -> bool:
+        """Whether it is time to look at what cannot come many times a second."""
+        now_s = time.monotonic()
+        due = now_s - self.ticked_s >= TICK_S
+        if due:
+            self.ticked_s = now_s
+        return due
+
+    def _look_at_requests(self) -> None:
+        for request in self.requests.take():
+            match request:
+                case Stop(now):
+                    # As from the keyboard; but to ask twice for the same is not to insist.
+                    wanted = 2 if now else 1
+                    self.signals += [signal.SIGINT] * (wanted - len(self.signals))
+                case Trials(count, more):
+                    self._set_trials(count, more)
+
+    def _set_trials(self, count: int, more: bool) -> None:
+        if more:
+            budget = self.spec.budget.model_dump()
+            count = more_trials(budget, self.history.counted, count)
+        self.spec = self.spec.with_trials(count)
+        self.record.budget(self.spec)
+        self.view.say(f"going on to {count} trials, as was asked for")
 
     def _show(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self.shown_s >= TICK_S:
-            self.shown_s = now_s
-            self.view.show(self.progress())
+        self.view.show(self.progress())
 
     def progress(self) -> Progress:
         best = self.history.best

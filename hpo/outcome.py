@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hpo.orchestrator import Ended
+    from hpo.reproduce import Reproduced
     from hpo.spec import StudySpec
+
+MOST_CHANGES = 20  # of the environment, that are printed
 
 Status = Mapping[str, Any]  # what `hpo.results.status` returns
 
@@ -37,7 +40,7 @@ def print_outcome(spec: StudySpec, home: Home, ended: Ended, console: Console) -
     show(table.head(5), console)
     where = _elsewhere(home.root)
     if ended.state == "interrupted":
-        click.echo(f"\nGo on from here:\n  {_command('hpo')} {shlex.join(sys.argv[1:])}")
+        click.echo(f"\nGo on from here:\n  {_command('hpo')} {shlex.join(_again(sys.argv[1:]))}")
     click.echo(f"\nEvery trial:\n  {_command('hpo')} trials {spec.study}{where}")
     click.echo(f"Curves in the browser:\n  {_browser(spec, home)}")
     print_pending(status, home.root, ended.shipped.error if ended.shipped else None)
@@ -62,6 +65,48 @@ def best_line(status: Status) -> str:
     best, metric = status["best"], status["objective"][0]["metric"]
     value = number(best["value"])
     return f"best: trial {best['trial']} with {metric} {value} at epoch {best['epoch']}"
+
+
+def print_reproduced(done: Reproduced) -> None:
+    """Whether a trial trained anew gave the same numbers, and what differs here."""
+    epochs = f"{done.epochs} epoch{'s' * (done.epochs != 1)}"
+    what = f"trial {done.trial} of {done.study}, {epochs}, {done.values} values"
+    largest = done.largest
+    if done.failure is not None:
+        click.echo(f"It broke off: {done.failure}")
+    if done.values == 0:
+        click.echo(f"{what}: nothing to compare.")
+    elif largest is None:
+        click.echo(f"{what}: the same, number for number.")
+    elif largest.then is None or largest.now is None:
+        when = "now" if largest.now is None else "then"
+        click.echo(f"{what}: {largest.metric} is missing {when}, first at epoch {largest.epoch}.")
+    else:
+        within = ", which counts as the same" if done.same else ""
+        click.echo(
+            f"{what}: the largest difference is {largest.relative:.2g} (relative){within}: "
+            f"{largest.metric} at epoch {largest.epoch}, {largest.then!r} then, "
+            f"{largest.now!r} now."
+        )
+    changes = {**({"data": done.data} if done.data else {}), **done.environment}
+    click.echo("What differs here:" if changes else "Code, packages, data and machine are alike.")
+    for name, (then, now) in list(changes.items())[:MOST_CHANGES]:
+        click.echo(f"  {name}: {_shown(then)} → {_shown(now)}")
+    if len(changes) > MOST_CHANGES:
+        click.echo(f"  and {len(changes) - MOST_CHANGES} more; --json has them all")
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)[:80]
+
+
+def _again(arguments: Sequence[str]) -> list[str]:
+    """The command without ``--trials``, which the study keeps: +20 would count anew."""
+    again: list[str] = []
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if "--trials" not in (before, argument.partition("=")[0]):
+            again.append(argument)
+    return again
 
 
 def _browser(spec: StudySpec, home: Home) -> str:

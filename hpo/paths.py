@@ -99,9 +99,19 @@ class StudyPaths:
         return self.root / "lease"
 
     @property
+    def requests(self) -> Path:
+        """What others ask of the process that runs this study (`hpo.requests`)."""
+        return self.root / "requests"
+
+    @property
     def resolved(self) -> Path:
         """The study file as it was understood, every default written out (YAML)."""
         return self.root / "study.yaml"
+
+    @property
+    def examples(self) -> Path:
+        """Some of the validation rows, to look at (`trainers.data.examples.table`)."""
+        return self.root / "examples.parquet"
 
     def worker_log(self, worker: int) -> Path:
         """What worker `worker` printed."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpo import trial_log
 from hpo.history import History, State, TrialHistory, seed_for
 from hpo.messages import Finished, Ready, Report, Setup
 from hpo.paths import StudyPaths, replacing
@@ -43,6 +44,7 @@ class Record:
             study=spec.study,
             study_id=search.study_id,
             folder=str(spec.folder),
+            path=str(spec.file.absolute()),
             file=spec.resolved(),
             identity=spec.identity(),
             objective=[{"metric": o.metric, "goal": o.goal} for o in spec.objective],
@@ -57,8 +59,13 @@ class Record:
             provenance=provenance.collect(spec.folder),
         )
         self.commit()
-        with replacing(self.paths.resolved) as file:
-            file.write(spec.resolved().encode())
+        self._write_resolved(spec)
+
+    def budget(self, spec: StudySpec) -> None:
+        """The budget that somebody has asked for, of `spec`, which is else the same."""
+        self._append("budget", budget=spec.budget.model_dump())
+        self.commit()
+        self._write_resolved(spec)
 
     def trial(self, trial: TrialHistory, worker: int | None) -> None:
         """An assignment; the first one begins the trial."""
@@ -88,6 +95,7 @@ class Record:
             epoch=report.epoch,
             seconds=report.seconds,
             metrics=dict(report.metrics),
+            **({"resources": dict(report.resources)} if report.resources else {}),
         )
 
     def end(
@@ -104,7 +112,10 @@ class Record:
         twin = None if duplicate_of is None else self.history.trials.get(duplicate_of)
         if twin is not None and twin.end is not None:
             values, epoch = twin.end["values"], twin.end["best_epoch"]
-        artifacts = finished.artifacts if finished else {}
+        folder = self.paths.trial(trial.number)
+        artifacts = dict(finished.artifacts) if finished else {}
+        if (folder / trial_log.NAME).is_file():
+            artifacts[trial_log.NAME] = str(folder / trial_log.NAME)
         self._append(
             "end",
             number=trial.number,
@@ -136,6 +147,10 @@ class Record:
     def commit(self) -> None:
         """Flush what was appended to the disk."""
         self.outbox.commit()
+
+    def _write_resolved(self, spec: StudySpec) -> None:
+        with replacing(self.paths.resolved) as file:
+            file.write(spec.resolved().encode())
 
     def _append(self, kind: str, time_ms: int | None = None, **facts: Any) -> None:
         now_ms = time.time_ns() // 1_000_000

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo import checkpoints
+from hpo import checkpoints, examples
 from hpo.messages import (
     Assignment,
     Begin,
@@ -40,6 +40,7 @@ from hpo.messages import (
     Setup,
 )
 from hpo.paths import replacing
+from hpo.resources import Meter
 from trainers.contract import DataError, Predictions, StopTraining
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class AssignedTrial:
         inbox: Inbox,
         data: Data,
         pace: Pace,
+        meter: Meter,
     ) -> None:
         self.number = assignment.number
         self.params = assignment.params
@@ -136,6 +138,8 @@ class AssignedTrial:
         self._inbox = inbox
         self._data = data
         self._pace = pace
+        self._meter = meter
+        meter.begin()
         self._state: Mapping[str, Any] | None = None
         self._best_value: float | None = None
         self._best: Predictions | None = None
@@ -163,9 +167,8 @@ class AssignedTrial:
         self._check(epoch, values)
         self._keep_if_best(values, predictions)
         if epoch > self._assignment.recorded:
-            self._connection.send(
-                Report(self.number, epoch, values, time.time_ns() // 1_000_000, seconds)
-            )
+            time_ms, resources = time.time_ns() // 1_000_000, self._meter.sample()
+            self._connection.send(Report(self.number, epoch, values, time_ms, seconds, resources))
             self._undecided = epoch
         interrupted = self._inbox.interrupted.is_set()  # once: it may come at any moment
         self._checkpoint(epoch, force=interrupted)
@@ -276,25 +279,42 @@ def better(value: float, than: float, maximize: bool) -> bool:
 class Data:
     """Loads each ``data`` section once; keeps the last two (``data`` may be searched)."""
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self, setup: Setup) -> None:
+        self._cache = setup.cache
+        self._examples = setup.examples
+        self._keeping: threading.Thread | None = None
         self._loaded: dict[str, Dataset] = {}
 
     def load(self, section: Mapping[str, Any]) -> Dataset:
         from trainers.data import load
 
         key = repr(sorted(section.items()))
-        found = self._loaded.pop(key, None) or load(section, self._cache)
+        count = self._examples[0] if self._examples else 0
+        found = self._loaded.pop(key, None) or load(section, self._cache, count)
         self._loaded[key] = found  # the newest last
         while len(self._loaded) > 2:
             del self._loaded[next(iter(self._loaded))]
         return found
 
+    def keep_examples(self, section: Mapping[str, Any]) -> None:
+        """Begin to write some rows for people to look at, if that is still to be done."""
+        if self._examples is None:
+            return
+        count, path = self._examples
+        if not path.exists():  # else this worker has done so, before it died
+            self._keeping = examples.keep(self.load(section), count, path)
+        self._examples = None
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        if self._keeping is not None:
+            self._keeping.join()
+
 
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     """Answer the orchestrator until it says `Quit` or is gone."""
     inbox = Inbox(connection, on_lost)
-    data, pace = Data(setup.cache), Pace()
+    data, pace, meter = Data(setup), Pace(), Meter(setup.device)
     try:
         train, ready = _prepare(setup, data)
     except DataError as error:
@@ -310,12 +330,14 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
         if isinstance(message, Begin):
             _redirect_output(message.log)
         elif isinstance(message, Assignment):
-            finished = _train(message, setup, train, connection, inbox, data, pace)
+            data.keep_examples(setup.params["data"])
+            finished = _train(message, setup, train, connection, inbox, data, pace, meter)
             connection.send(finished)
             if finished.outcome == "failed" and setup.device == "cuda" and _device_is_lost():
                 connection.close()  # every later trial here would fail: a new worker is needed
                 return
             gc.collect()  # a trial's tensors must not weigh on the next one
+    data.close()
 
 
 def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
@@ -345,10 +367,11 @@ def _train(
     inbox: Inbox,
     data: Data,
     pace: Pace,
+    meter: Meter,
 ) -> Finished:
     """Train one trial and map every way it can end to a `Finished`."""
     began = time.monotonic()
-    trial = AssignedTrial(assignment, setup, connection, inbox, data, pace)
+    trial = AssignedTrial(assignment, setup, connection, inbox, data, pace, meter)
     reason, trace, artifacts = "", None, {}
     if setup.device == "cuda":
         import torch

@@ -9,6 +9,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,9 @@ def test_the_reference_in_the_docs_is_the_generated_one() -> None:
         (["run", "study.yaml", "--set", "=3"], "expected KEY=VALUE"),
         (["run", "study.yaml", "--set", "train.epochs=[1"], "not a YAML value"),
         (["run", "study.yaml", "--set", "budget.trials=many"], "budget.trials"),
+        (["run", "study.yaml", "--trials", "-3"], "--trials -3: expected a number"),
+        (["run", "study.yaml", "--trials", "+0"], "or +N for N more"),
+        (["stop", "s"], "no study 's'"),
         (["run", "study.yaml", "--set", "workers=2"], "the inline executor has one worker"),
         (["validate", "study.yaml", "--set", "trainer=told:trian"], "trian"),
     ],
@@ -391,14 +395,50 @@ def test_a_study_that_fails_exits_1_with_the_cause(here: Workbench) -> None:
     assert hpo("best", "s", "--json").json == {"study": "s", "best": None, "pareto": None}
 
 
+def test_trials_are_in_total_or_more_than_there_were(here: Workbench) -> None:
+    assert "s: all 2 trials are done" in hpo("run", "study.yaml", "--trials", "2").out
+    assert "s: all 3 trials are done" in hpo("run", "study.yaml", "--trials", "+1").out
+    assert "s is not running." in hpo("stop", "s").out
+    assert hpo("stop", "s", "--json").json == {
+        "study": "s", "was_running": False, "stopped": False
+    }  # fmt: skip
+
+
+def test_a_running_study_is_told_of_more_trials(here: Workbench) -> None:
+    (here.folder / "waits.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "def train(trial):\n"
+        "    trial.report(1, {'quality': 1.0})\n"
+        "    while not Path('go').exists():\n"
+        "        time.sleep(0.01)\n"
+    )
+    options = ("--set", "trainer=waits:train", "--set", "executor=processes")
+    process = subprocess.Popen([sys.executable, "-m", "hpo.cli", "run", "study.yaml", *options])
+    while not (here.paths.outbox.is_file() and here.records("epoch")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    told = hpo("run", "study.yaml", *options, "--trials", "+1")
+    as_json = hpo("run", "study.yaml", *options, "--trials", "+1", "--json")
+    (here.folder / "go").touch()
+    assert process.wait(timeout=60) == 0
+    who = f"s is run by process {process.pid} on "
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith(who)
+    assert told.out.endswith("told it to go on to 6 trials.\n")
+    assert as_json.json["state"] == "running"
+    assert as_json.err.startswith(who)
+    assert len(here.records("end")) == 7
+
+
 def test_an_interrupted_run_says_how_to_go_on(here: Workbench) -> None:
     told = 'train.at={"2:3": interrupt once}'
-    called = hpo("run", "study.yaml", "--set", told, "--set", f"train.folder={here.folder}")
+    options = ("--set", told, "--trials", "+1", f"--set=train.folder={here.folder}")
+    called = hpo("run", "study.yaml", *options)
     assert called.code == 130
     assert "s: stopped by the user (2 complete, 1 waiting)." in called.out
     command = called.out.split("Go on from here:\n  hpo ")[1].splitlines()[0]
     assert hpo(*shlex.split(command)).code == 0
-    assert hpo("status", "s").out.startswith("s: complete (5 complete)\n")
+    assert hpo("status", "s").out.startswith("s: complete (6 complete)\n")
 
 
 @pytest.mark.slow

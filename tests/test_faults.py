@@ -284,3 +284,35 @@ def test_fast_failures_do_not_end_a_slow_trial_that_may_succeed(bench: Workbench
     status = finish(bench, "--set", "trainer=uneven:train", "--set", "workers=2")
     assert status["trials"]["complete"] == 1
     assert status["trials"]["failed"] == 4
+
+
+def stop(bench: Workbench, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*HPO, "stop", "s", "--home", str(bench.folder), "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_another_process_stops_the_study_and_waits_for_its_end(bench: Workbench) -> None:
+    process = start(bench, *SLOW_EPOCHS)
+    wait_for_epochs(bench, 10)
+    stopped = stop(bench)
+    assert json.loads(stopped.stdout) == {"study": "s", "was_running": True, "stopped": True}
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert json.loads(stop(bench).stdout)["was_running"] is False
+    finish(bench, *SLOW_EPOCHS)
+    assert_whole(bench, trials=5, epochs=8)
+
+
+def test_another_process_ends_a_hung_trial_at_once(bench: Workbench) -> None:
+    options = ("--set", 'train.at={"0:2": hang once}', "--set", f"train.folder={bench.folder}")
+    process = start(bench, *options)
+    wait_for_epochs(bench, 1)
+    assert json.loads(stop(bench, "--now").stdout)["stopped"] is True
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    finish(bench, *options)
+    assert_whole(bench, trials=5, epochs=4)

@@ -84,6 +84,18 @@ def test_the_best_epoch_is_the_first_of_the_best() -> None:
     assert found.train_s == 1.5
 
 
+def test_a_budget_that_was_asked_for_is_that_of_the_study_and_outlasts_a_session() -> None:
+    small, asked = {"trials": 5, "wall_s": 60.0}, {"trials": 9, "wall_s": 60.0}
+    found = history(
+        {**study(0), "budget": small}, {"kind": "budget", "time_ms": 5, "budget": asked}
+    )
+    assert found.study is not None
+    assert found.study["budget"] == asked
+    found.add({**study(9_000), "budget": small})
+    assert found.study["budget"] == small
+    assert found.asked_trials == 9
+
+
 def test_seeds_are_independent_and_fixed() -> None:
     seeds = {seed_for(s, n, p) for s in range(3) for n in range(100) for p in ("train", "x")}
     assert len(seeds) == 600

@@ -11,6 +11,7 @@ import pandas as pd
 
 from app.charts import lines, style
 from app.charts.panels import at, panels
+from app.charts.runs import Tables, together
 from app.charts.style import Chart, Trace
 from app.words import Words
 
@@ -18,13 +19,10 @@ Counts = npt.NDArray[np.int64]
 MOST_MATRICES = 4
 MOST_CLASSES = 40  # rows that a screen has room for: of more, those with the most errors
 MOST_WRITTEN = 12  # classes up to which counts are written into the cells
-BLUES = [[0, "rgba(0, 114, 178, 0.04)"], [1, "rgba(0, 114, 178, 1)"]]
-# From worse (vermillion) through the page's own background to better (blue).
-DIFFERENCES = [
-    [0, "rgba(213, 94, 0, 1)"],
-    [0.5, "rgba(128, 128, 128, 0.03)"],
-    [1, "rgba(0, 114, 178, 1)"],
-]
+LABEL = 14  # characters of a class's name
+# Opaque, because Plotly chooses the colour of a cell's text by the cell's colour alone.
+BLUES = [[0, "#e6edf3"], [1, "#0072b2"]]
+DIFFERENCES = [[0, "#d55e00"], [0.5, "#ececec"], [1, "#0072b2"]]  # worse, same, better
 
 
 def confusions(
@@ -52,6 +50,7 @@ def confusions(
         x=[x] * len(shown),
         y=[y] * len(shown),
         height=_side(len(kept)),
+        gap=90 + 7 * max(len(style.cut(classes[i], LABEL)) for i in kept),
     )
     for index, counts in enumerate(shown.values()):
         fig.add_traces(at(index, [_matrix(counts, classes, kept, w)]))
@@ -87,23 +86,12 @@ def confusion_difference(
     delta = (a[1] - b[1])[np.ix_(kept, kept)]
     better = np.where(np.eye(len(kept), dtype=bool), delta, -delta)
     most = max(int(np.abs(delta).max(initial=0)), 1)
-    written = len(kept) <= MOST_WRITTEN
+    texts = [[f"{n:+d}" if n else "" for n in row] for row in delta]
+    colors = {"zmin": -most, "zmax": most, "colorscale": DIFFERENCES}
+    about = style.hover(("", "%{customdata}"), ("", "%{text}"))
     fig.add_traces(
         [
-            {
-                "type": "heatmap",
-                "z": style.floats(better.ravel()).reshape(delta.shape),
-                "zmin": -most,
-                "zmax": most,
-                "customdata": [[_hovered(classes[t], classes[s], w) for s in kept] for t in kept],
-                "text": [[f"{n:+d}" if n else "" for n in row] for row in delta],
-                "texttemplate": "%{text}" if written else None,
-                "colorscale": DIFFERENCES,
-                "showscale": False,
-                "xgap": 1,
-                "ygap": 1,
-                "hovertemplate": style.hover(("", "%{customdata}"), ("", "%{text}")),
-            }
+            _heatmap(better, texts, classes, kept, w) | colors | {"hovertemplate": about},
         ]
     )
     x, y = _class_axes(classes, kept, w)
@@ -112,7 +100,7 @@ def confusion_difference(
     return Chart(fig, table, style.said(w("confusion.better"), left))
 
 
-def class_metrics(tables: Mapping[str, pd.DataFrame], metric: str, w: Words) -> Chart:
+def class_metrics(tables: Tables, metric: str, w: Words) -> Chart:
     """One metric of each class, with 95 % intervals, the runs beside each other.
 
     Args:
@@ -120,9 +108,7 @@ def class_metrics(tables: Mapping[str, pd.DataFrame], metric: str, w: Words) -> 
         metric: ``precision``, ``recall``, ``f1`` or ``auc``.
     """
     shown = dict(list(tables.items())[: style.MOST_NAMED])
-    parts = [t.assign(run=run) for run, t in tables.items()]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run"])
-    table = table[["run", *(c for c in table if c != "run")]]
+    table = together(tables)
     fig = style.figure(
         w("classes.title", metric=w(f"classes.{metric}")), w(f"classes.{metric}"), ""
     )
@@ -194,25 +180,31 @@ def _cells(matrices: Mapping[str, Counts], classes: Sequence[str]) -> pd.DataFra
 
 def _matrix(counts: Counts, classes: Sequence[str], kept: Sequence[int], w: Words) -> Trace:
     whole = counts.sum(axis=1, keepdims=True)
-    share = 100 * counts / np.where(whole > 0, whole, 1)
-    chosen = np.ix_(kept, kept)
+    share = (100 * counts / np.where(whole > 0, whole, 1))[np.ix_(kept, kept)]
+    texts = [[str(n) if n else "" for n in row] for row in counts[np.ix_(kept, kept)]]
+    colors = {"zmin": 0, "zmax": 100, "colorscale": BLUES}
+    about = style.hover(
+        ("", "%{customdata}"), (w("term.rows"), "%{text}"), (w("confusion.share"), "%{z:.3~g} %")
+    )
+    return _heatmap(share, texts, classes, kept, w) | colors | {"hovertemplate": about}
+
+
+def _heatmap(
+    z: npt.NDArray[Any],
+    texts: list[list[str]],
+    classes: Sequence[str],
+    kept: Sequence[int],
+    w: Words,
+) -> Trace:
     return {
         "type": "heatmap",
-        "z": style.floats(share[chosen].ravel()).reshape(len(kept), len(kept)),
-        "zmin": 0,
-        "zmax": 100,
-        "text": [[str(n) if n else "" for n in row] for row in counts[chosen]],
+        "z": style.floats(z.ravel()).reshape(z.shape),
+        "text": texts,
         "texttemplate": "%{text}" if len(kept) <= MOST_WRITTEN else None,
         "customdata": [[_hovered(classes[t], classes[s], w) for s in kept] for t in kept],
-        "colorscale": BLUES,
         "showscale": False,
         "xgap": 1,
         "ygap": 1,
-        "hovertemplate": style.hover(
-            ("", "%{customdata}"),
-            (w("term.rows"), "%{text}"),
-            (w("confusion.share"), "%{z:.3~g} %"),
-        ),
     }
 
 
@@ -226,11 +218,11 @@ def _hovered(truth: object, said: object, w: Words) -> str:
 def _class_axes(
     classes: Sequence[str], kept: Sequence[int], w: Words
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    names = [style.plain(classes[i], 14) for i in kept]
+    names = [style.plain(classes[i], LABEL) for i in kept]
     ticks = {"tickvals": list(range(len(kept))), "ticktext": names}
     both: dict[str, Any] = ticks | {"showgrid": False, "zeroline": False}
     x, y = both | {"title": w("confusion.said")}, both | {"title": w("confusion.truth")}
-    return x, y | {"autorange": "reversed"}
+    return x | {"tickangle": -90 if len(kept) > 5 else 0}, y | {"autorange": "reversed"}
 
 
 def _dots(

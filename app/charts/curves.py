@@ -11,7 +11,7 @@ import pandas as pd
 from app.charts import lines, style
 from app.charts.lines import Line
 from app.charts.panels import at, panels, upright
-from app.charts.style import Chart, Floats, Trace
+from app.charts.style import Chart, Trace
 from app.words import Words
 
 Over = Literal["epoch", "time", "samples"]
@@ -185,12 +185,16 @@ def _split_key(w: Words) -> list[Trace]:
 
 
 def _look_at_the_usual(fig: Any, drawn: Sequence[Line]) -> int:
-    values: Floats = np.concatenate([line.y for line in drawn] or [_NOTHING])
-    usual = style.usual_range(values)
+    """Leave runs out of view that went astray; return how many points lie outside.
+
+    Judged by each run's extremes: every run's first epochs are far off, and belong into view.
+    """
+    ends = [end(line.y) for line in drawn for end in (np.nanmin, np.nanmax)]
+    usual = style.usual_range(style.floats(ends))
     if usual is None:
         return 0
     fig.update_layout(yaxis_range=usual)
-    return int(((values < usual[0]) | (values > usual[1])).sum())
+    return sum(int(((line.y < usual[0]) | (line.y > usual[1])).sum()) for line in drawn)
 
 
 # -- one run

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
 from app.charts import lines, style
 from app.charts.panels import at, panels, upright
+from app.charts.runs import Tables, together
 from app.charts.style import Chart, Trace
 from app.words import Words
 
@@ -17,9 +16,7 @@ MOST_ROWS = 4_000  # points a panel, evenly over the rows
 BINS = 40
 
 
-def predicted_actual(
-    tables: Mapping[str, pd.DataFrame], w: Words, target: str = "", columns: int = 2
-) -> Chart:
+def predicted_actual(tables: Tables, w: Words, target: str = "", columns: int = 2) -> Chart:
     """Predicted values over true ones, a panel a run; a point's ``customdata`` is the row's id.
 
     Args:
@@ -28,7 +25,7 @@ def predicted_actual(
         columns: Panels side by side: 1 on a phone.
     """
     shown = {run: t for run, t in list(tables.items())[:MOST_PANELS] if len(t)}
-    table = _together(tables)
+    table = together(tables)
     actual, predicted = w("errors.actual", target=target), w("errors.predicted", target=target)
     if not shown:
         fig = style.figure(w("errors.scatter"), actual, predicted)
@@ -57,7 +54,7 @@ def predicted_actual(
     )
 
 
-def residual_histogram(tables: Mapping[str, pd.DataFrame], w: Words, target: str = "") -> Chart:
+def residual_histogram(tables: Tables, w: Words, target: str = "") -> Chart:
     """How the residuals (actual − predicted) are spread, a line a run, over the same bins.
 
     Args:
@@ -67,7 +64,7 @@ def residual_histogram(tables: Mapping[str, pd.DataFrame], w: Words, target: str
     x_title = w("errors.residual", target=target)
     fig = style.figure(w("errors.histogram"), x_title, w("term.rows"))
     if not shown:
-        return Chart(style.note(fig, w("empty.no_rows")), _together(tables))
+        return Chart(style.note(fig, w("empty.no_rows")), together(tables))
     every = np.concatenate([t["residual"].to_numpy(np.float64) for t in shown.values()])
     every = every[np.isfinite(every)]
     # The far tails in the outermost bins, so that one huge error leaves the rest to be seen.
@@ -89,15 +86,7 @@ def residual_histogram(tables: Mapping[str, pd.DataFrame], w: Words, target: str
     return Chart(fig, table, style.said(tails, more))
 
 
-def _together(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [table.assign(run=run) for run, table in tables.items()]
-    if not parts:
-        return pd.DataFrame(columns=["run", "id", "target", "output", "residual"])
-    whole = pd.concat(parts, ignore_index=True)
-    return whole[["run", *(c for c in whole if c != "run")]]
-
-
-def _ends(tables: Mapping[str, pd.DataFrame]) -> tuple[float, float]:
+def _ends(tables: Tables) -> tuple[float, float]:
     """The true values' range: what is predicted far outside does not decide the view."""
     targets = np.concatenate([t["target"].to_numpy(np.float64) for t in tables.values()])
     return float(np.nanmin(targets)), float(np.nanmax(targets))

@@ -83,7 +83,8 @@ def pareto(trials: pd.DataFrame, objective: Objective, w: Words, columns: int = 
 
 
 def _axis_name(goal: Mapping[str, str], w: Words) -> str:
-    return f"{style.cut(goal['metric'], 30)} ({w('goal.' + goal['goal'])})"
+    better = w(f"goal.{goal['goal']}")
+    return f"{style.cut(goal['metric'], 30)} ({better})"
 
 
 def _points(table: pd.DataFrame, x: str, y: str, w: Words) -> list[Trace]:

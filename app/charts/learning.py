@@ -56,35 +56,27 @@ def learning_bands(
     fig = style.figure(title, w("term.epoch"), metric, height=420)
     if table.empty:
         return Chart(style.note(fig, w("empty.no_curves", metric=style.cut(metric, 40))), table)
-    values = np.sort(style.floats(matrix.to_numpy().ravel()))
-    hidden = 0
-    if log:
-        hidden = lines.above_zero(values)[1]
-        matrix = matrix.where(matrix > 0)
-        table = table.where((table > 0) | table.isna())
-    ranked = _by_rank(trials, objective, matrix)
+    values = style.floats(matrix.to_numpy().ravel())
+    hidden = lines.above_zero(values)[1] if log else 0
+    drawn = matrix.where(matrix > 0).dropna(axis=1, how="all") if log else matrix
+    left_out = style.left_out(w, hidden, "caption.not_positive")
+    if drawn.empty:
+        return Chart(style.note(fig, left_out), table, left_out)
+    ranked = _by_rank(trials, objective, drawn)
     rest = ranked[best:]
-    shown = [rest[i] for i in np.unique(np.linspace(0, len(rest) - 1, MOST_FAINT).astype(int))]
-    shown = shown if rest else []
-    fig.add_traces([_faint(matrix, shown, metric, w)] if shown else [])
-    fig.add_traces(_band_traces(table, metric, w))
-    fig.add_traces([_one(matrix, trial, place, w) for place, trial in enumerate(ranked[:best])])
+    places = np.linspace(0, len(rest) - 1, min(MOST_FAINT, len(rest))).astype(int)
+    shown = [rest[place] for place in np.unique(places)]
+    fig.add_traces(_faint(drawn, shown, metric, w) if shown else [])
+    fig.add_traces(_band_traces(table, log, w))
+    fig.add_traces([_one(drawn, trial, place, w) for place, trial in enumerate(ranked[:best])])
     style.axis_type(fig, "y", log, values)
-    usual = None if log else style.usual_range(values)
-    if usual:
-        fig.update_layout(yaxis_range=usual)
-    few = len(shown) < len(rest)
+    ends = style.floats(pd.concat([drawn.min(), drawn.max()]))  # as in `curves`
+    usual = None if log else style.usual_range(ends)
+    fig.update_layout(yaxis_range=usual)
     outside = 0 if usual is None else int(((values < usual[0]) | (values > usual[1])).sum())
-    return Chart(
-        fig,
-        bands_table(epochs, metric),
-        style.said(
-            w("bands.caption"),
-            w("bands.faint", shown=len(shown), all=len(rest)) if few else "",
-            style.left_out(w, hidden, "caption.not_positive"),
-            style.left_out(w, outside, "caption.outside"),
-        ),
-    )
+    few = w("bands.faint", shown=len(shown), all=len(rest)) if len(shown) < len(rest) else ""
+    outside_too = style.left_out(w, outside, "caption.outside")
+    return Chart(fig, table, style.said(w("bands.caption"), few, left_out, outside_too))
 
 
 def _matrix(epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -118,7 +110,8 @@ def _by_rank(
     return [int(number) for number in order.index]
 
 
-def _faint(matrix: pd.DataFrame, shown: Sequence[int], metric: str, w: Words) -> Trace:
+def _faint(matrix: pd.DataFrame, shown: Sequence[int], metric: str, w: Words) -> list[Trace]:
+    """The curves as one trace, and a marker where each ends, to be clicked."""
     epoch = style.floats(matrix.index)
     curves = [
         lines.thinned(epoch, style.floats(matrix[trial]), lines.points_each(len(shown)))
@@ -130,27 +123,46 @@ def _faint(matrix: pd.DataFrame, shown: Sequence[int], metric: str, w: Words) ->
         (metric, f"%{{y:{style.NUMBER}}}"),
     )
     lengths = [len(x) + 1 for x, _ in curves]
-    return {
+    ends = [int(np.flatnonzero(np.isfinite(y))[-1]) for _, y in curves]
+    both: Trace = {
         "type": "scatter",
-        "mode": "lines",
         "name": w("bands.rest"),
-        "x": lines.joined([x for x, _ in curves]),
-        "y": lines.joined([y for _, y in curves]),
-        "customdata": np.repeat(np.array(shown, np.int32), lengths),
-        "line": {"color": style.GREY, "width": 1},
+        "legendgroup": "rest",
         "opacity": 0.3,
         "hovertemplate": style.hover(*hovers),
     }
+    return [
+        both
+        | {
+            "mode": "lines",
+            "x": lines.joined([x for x, _ in curves]),
+            "y": lines.joined([y for _, y in curves]),
+            "customdata": np.repeat(np.array(shown, np.int32), lengths),
+            "line": {"color": style.GREY, "width": 1},
+        },
+        both
+        | {
+            "mode": "markers",
+            "showlegend": False,
+            "x": style.floats([x[end] for (x, _), end in zip(curves, ends, strict=True)]),
+            "y": style.floats([y[end] for (_, y), end in zip(curves, ends, strict=True)]),
+            "customdata": np.array(shown, np.int32),
+            "marker": {"color": style.GREY, "size": 4},
+        },
+    ]
 
 
-def _band_traces(table: pd.DataFrame, metric: str, w: Words) -> list[Trace]:
+def _band_traces(table: pd.DataFrame, log: bool, w: Words) -> list[Trace]:
     epoch = style.floats(table["epoch"])
+    edges = {name: style.floats(table[name]) for name in QUANTILES}
+    if log:
+        edges = {name: lines.above_zero(edge)[0] for name, edge in edges.items()}
     traces = []
     for low, high, alpha, key in (
         ("p10", "p90", 0.15, "bands.80"),
         ("p25", "p75", 0.25, "bands.50"),
     ):
-        bottom, top = style.floats(table[low]), style.floats(table[high])
+        bottom, top = edges[low], edges[high]
         there = np.isfinite(bottom) & np.isfinite(top)
         outline = np.concatenate([top[there], bottom[there][::-1]])
         traces.append(
@@ -178,7 +190,7 @@ def _band_traces(table: pd.DataFrame, metric: str, w: Words) -> list[Trace]:
             "mode": "lines",
             "name": w("bands.median"),
             "x": epoch,
-            "y": style.floats(table["median"]),
+            "y": edges["median"],
             "customdata": table["trials"].to_numpy(np.int32, na_value=0),
             "line": {"color": f"rgb({BLUE})", "width": 2.5, "dash": "dash"},
             "hovertemplate": style.hover(*hovers),

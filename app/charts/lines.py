@@ -98,7 +98,7 @@ def traces(
 ) -> list[Trace]:
     """A trace for each line; of more than `MOST_NAMED` runs one for each colour.
 
-    Hovering names the run; ``customdata`` is its index.
+    Hovering names the run; ``customdata`` is its index. Each line needs a finite value.
 
     Args:
         hovers: As `app.charts.style.hover` takes them.
@@ -167,11 +167,27 @@ def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: s
                     "text": [t for t, n in zip(texts, lengths, strict=True) for _ in range(n)],
                     "line": {"color": color, "width": 1, "shape": shape}
                     | ({"dash": "dot"} if dashed else {}),
-                    "opacity": 0.6 if dashed else 0.85,
+                    "opacity": 0.4 if dashed else 0.7,
                     "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
                 }
             )
-    return made
+    return [*made, _ends([line for line in drawn if not line.dashed], hovers)]
+
+
+def _ends(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]]) -> Trace:
+    """A marker where each line ends: what can be clicked of lines without markers."""
+    last = [(line, int(np.flatnonzero(np.isfinite(line.y))[-1])) for line in drawn]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "showlegend": False,
+        "x": floats([line.x[place] for line, place in last]),
+        "y": floats([line.y[place] for line, place in last]),
+        "customdata": np.array([line.index for line, _ in last], np.int32),
+        "text": [style.plain(tail(line.run)) for line, _ in last],
+        "marker": {"size": 5, "color": [style.look(line.index).color for line, _ in last]},
+        "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
+    }
 
 
 def tail(run: str, most: int = 24) -> str:

@@ -21,6 +21,7 @@ def panels(
     y: Sequence[dict[str, Any]],
     height: int = HEIGHT,
     shared_y: bool = False,
+    gap: int | None = None,
 ) -> Any:
     """A figure of ``len(titles)`` panels in rows of ``columns``, still without traces.
 
@@ -31,11 +32,13 @@ def panels(
             text from outside and made inert here. A y title is left out but in the first column.
         height: Of a panel, in pixels.
         shared_y: Whether all panels have one vertical axis.
+        gap: Pixels between two rows; what titles and tick labels of one line need if None.
     """
     columns = max(1, min(columns, len(titles)))
     rows = math.ceil(len(titles) / columns)
     fig = style.figure(title, "", "")
-    gap = GAP if any(axis.get("title") for axis in x) else GAP - 26
+    if gap is None:
+        gap = GAP if any(axis.get("title") for axis in x) else GAP - 26
     inner = rows * height + (rows - 1) * gap
     top = int(fig.layout.margin.t) + 24
     between = (0.05 if shared_y else 0.14) if columns > 1 else 0.0

@@ -24,6 +24,8 @@ CLASSES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 COLORS = ("#808080", "#7b93d1", "#0072b2", "#009e73", "#d55e00")
 WIDTHS = (0.8, 0.8, 1.0, 1.3, 2.2)  # pixels
 OPACITIES = (0.4, 0.5, 0.6, 0.8, 1.0)
+NAME_ROOM = 56  # pixels above the axes, for their names
+PINK = style.PALETTE[3]  # of boxes: no class of lines has it
 MANY = 150  # trials from which on lines are thinner and fainter
 MOST_MARKED = 200  # trials with a marker on each axis; with more, on the objective's only
 
@@ -74,7 +76,9 @@ def parallel(
     fig.add_traces(_class_traces(drawn, places, maximize, w))
     fig.add_traces([_markers(drawn, places, axes, w)])
     _draw_axes(fig, axes, w, bool(np.isnan(places).any()))
-    fig.update_layout(dragmode="select", selections=[_box(box) for box in boxes])
+    line = {"color": PINK, "width": 2, "dash": "dot"}
+    fig.update_layout(dragmode="select", newselection={"line": line})
+    fig.update_layout(selections=[_box(box) | {"line": line} for box in boxes])
     left = len(trials) - len(drawn)
     return Chart(
         fig,
@@ -142,7 +146,7 @@ def _class_traces(drawn: pd.DataFrame, places: Positions, maximize: bool, w: Wor
                 "x": lines.joined([x] * int(here.sum())),
                 "y": lines.joined(list(filled[here])),
                 "line": {"color": COLORS[i], "width": WIDTHS[i] * max(thin, 0.5)},
-                "opacity": OPACITIES[i] * max(thin, 0.35),
+                "opacity": OPACITIES[i] * max(thin, 0.7 if high == 1 else 0.35),
                 "hoverinfo": "skip",
             }
         )
@@ -178,7 +182,6 @@ def _text(value: object, w: Words) -> str:
 
 def _draw_axes(fig: Any, axes: Sequence[Axis], w: Words, some_not_set: bool) -> None:
     """A vertical line, ticks and a name for each axis."""
-    low = NOT_SET - 0.06 if some_not_set else -0.06
     grey = {"color": style.GREY, "width": 1}
     ends = {"y0": 0, "y1": 1}
     shapes = [
@@ -192,16 +195,13 @@ def _draw_axes(fig: Any, axes: Sequence[Axis], w: Words, some_not_set: bool) -> 
     ]
     if some_not_set:
         ticks.append(_tick(0, NOT_SET, style.plain(w("parallel.not_set"))))
-    fig.update_layout(shapes=shapes, annotations=ticks)
-    fig.update_xaxes(
-        tickvals=list(range(len(axes))),
-        ticktext=[_broken(axis.path) for axis in axes],
-        range=[-0.5, len(axes) - 0.6],
-        showgrid=False,
-        zeroline=False,
-        side="top",
-    )
-    fig.update_yaxes(visible=False, range=[low, 1.06])
+    names = [_name(x, text) for x, text in enumerate(_short_names(axes))]
+    fig.update_layout(shapes=shapes, annotations=[*ticks, *names])
+    top = int(fig.layout.margin.t) + NAME_ROOM
+    fig.update_layout(margin={"l": 52, "r": NAME_ROOM + 8, "t": top})
+    fig.update_xaxes(visible=False, range=[-0.08, len(axes) - 0.92])
+    low = NOT_SET - 0.06 if some_not_set else -0.06
+    fig.update_yaxes(visible=False, range=[low, 1.03])
 
 
 def _tick(x: int, place: float, text: str) -> dict[str, Any]:
@@ -211,9 +211,18 @@ def _tick(x: int, place: float, text: str) -> dict[str, Any]:
     return where | {"text": text, "font": font, "bgcolor": "rgba(90, 90, 90, 0.85)"}
 
 
-def _broken(path: str) -> str:
-    """A path in several lines, as narrow as an axis has room for."""
-    return "<br>".join(style.plain(part, 13) for part in path.replace("/", ".").split(".")[-3:])
+def _name(x: int, text: str) -> dict[str, Any]:
+    """An axis's name, aslant above it: room for many on a phone."""
+    where = {"x": x, "y": 1, "yref": "y domain", "xanchor": "left", "yanchor": "bottom"}
+    slant = {"textangle": -32, "font": {"size": 12}, "showarrow": False, "xshift": -6}
+    return where | slant | {"text": style.plain(text, 14)}
+
+
+def _short_names(axes: Sequence[Axis]) -> list[str]:
+    """The last part of each path; the whole path where two would be the same."""
+    last = [axis.path.replace("/", ".").rpartition(".")[2] for axis in axes]
+    pairs = zip(last, axes, strict=True)
+    return [name if last.count(name) == 1 else axis.path for name, axis in pairs]
 
 
 def _box(box: Mapping[str, Any]) -> dict[str, Any]:

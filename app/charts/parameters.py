@@ -15,6 +15,7 @@ from app.charts.panels import at, panels
 from app.charts.style import STATES, Chart, Trace
 from app.words import Words
 
+LEAST_COMPLETE = 10  # trials, for a contour without the pruned ones
 LEAST_FOR_CONTOUR = 6  # different places; fewer say nothing of what lies between
 GRID = 40
 Places = npt.NDArray[np.float64]  # (trials, 2) in [0, 1]
@@ -135,23 +136,26 @@ def contour(
     there = set(columns) <= set(drawn)
     table = drawn[columns].dropna() if there else pd.DataFrame(columns=columns)
     complete = table[table["state"] == "complete"]
-    table = complete if len(complete) >= LEAST_FOR_CONTOUR else table
+    all_complete = len(complete) >= LEAST_COMPLETE
+    table = complete if all_complete else table
     if table.empty:
         return Chart(style.note(fig, w("empty.no_both")), table)
     axes = [parameter_axis(path, search, trials[f"params.{path}"]) for path in (x, y)]
     places = np.stack([axis.positions(table[f"params.{axis.path}"]) for axis in axes], axis=1)
     enough = len(np.unique(places, axis=0)) >= LEAST_FOR_CONTOUR
     if enough:
-        fig.add_traces([_surface(axes, places, table["value"], metric)])
+        fig.add_traces([_surface(axes, places, table["value"])])
     fig.add_traces([_dots(table, places, axes, metric, w)])
     for axis, update in zip(axes, (fig.update_xaxes, fig.update_yaxes), strict=True):
         ticks, texts = axis.ticks()
         edge = 0.05 if axis.scale != "choice" else 0.7 / max(len(axis.choices) - 1, 1)
         update(tickvals=ticks, ticktext=texts, range=[-edge, 1 + edge], zeroline=False)
-    return Chart(fig, table, w("contour.caption" if enough else "contour.too_few"))
+    if not enough:
+        return Chart(fig, table, w("contour.too_few"))
+    return Chart(fig, table, w("contour.caption" if all_complete else "contour.with_pruned"))
 
 
-def _surface(axes: Sequence[Axis], places: Places, value: pd.Series, metric: str) -> Trace:
+def _surface(axes: Sequence[Axis], places: Places, value: pd.Series) -> Trace:
     """Means weighted by a Gaussian of the distance (Nadaraya, Watson 1964): unlike an
     interpolation they do not follow the noise of single trials."""
     reach = float(np.clip(0.25 * len(places) ** (-1 / 6), 0.05, 0.2))
@@ -171,7 +175,7 @@ def _surface(axes: Sequence[Axis], places: Places, value: pd.Series, metric: str
     weights = kernels[0] @ kernels[1].T  # (x, y)
     sums = (kernels[0] * value.to_numpy(np.float64)) @ kernels[1].T
     gap = (nearest[0][:, None, :] + nearest[1][None, :, :]).min(axis=2)
-    known = gap < 2  # within about one and a half reaches of a trial
+    known = gap < 1.5  # about within reach of a trial
     z = np.where(known, sums / np.where(known, weights, 1), np.nan).T
     usual = style.usual_range(style.floats(value))
     bounds = {} if usual is None else {"zmin": usual[0], "zmax": usual[1]}
@@ -180,14 +184,14 @@ def _surface(axes: Sequence[Axis], places: Places, value: pd.Series, metric: str
     kind: Trace = (
         {"type": "contour", "ncontours": 12, "line": white}
         if numeric
-        else {"type": "heatmap", "xgap": 1, "ygap": 1}
+        else {"type": "heatmap", "ygap": 2}
     )
     return kind | {
         "x": style.floats(grids[0]),
         "y": style.floats(grids[1]),
         "z": style.floats(z.ravel()).reshape(z.shape),
         "colorscale": "Cividis",
-        "colorbar": {"title": {"text": style.plain(metric, 20)}, "thickness": 12},
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "nticks": 5},
         "hoverinfo": "skip",
         **bounds,
     }

@@ -16,6 +16,7 @@ LOWEST = 0.025  # of the plot's height: where the ticks of failed trials stand
 
 
 By = Literal["trial", "time"]
+Hovers = Sequence[tuple[str, str]]
 
 
 def history_table(
@@ -87,7 +88,7 @@ def history(
     hovers = [(w("term.trial"), "%{customdata}"), (metric, f"%{{y:{style.NUMBER}}}")]
     if by == "time":
         hovers.append((x_title, "%{x:.3~g}"))
-    fig.add_traces([*_points(table, x, y, w, style.hover(*hovers)), _best(x, best, w)])
+    fig.add_traces([*_points(table, x, y, w, hovers), _best(x, best, w)])
     fig.add_traces(_ticks(table, x, w))
     fig.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False})
     fig.layout.yaxis2.fixedrange = True
@@ -103,11 +104,12 @@ def history(
     )
 
 
-def _points(table: pd.DataFrame, x: Floats, y: Floats, w: Words, hover: str) -> list[Trace]:
+def _points(table: pd.DataFrame, x: Floats, y: Floats, w: Words, hovers: Hovers) -> list[Trace]:
     traces = []
     for state, (color, symbol) in STATES.items():
         here = (table["state"] == state).to_numpy() & np.isfinite(y)
         if here.any():
+            hover = style.hover(("", f"<b>{w(f'state.{state}')}</b>"), *hovers)
             traces.append(_markers(table, here, x, y, w, state) | {"hovertemplate": hover})
             traces[-1]["marker"] = {"color": color, "symbol": symbol, "size": 7, "opacity": 0.85}
     return traces

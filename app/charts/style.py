@@ -130,6 +130,11 @@ def compact(value: object) -> str:
     return cut(value)
 
 
+def titled(title: str, of: str) -> str:
+    """A chart's title with what it is of, if anything."""
+    return f"{title} · {cut(of, 30)}" if of else title
+
+
 def hover(*lines: tuple[str, str]) -> str:
     """A hover template: a line for each (label, Plotly field), e.g. ``("epoch", "%{x}")``.
 
@@ -157,16 +162,16 @@ def usual_range(values: Floats) -> tuple[float, float] | None:
     """What an axis shows where a few values are so far off that they would flatten the rest.
 
     Returns:
-        Bounds with the middle 90 % of the finite values and some room; None where everything can
-        be shown, which is when all lie within five times those 90 %.
+        Bounds with the middle 80 % of the finite values and some room; None where everything can
+        be shown, which is when all lie within five times those 80 %.
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     if len(finite) < 10:
         return None
-    low, high = np.quantile(finite, (0.05, 0.95))
+    low, high = np.quantile(finite, (0.1, 0.9))
     if finite.max() - finite.min() <= 5 * (high - low) or high == low:
         return None
-    room = 0.3 * (high - low)
+    room = 0.5 * (high - low)
     return float(max(finite.min(), low - room)), float(min(finite.max(), high + room))
 
 
@@ -183,7 +188,7 @@ def duration_unit(longest_s: float) -> tuple[float, str]:
 
 def pattern(shape: str) -> dict[str, Any]:
     """A bar's pattern on its colour: a sign that is not the colour."""
-    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.45}
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.3}
 
 
 def figure(title: str, x_title: str, y_title: str, height: int = HEIGHT) -> go.Figure:
@@ -241,7 +246,7 @@ def axis_type(fig: go.Figure, letter: str, log: bool, values: Floats) -> None:
 
 def said(*sentences: str) -> str:
     """A caption of those sentences that are not empty."""
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(sentence for sentence in sentences if sentence).replace("。 ", "。")
 
 
 def left_out(w: Words, count: int, key: str) -> str:

@@ -1,24 +1,20 @@
-"""What scores say of one class: ROC, precision-recall, histograms, calibration."""
+"""How scores rank: ROC and precision-recall curves, and where a threshold puts a run on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from app.charts import lines, style
 from app.charts.lines import Line
-from app.charts.panels import at, panels, upright
+from app.charts.runs import Tables, chance_line, together
 from app.charts.style import Chart, Trace
 from app.words import Words
 from hpo.results.intervals import Estimate
 
-Tables = Mapping[str, pd.DataFrame]  # a run's name → its table
 MOST_BANDS = 4  # runs whose bands can be told apart
-MOST_HISTOGRAMS = 4
-UNIT = {"range": [-0.01, 1.01]}
 
 
 def roc(
@@ -39,12 +35,12 @@ def roc(
         points: From `hpo.results.evaluation.operating_points`: ``run``, ``fpr``, ``tpr`` and what
             else is to be said on hover.
     """
-    fig = style.figure(_title(w("roc.title"), of), w("roc.fpr"), w("roc.tpr"), height=440)
+    fig = style.figure(style.titled(w("roc.title"), of), w("roc.fpr"), w("roc.tpr"), height=440)
     drawn = _curves(curves, "fpr", "tpr")
-    table = _together(curves, bands if len(curves) <= MOST_BANDS else None)
+    table = together(curves, bands if len(curves) <= MOST_BANDS else None)
     if not drawn:
         return Chart(style.note(fig, w("empty.no_curve_of_class")), table)
-    fig.add_traces([_chance([0, 1], [0, 1], w)])
+    fig.add_traces([chance_line([0, 1], [0, 1], w("roc.chance"))])
     if bands and len(curves) <= MOST_BANDS:
         fig.add_traces(_bands(curves, bands))
     hovers = (
@@ -74,14 +70,14 @@ def precision_recall(
         of, areas, points: As in `roc`; the areas are average precisions.
         chance: The share of positives: what guessing comes to.
     """
-    title = _title(w("pr.title"), of)
+    title = style.titled(w("pr.title"), of)
     fig = style.figure(title, w("pr.recall"), w("pr.precision"), height=440)
     drawn = _curves(curves, "recall", "precision")
-    table = _together(curves, None)
+    table = together(curves, None)
     if not drawn:
         return Chart(style.note(fig, w("empty.no_curve_of_class")), table)
     if chance is not None:
-        fig.add_traces([_chance([0, 1], [chance, chance], w)])
+        fig.add_traces([chance_line([0, 1], [chance, chance], w("roc.chance"))])
     hovers = (
         (w("pr.recall"), f"%{{x:{style.NUMBER}}}"),
         (w("pr.precision"), f"%{{y:{style.NUMBER}}}"),
@@ -94,71 +90,7 @@ def precision_recall(
     return Chart(fig, table, _hover_names(curves, w))
 
 
-def calibration(tables: Tables, w: Words) -> Chart:
-    """How often what was said with a probability was right; below, how many rows there were.
-
-    Args:
-        tables: From `hpo.results.evaluation.calibration`; twelve runs at most are drawn.
-    """
-    shown = dict(list(tables.items())[: style.MOST_NAMED])
-    table = _together(tables, None)
-    if not any(len(t) for t in shown.values()):
-        fig = style.figure(w("calibration.title"), w("calibration.said"), w("calibration.right"))
-        return Chart(style.note(fig, w("empty.no_rows")), table)
-    fig = panels(
-        w("calibration.title"),
-        ["", ""],
-        1,
-        x=[UNIT | {"showticklabels": False}, UNIT | {"title": w("calibration.said")}],
-        y=[{"title": w("calibration.right"), "range": [-0.02, 1.03]}, {"title": w("term.rows")}],
-    )
-    fig.update_layout(yaxis_domain=[0.34, 1], yaxis2_domain=[0, 0.27], xaxis_matches="x2")
-    fig.update_layout(yaxis2_rangemode="tozero", height=460)
-    fig.add_traces([_chance([0, 1], [0, 1], w, "calibration.perfect")])
-    for index, (run, bins) in enumerate(shown.items()):
-        curve, counts = _calibration_traces(run, index, bins, len(shown), w)
-        fig.add_traces([*at(0, [curve]), *at(1, [counts])])
-    return Chart(fig, table, style.left_out(w, len(tables) - len(shown), "caption.more_runs"))
-
-
-def score_histograms(
-    tables: Tables, w: Words, of: str, threshold: float | None = None, columns: int = 2
-) -> Chart:
-    """Rows by their probability of one class, those that are of it and those that are not.
-
-    Args:
-        tables: From `hpo.results.evaluation.score_histogram`; four runs at most are drawn.
-        of: The class's name.
-        threshold: Drawn as a line, if given.
-        columns: Panels side by side: 1 on a phone.
-    """
-    shown = {run: t for run, t in list(tables.items())[:MOST_HISTOGRAMS] if len(t)}
-    table = _together(tables, None)
-    title = _title(w("histograms.title"), of)
-    if not shown:
-        fig = style.figure(title, w("histograms.score"), w("term.rows"))
-        return Chart(style.note(fig, w("empty.no_rows")), table)
-    count = len(shown)
-    fig = panels(
-        title,
-        [lines.tail(run, 34) for run in shown],
-        columns,
-        x=[{"title": w("histograms.score"), "range": [0, 1]}] * count,
-        y=[{"title": w("histograms.share")}] * count,
-    )
-    for index, counts in enumerate(shown.values()):
-        fig.add_traces(at(index, _histogram(counts, w)))
-    if threshold is not None:
-        fig.update_layout(shapes=[upright(index, threshold, "dash") for index in range(count)])
-    fig.update_layout(barmode="overlay", bargap=0)
-    return Chart(fig, table, style.left_out(w, len(tables) - len(shown), "caption.more_runs"))
-
-
 # -- parts
-
-
-def _title(title: str, of: str) -> str:
-    return f"{title} · {style.cut(of, 30)}" if of else title
 
 
 def _curves(curves: Tables, x: str, y: str) -> list[Line]:
@@ -166,17 +98,7 @@ def _curves(curves: Tables, x: str, y: str) -> list[Line]:
         Line(run, index, style.floats(table[x]), style.floats(table[y]))
         for index, (run, table) in enumerate(curves.items())
     ]
-    return [line for line in drawn if len(line.x)]
-
-
-def _together(tables: Tables, bands: Tables | None) -> pd.DataFrame:
-    """One table with ``run`` as its first column."""
-    parts = [table.assign(run=run) for run, table in tables.items()]
-    parts += [band.assign(run=run, kind="band") for run, band in (bands or {}).items()]
-    if not parts:
-        return pd.DataFrame(columns=["run"])
-    whole = pd.concat(parts, ignore_index=True)
-    return whole[["run", *(column for column in whole if column != "run")]]
+    return [line for line in drawn if np.isfinite(line.y).any()]
 
 
 def _names(runs: list[str], areas: Mapping[str, Estimate] | None, word: str) -> dict[int, str]:
@@ -189,19 +111,6 @@ def _names(runs: list[str], areas: Mapping[str, Estimate] | None, word: str) -> 
             within = f" ({area.low:.3f}–{area.high:.3f})" if known else ""
             found[index] = f"{lines.tail(run)} · {word} {area.value:.3f}{within}"
     return found
-
-
-def _chance(x: list[float], y: list[float], w: Words, key: str = "roc.chance") -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": w(key),
-        "x": x,
-        "y": y,
-        "line": {"color": style.GREY, "width": 1, "dash": "dot"},
-        "legendrank": 2000,
-        "hoverinfo": "skip",
-    }
 
 
 def _bands(curves: Tables, bands: Tables) -> list[Trace]:
@@ -261,86 +170,6 @@ def _points(points: pd.DataFrame | None, curves: Tables, x: str, y: str, w: Word
             },
             "hovertemplate": style.hover(("", "%{text}")),
         }
-    ]
-
-
-def _calibration_traces(
-    run: str, index: int, bins: pd.DataFrame, runs: int, w: Words
-) -> tuple[Trace, Trace]:
-    look = style.look(index)
-    x, y = style.floats(bins["confidence"]), style.floats(bins["accuracy"])
-    middle = style.floats((bins["from"] + bins["to"]) / 2)
-    counts = bins["count"].to_numpy(np.int32)
-    name = ("", f"<b>{style.plain(run)}</b>")
-    curve: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": style.plain(run),
-        "legendgroup": str(index),
-        "x": x,
-        "y": y,
-        "customdata": counts,
-        "line": {"color": look.color, "width": 2, "dash": look.dash},
-        "marker": {"symbol": look.symbol, "size": 8},
-        "hovertemplate": style.hover(
-            name,
-            (w("calibration.said"), f"%{{x:{style.NUMBER}}}"),
-            (w("calibration.right"), f"%{{y:{style.NUMBER}}}"),
-            (w("term.rows"), "%{customdata}"),
-        ),
-    }
-    if runs <= MOST_BANDS:
-        curve["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": style.floats(bins["high"]) - y,
-            "arrayminus": y - style.floats(bins["low"]),
-            "thickness": 1,
-            "width": 3,
-        }
-    below = {
-        "type": "scatter",
-        "mode": "lines",
-        "showlegend": False,
-        "legendgroup": str(index),
-        "x": middle,
-        "y": counts,
-        "line": {"color": look.color, "width": 2, "dash": look.dash, "shape": "hvh"},
-        "hovertemplate": style.hover(
-            name, (w("calibration.said"), "%{x:.3~g}"), (w("term.rows"), "%{y}")
-        ),
-    }
-    return curve, below
-
-
-def _histogram(counts: pd.DataFrame, w: Words) -> list[Trace]:
-    """Shares of each group, since one is often far larger than the other."""
-    middle = style.floats((counts["from"] + counts["to"]) / 2)
-    ends = zip(counts["from"], counts["to"], strict=True)
-    edges = [f"{low:.2f}–{high:.2f}" for low, high in ends]
-    return [
-        {
-            "type": "bar",
-            "name": w(f"histograms.{column}"),
-            "legendgroup": column,
-            "x": middle,
-            "y": style.floats(100 * counts[column] / max(counts[column].sum(), 1)),
-            "customdata": counts[column].to_numpy(np.int32),
-            "text": edges,
-            "textposition": "none",
-            "opacity": 0.7,
-            "marker": {"color": color, "pattern": style.pattern(shape)},
-            "hovertemplate": style.hover(
-                ("", f"<b>{w(f'histograms.{column}')}</b>"),
-                (w("histograms.score"), "%{text}"),
-                (w("histograms.share"), "%{y:.3~g}"),
-                (w("term.rows"), "%{customdata}"),
-            ),
-        }
-        for column, color, shape in (
-            ("negatives", style.PALETTE[1], "/"),
-            ("positives", style.PALETTE[0], ""),
-        )
     ]
 
 

@@ -94,7 +94,8 @@ def _bars(
         "type": "bar",
         "orientation": "h",
         "name": w(f"state.{state}"),
-        "base": style.floats(here["start_s"] / unit_s),
+        # Plotly does not pack this one: seven digits are shorter than a float32 written out.
+        "base": [float(f"{start:.7g}") for start in here["start_s"] / unit_s],
         "x": style.floats(here["seconds"] / unit_s),
         "y": here["worker"].map(rows).to_numpy(np.int32),
         "customdata": here["trial"].to_numpy(np.int32),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from app import address
@@ -99,13 +101,11 @@ def _overview(runs: list[address.Run], w: Words) -> None:
     columns = st.columns(2)
     for place, metric in enumerate(shown):
         one = made(
-            lambda metric=metric: curves.overlay(
-                epochs, metric, w, over, smoothing, log_x, log_y, found.names
-            ),
+            partial(curves.overlay, epochs, metric, w, over, smoothing, log_x, log_y, found.names),
             *("overlay", w.language, metric, over, smoothing, log_x, log_y, *found.version),
         )
         with columns[place % 2]:
-            chart(one, f"compare-{metric}", w, ("points",))
+            chart(one, f"compare-{metric}", w)
     with columns[len(shown) % 2]:
         roc_chart(found, w)
 

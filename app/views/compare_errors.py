@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
 from app.charts import confusion, errors
 from app.compared import Compared, predictions
-from app.parts import chart, csv, made
+from app.parts import chart, csv, made, panels
 from app.words import Words
 from hpo.results import evaluation
 from hpo.results.predicted import Predicted
@@ -42,7 +43,7 @@ def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
     if not shown:
         return
     counts = {run: evaluation.confusion(kept[run]) for run in shown}
-    chart(confusion.confusions(counts, names, w), "confusion", w)
+    chart(confusion.confusions(counts, names, w, panels()), "confusion", w)
     if len(shown) >= 2:
         a, b = shown[:2]
         chart(
@@ -60,7 +61,7 @@ def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
     )
     tables = {
         run: made(
-            lambda run=run: evaluation.per_class(kept[run]),
+            partial(evaluation.per_class, kept[run]),
             *("per-class", run, *found.version[len(found.names) :]),
         )
         for run in shown
@@ -75,6 +76,6 @@ def _residuals(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None
     tables = {run: evaluation.residuals(predicted) for run, predicted in kept.items()}
     left, right = st.columns(2)
     with left:
-        chart(errors.predicted_actual(tables, w, target), "predicted-actual", w)
+        chart(errors.predicted_actual(tables, w, target, panels()), "predicted-actual", w)
     with right:
         chart(errors.residual_histogram(tables, w, target), "residuals", w)

@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from app.compared import Compared, predictions
-from app.parts import catalog, csv, made, number
+from app.parts import catalog, csv, made
+from app.sentences import number
 from app.words import Words
 from hpo.results import differences
 

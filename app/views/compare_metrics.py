@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
+from app import sentences
 from app.charts import comparisons
 from app.charts.style import cut
 from app.compared import Compared, predictions
-from app.parts import chart, csv, inert, made, number
+from app.parts import chart, csv, inert, made
+from app.sentences import interval, number
 from app.words import Words
 from hpo.results import differences, evaluation, significance
 from hpo.results.predicted import Predicted
@@ -61,7 +63,7 @@ def verdict(found: Compared, w: Words, brief: bool = False) -> None:
     )
     _say(result, w)
     if not brief:
-        table = _comparison_table(result, w)
+        table = sentences.comparison_table(result, w)
         st.dataframe(table, hide_index=True, key="real-table")
         with st.container(horizontal=True):
             st.caption(w("real.how"))
@@ -69,50 +71,15 @@ def verdict(found: Compared, w: Words, brief: bool = False) -> None:
 
 
 def _say(result: significance.Comparison, w: Words) -> None:
-    if result.reference is None:
-        st.info(w("real.nothing"))
-        return
-    table = result.table.set_index("run")
-    facts = {
-        "run": inert(result.reference),
-        "metric": inert(result.metric),
-        "value": number(float(table["value"][result.reference])),
-        "count": len(table) - 1,
-        "worse": len(result.runs("worse")),
-        "unsure": len(result.runs("cannot tell")),
-        "better": inert(", ".join(result.runs("better")[:3])),
-    }
-    text = w(f"real.{result.kind.replace(' ', '_')}", **facts)
-    if result.best_of:
-        text += " " + w("real.best_of", count=result.best_of)
-    if apart := len(result.runs("not comparable")):
-        text += " " + w("real.not_comparable", count=apart)
-    (st.success if result.kind == "clear" else st.info)(text)
-
-
-def _comparison_table(result: significance.Comparison, w: Words) -> pd.DataFrame:
-    table = result.table
-    return pd.DataFrame(
-        {
-            w("column.run"): table["run"],
-            cut(result.metric): table["value"].map(number),
-            w("real.difference"): table["difference"].map(_signed),
-            w("real.interval"): [
-                _interval(low, high, signed=True)
-                for low, high in zip(table["low"], table["high"], strict=True)
-            ],
-            w("real.p"): [_p(p) for p in table["p_corrected"]],
-            w("real.verdict"): [w(f"verdict.{v.replace(' ', '_')}") for v in table["verdict"]],
-            w("real.test"): table["test"],
-        }
-    )
+    box = st.success if result.kind == "clear" else st.info
+    box(sentences.verdict(result, w, inert))
 
 
 def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
     """Run → its metrics with intervals."""
     return {
         name: made(
-            lambda predicted=predicted: evaluation.metrics(predicted),
+            partial(evaluation.metrics, predicted),
             *("metrics", name, *found.version[len(found.names) :]),
         )
         for name, predicted in predictions(found).items()
@@ -141,7 +108,7 @@ def _intervals(found: Compared, w: Words) -> None:
     )
     wide = {
         run: [
-            f"{number(v)} {_interval(low, high)}"
+            f"{number(v)} {interval(low, high)}"
             for v, low, high in zip(t["value"], t["low"], t["high"], strict=True)
         ]
         for run, t in found_metrics.items()
@@ -183,20 +150,3 @@ def _first_metric(found: Compared, kept: Mapping[str, Predicted]) -> str:
     """The objective if it can be computed from predictions, else the first that can."""
     task = task_of(next(iter(kept.values())))
     return metric_of(found.objective["metric"], task) or METRICS[task][0]
-
-
-def _interval(low: float, high: float, signed: bool = False) -> str:
-    if math.isnan(low) or math.isnan(high):
-        return ""
-    form = _signed if signed else number
-    return f"[{form(float(low))}, {form(float(high))}]"
-
-
-def _signed(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:+.3g}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

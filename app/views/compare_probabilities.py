@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.charts import thresholds
+from app.charts import probabilities, thresholds
 from app.charts.style import cut
 from app.compared import Compared, predictions
 from app.parts import chart, csv, made
@@ -38,7 +38,7 @@ def roc_chart(found: Compared, w: Words) -> None:
         lambda: thresholds.roc(_roc(kept, of), w, _name(kept, of, w), _areas(kept, of)),
         *("roc", w.language, of, *found.version),
     )
-    chart(one, "compare-roc", w, ("points",))
+    chart(one, "compare-roc", w)
 
 
 def _curves(found: Compared, w: Words) -> None:
@@ -86,14 +86,14 @@ def _curves(found: Compared, w: Words) -> None:
             lambda: {run: evaluation.calibration(p) for run, p in kept.items()},
             *("calibration", *found.version),
         )
-        chart(thresholds.calibration(tables, w), "calibration", w)
+        chart(probabilities.calibration(tables, w), "calibration", w)
     with right:
         if isinstance(of, int):
             histograms = {
                 run: evaluation.score_histogram(p, of) for run, p in list(kept.items())[:4]
             }
             chart(
-                thresholds.score_histograms(histograms, w, _name(kept, of, w), threshold),
+                probabilities.score_histograms(histograms, w, _name(kept, of, w), threshold),
                 "scores",
                 w,
             )

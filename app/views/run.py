@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -19,12 +20,13 @@ from app.parts import (
     heading,
     inert,
     made,
-    number,
-    span,
+    panels,
     study_or_stop,
     trouble,
 )
+from app.sentences import number, span
 from app.words import Words
+from hpo.results import UserError
 from hpo.results.tables import SYSTEM, StudyTables
 
 LOG_LINES = 200
@@ -45,7 +47,7 @@ def show() -> None:
     if trial not in set(tables.trials["number"]):
         st.error(w("run.unknown", trial=trial, study=inert(key)))
         return
-    address.link(address.STUDY, cut(key), icon=":material/arrow_back:", study=key)
+    address.link(address.STUDY, inert(key), icon=":material/arrow_back:", study=key)
     is_open = tables.state == "running" and pd.isna(_row(tables, trial)["ended"])
     st.fragment(_top, run_every=LIVE_S if is_open else None)(key, trial, w)
     left, right = st.columns(2)
@@ -53,11 +55,12 @@ def show() -> None:
         _parameters(tables, trial, w)
     with right:
         _lineage(tables, trial, w)
+    _files(tables, trial, w)
     _texts(tables, trial, w)
 
 
 def _row(tables: StudyTables, trial: int) -> pd.Series:
-    return tables.trials.set_index("number", drop=False).loc[trial]
+    return tables.trials[tables.trials["number"] == trial].iloc[0]
 
 
 def _top(key: str, trial: int, w: Words) -> None:
@@ -77,10 +80,16 @@ def _top(key: str, trial: int, w: Words) -> None:
         return
     metrics = mine[[c for c in mine if not str(c).startswith(SYSTEM)]]
     best = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
-    at = (w.language, tables.source, key, trial, tables.version)
-    chart(made(lambda: curves.run_curves(metrics, w, best), "run-curves", *at), "run-curves", w)
+    at = (w.language, tables.source, key, trial, tables.version, panels())
+    chart(
+        made(lambda: curves.run_curves(metrics, w, best, columns=panels()), "run-curves", *at),
+        "run-curves",
+        w,
+    )
     if mine.filter(like=SYSTEM).notna().to_numpy().any():
-        chart(made(lambda: curves.resources(mine, w), "resources", *at), "run-resources", w)
+        chart(
+            made(lambda: curves.resources(mine, w, panels()), "resources", *at), "run-resources", w
+        )
 
 
 def _parameters(tables: StudyTables, trial: int, w: Words) -> None:
@@ -117,6 +126,27 @@ def _lineage(tables: StudyTables, trial: int, w: Words) -> None:
     st.dataframe(table, hide_index=True, key="run-lineage")
     st.caption(w("run.reproduce"))
     st.code(f"hpo reproduce {shlex.quote(tables.key)} {trial}", language="sh")
+
+
+def _files(tables: StudyTables, trial: int, w: Words) -> None:
+    try:
+        files = catalog().artifacts(tables.key, trial)
+    except UserError as error:
+        st.warning(inert(error, 300))
+        return
+    if not files:
+        return
+    st.subheader(w("run.files"))
+    with st.container(horizontal=True):
+        for name, size in files.items():
+            st.download_button(
+                f"{inert(name, 60)} ({size / 1000:,.1f} kB)",
+                data=partial(catalog().artifact, tables.key, trial, name),
+                file_name=name,
+                key=f"file-{name}",
+                on_click="ignore",
+                icon=":material/download:",
+            )
 
 
 def _texts(tables: StudyTables, trial: int, w: Words) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from app import address
-from app.parts import catalog, current_words, heading, trouble
+from app.parts import catalog, current_words, heading, inert, trouble
 from app.words import Words
 from hpo.results.tables import STATES
 
@@ -49,7 +51,7 @@ def _table(w: Words, wanted: str) -> None:
         address.go(address.STUDY, study=str(found["key"][rows[0]]))
     with st.container(horizontal=True):
         for key in found["key"].head(8):
-            address.link(address.STUDY, str(key), icon=":material/science:", study=str(key))
+            address.link(address.STUDY, inert(key), icon=":material/science:", study=str(key))
 
 
 def _nothing_yet(w: Words) -> None:
@@ -92,7 +94,7 @@ def _arrow(goal: str) -> str:
     return {"maximize": " ↑", "minimize": " ↓"}.get(goal, "")
 
 
-def _columns(w: Words) -> dict[str, object]:
+def _columns(w: Words) -> Any:
     config = st.column_config
     return {
         "study": config.TextColumn(w("term.study"), width="medium"),

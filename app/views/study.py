@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import streamlit as st
 
 from app import address
 from app.charts import endings, fronts, learning, parallel, parameters, progress, workers
+from app.charts.style import Chart
+from app.compared import predictions_of
 from app.controls import controls
 from app.leaderboard import leaderboard
 from app.parts import (
@@ -19,17 +22,18 @@ from app.parts import (
     heading,
     inert,
     made,
-    number,
     offer,
-    span,
+    panels,
+    selectable,
     study_or_stop,
-    trials_in,
     trouble,
 )
+from app.sentences import number, span, suggestion
+from app.trial_table import title
 from app.words import Words
 from hpo.results import advice as advising
 from hpo.results.summary import used
-from hpo.results.tables import STATES, StudyTables
+from hpo.results.tables import OVER, STATES, StudyTables
 
 BY: tuple[progress.By, ...] = ("trial", "time")
 VIEWS = ("overview", "parameters", "curves", "workers")
@@ -85,7 +89,9 @@ def _state(key: str, w: Words) -> None:
         )
     elapsed_s = (tables.updated_ms - tables.started_ms) / 1000
     share = used(tables)
-    columns[2].metric(w("study.took"), span(elapsed_s, w))
+    columns[2].metric(
+        w("study.took"), span(elapsed_s, w), _busy(tables, w), delta_color="off", delta_arrow="off"
+    )
     if not math.isnan(share):
         left = ""
         if tables.state == "running" and 0.02 < share < 1:
@@ -95,7 +101,35 @@ def _state(key: str, w: Words) -> None:
         )
     if tables.missing_curves:
         st.caption(w("study.fetching", count=tables.missing_curves))
+    behind = 0 if tables.state == "running" else catalog().pending(tables.key)
+    if behind:
+        st.warning(w("study.behind", count=behind))
+        st.code(f"hpo sync {tables.key}", language="sh")
     controls(tables, w)
+    _running(tables, w)
+
+
+def _running(tables: StudyTables, w: Words) -> None:
+    """The trials that train now, epoch by epoch."""
+    going = tables.trials[tables.trials["state"] == "running"]
+    if going.empty or not tables.objective:
+        return
+    params = [column for column in map(str, going) if column.startswith("params.")]
+    shown = going[["worker", "number", "last_epoch", "value", "seconds", *params]]
+    shown = shown.dropna(axis=1, how="all")
+    st.dataframe(
+        shown.rename(columns={name: title(name, w) for name in map(str, shown)}),
+        hide_index=True,
+        key="running",
+    )
+
+
+def _busy(tables: StudyTables, w: Words) -> str | None:
+    """How many workers there are, and which share of the time they trained."""
+    if tables.spans.empty:
+        return None
+    idle = workers.idle_shares(workers.timeline_table(tables.spans, tables.updated_ms))
+    return w("study.busy", workers=len(idle), share=1 - idle.mean())
 
 
 # -- what it found
@@ -103,11 +137,14 @@ def _state(key: str, w: Words) -> None:
 
 def _overview(tables: StudyTables, w: Words) -> None:
     if len(tables.objective) > 1:
-        found = made(
-            lambda: fronts.pareto(tables.trials, tables.objective, w), *_at(tables, w, "pareto")
+        chosen = selectable(
+            lambda: fronts.pareto(tables.trials, tables.objective, w),
+            f"{tables.key}-pareto",
+            w,
+            ("points", "box"),
+            _over(tables),
         )
-        event = chart(found, f"{tables.key}-pareto", w, ("points", "box"))
-        offer([(tables.key, trial) for trial in trials_in(event)], "pareto", w)
+        offer([(tables.key, trial) for trial in chosen], "pareto", w)
     left, right = st.columns([3, 2])
     with left:
         _history(tables, w)
@@ -124,31 +161,29 @@ def _history(tables: StudyTables, w: Words) -> None:
         if len(tables.objective) > 1:
             names = [goal["metric"] for goal in tables.objective]
             index = names.index(st.selectbox(w("column.metric"), names, key="objective"))
-    found = made(
+    chosen = selectable(
         lambda: progress.history(tables.trials, tables.objective, w, by, log, index),
-        *_at(tables, w, "history", by, log, index),
+        f"{tables.key}-history",
+        w,
+        ("points", "box"),
+        _over(tables),
+        *(by, log, index),
     )
-    event = chart(found, f"{tables.key}-history", w, ("points", "box"))
-    offer([(tables.key, trial) for trial in trials_in(event)], "history", w)
+    offer([(tables.key, trial) for trial in chosen], "history", w)
 
 
 def _advice(tables: StudyTables, w: Words) -> None:
     st.subheader(w("advice"))
-    found = made(lambda: _advise(tables), *_at(tables, w, "advice"))
+    found = made(lambda: _advise(tables), "advice", *_over(tables))
     for one in found:
-        facts = {
-            name: inert(value) if isinstance(value, str) else value
-            for name, value in one.facts.items()
-        }
-        key = f"advice.{one.kind}.{facts['side']}" if one.kind == "edge" else f"advice.{one.kind}"
-        st.markdown("- " + w(key, **facts))
+        st.markdown("- " + suggestion(one, w, inert))
     if not found:
         st.caption(w("advice.none"))
 
 
 def _advise(tables: StudyTables) -> list[advising.Advice]:
     best = tables.best()
-    predicted = None if best is None else catalog().predicted(tables.key, best)
+    predicted = None if best is None else predictions_of(tables, best)
     return advising.advice(tables, advising.importances(tables), predicted)
 
 
@@ -159,7 +194,7 @@ def _parameters(tables: StudyTables, w: Words) -> None:
     if not tables.search:
         st.info(w("parameters.none"))
         return
-    found = made(lambda: advising.importances(tables), *_at(tables, w, "importances"))
+    found = made(lambda: advising.importances(tables), "importances", *_over(tables))
     paths = list(tables.search)
     if found is None:
         st.info(w("importances.too_few"))
@@ -173,28 +208,33 @@ def _parameters(tables: StudyTables, w: Words) -> None:
         w("slices.of"), paths, default=paths[:MOST_SLICES], format_func=_plain, key="slices"
     )
     if shown:
-        slices = made(
-            lambda: parameters.slices(tables.trials, tables.search, tables.objective, w, shown),
-            *_at(tables, w, "slices", *shown),
+        chosen = selectable(
+            lambda: parameters.slices(
+                tables.trials, tables.search, tables.objective, w, shown, panels()
+            ),
+            f"{tables.key}-slices",
+            w,
+            ("points", "box"),
+            _over(tables),
+            *(panels(), *shown),
         )
-        event = chart(slices, f"{tables.key}-slices", w, ("points", "box"))
-        offer([(tables.key, trial) for trial in trials_in(event)], "slices", w)
+        offer([(tables.key, trial) for trial in chosen], "slices", w)
     if len(paths) > 1:
         _contour(tables, paths, w)
 
 
 def _parallel(tables: StudyTables, w: Words) -> None:
     key = f"{tables.key}-parallel"
-    axes = made(
-        lambda: parallel.parallel_axes(tables.trials, tables.search, tables.objective),
-        *_at(tables, w, "axes"),
-    )
-    before = st.session_state.get(key)
-    boxes = before["selection"]["box"] if before else []
-    found = parallel.parallel(tables.trials, axes, tables.objective, w, boxes)
-    chart(found, key, w, ("box",))
-    st.caption(w("parallel.how"))
+
+    def make() -> Chart:
+        axes = parallel.parallel_axes(tables.trials, tables.search, tables.objective)
+        return parallel.parallel(tables.trials, axes, tables.objective, w)
+
+    selectable(make, key, w, ("box",), _over(tables))
+    state = st.session_state.get(key)
+    boxes = state["selection"]["box"] if state else []
     if boxes:
+        axes = parallel.parallel_axes(tables.trials, tables.search, tables.objective)
         brushed = parallel.brushed(boxes, tables.trials, axes)
         offer([(tables.key, trial) for trial in brushed], "parallel", w)
 
@@ -205,7 +245,7 @@ def _contour(tables: StudyTables, paths: list[str], w: Words) -> None:
         y = st.selectbox(w("contour.y"), paths, index=1, key="y", format_func=_plain)
     found = made(
         lambda: parameters.contour(tables.trials, tables.search, tables.objective, w, x, y),
-        *_at(tables, w, "contour", x, y),
+        *("contour", w.language, *_over(tables), x, y),
     )
     chart(found, f"{tables.key}-contour", w)
 
@@ -236,9 +276,8 @@ def _curves(tables: StudyTables, w: Words) -> None:
         ),
         *_at(tables, w, "bands", metric, best, log),
     )
-    event = chart(found, f"{tables.key}-curves", w, ("points",))
-    offer([(tables.key, trial) for trial in trials_in(event)], "curves", w)
-    rungs = made(lambda: endings.rungs(tables.trials, w), *_at(tables, w, "rungs"))
+    chart(found, f"{tables.key}-curves", w)
+    rungs = made(lambda: endings.rungs(tables.trials, w), "rungs", w.language, *_over(tables))
     chart(rungs, f"{tables.key}-rungs", w)
 
 
@@ -246,12 +285,16 @@ def _curves(tables: StudyTables, w: Words) -> None:
 
 
 def _workers(tables: StudyTables, w: Words) -> None:
-    now_ms = tables.updated_ms
-    found = made(lambda: workers.timeline(tables.spans, now_ms, w), *_at(tables, w, "timeline"))
-    event = chart(found, f"{tables.key}-workers", w, ("points",))
-    offer([(tables.key, trial) for trial in trials_in(event)], "workers", w)
+    chosen = selectable(
+        lambda: workers.timeline(tables.spans, tables.updated_ms, w),
+        f"{tables.key}-workers",
+        w,
+        ("points",),
+        _over(tables),
+    )
+    offer([(tables.key, trial) for trial in chosen], "workers", w)
     chart(
-        made(lambda: endings.failures(tables.trials, w), *_at(tables, w, "failures")),
+        made(lambda: endings.failures(tables.trials, w), "failures", w.language, *_over(tables)),
         f"{tables.key}-failures",
         w,
     )
@@ -260,6 +303,12 @@ def _workers(tables: StudyTables, w: Words) -> None:
 def _at(tables: StudyTables, w: Words, *more: Any) -> tuple[Any, ...]:
     """Names what is made of these tables; see `made`."""
     return (tables.source, tables.key, tables.version, w.language, *more)
+
+
+def _over(tables: StudyTables) -> tuple[Hashable, ...]:
+    """The same as long as no trial ends: what is drawn of trials that are over stays the same."""
+    ended = int(tables.trials["state"].isin(OVER).sum())
+    return (tables.source, tables.key, tables.started_ms, ended, tables.state)
 
 
 def _plain(text: str) -> str:

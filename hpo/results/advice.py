@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hpo.results.evaluation import sampled
 from hpo.results.predicted import Predicted
+from hpo.results.scores import metric_of, task_of
 from hpo.results.tables import StudyTables
 
 LEAST_TRIALS = 20  # complete ones, below which importances are mostly noise
@@ -22,7 +24,6 @@ EDGE = 0.05  # of a range, at either end
 MOST_AT_EDGE = 0.6  # of the best trials
 IDLE = 0.02  # importance of a parameter that does not matter
 STALE = 0.5  # of the trials, since the last improvement
-RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def importances(tables: StudyTables) -> Importances | None:
     """
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it greets each study
     done = tables.complete()
     done = done[np.isfinite(done["value"])]
     space = {path: _distribution(said) for path, said in tables.search.items()}
@@ -186,35 +188,12 @@ def _failing(tables: StudyTables) -> list[Advice]:
 
 
 def _standard_error(predicted: Predicted, metric: str) -> float | None:
-    """Of a metric of the validation rows, by the bootstrap; None for others."""
-    from sklearn import metrics as of
-
-    name = metric.rsplit("/", 1)[-1]
-    target, output = predicted.target, predicted.output
-    if predicted.is_classification:
-        label = output.argmax(1)
-        scores: dict[str, Any] = {
-            "accuracy": lambda i: np.mean(label[i] == target[i]),
-            "f1_macro": lambda i: of.f1_score(
-                target[i], label[i], average="macro", zero_division=0
-            ),
-            "f1_weighted": lambda i: of.f1_score(
-                target[i], label[i], average="weighted", zero_division=0
-            ),
-            "loss": lambda i: np.mean(-np.log(output[i, target[i]].clip(1e-7))),
-        }
-    else:
-        off = output - target
-        scores = {
-            "rmse": lambda i: np.sqrt(np.mean(off[i] ** 2)),
-            "mae": lambda i: np.mean(np.abs(off[i])),
-            "loss": lambda i: np.mean(off[i] ** 2),
-        }
-    if name not in scores or len(target) < 2:
+    """Of a metric of the validation rows, by the bootstrap; None if it cannot be said."""
+    name = metric_of(metric, task_of(predicted))
+    if name is None or name == "roc_auc":
         return None
-    random = np.random.default_rng(0)
-    rows = random.integers(0, len(target), (RESAMPLES, len(target)))
-    return float(np.std([scores[name](row) for row in rows]))
+    error = float(np.std(sampled(predicted, [name])[1][name]))
+    return error if error > 0 else None
 
 
 def _distribution(said: Mapping[str, Any]) -> Any:

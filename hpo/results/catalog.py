@@ -7,9 +7,13 @@ several threads.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
@@ -17,7 +21,7 @@ from hpo import lease
 from hpo.errors import UnknownStudy, UserError
 from hpo.paths import Home, StudyPaths
 from hpo.results.predicted import Predicted, read_predictions
-from hpo.results.study_log import OutboxReplaced, StudyLog
+from hpo.results.study_log import VERSIONS, OutboxReplaced, StudyLog
 from hpo.results.summary import SUMMARY, summary
 from hpo.results.tables import StudyTables, from_log
 from hpo.tracking import pending, shipped_runs
@@ -28,18 +32,31 @@ if TYPE_CHECKING:
 # Artifacts that may be asked for by name.
 TEXTS = ("study.yaml", "git.diff", "versions.txt", "traceback.txt", "log.txt")
 MOST_TEXT = 200_000  # characters, from the end
+AGAIN_S = 10.0  # between two looks for studies in MLflow, and before a store that failed is asked
+UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # of files that are damaged
+
+Found = TypeVar("Found")
 
 
 class Source(Protocol):
-    """One study, wherever it is kept."""
+    """One study, wherever it is kept. Safe to use from several threads."""
 
     key: str
 
     def tables(self, patience_s: float) -> StudyTables:
         """As it stands; curves are fetched for at most `patience_s`."""
 
+    def known(self) -> StudyTables | None:
+        """As it last stood, if that may be shown while its store cannot be read."""
+
     def file(self, trial: int | None, name: str) -> Path | None:
         """A local copy of an artifact of a trial or (None) of the study, if there is one."""
+
+    def files(self, trial: int) -> dict[str, int]:
+        """The artifacts of a trial, and how many bytes each has."""
+
+    def text(self, trial: int | None, name: str) -> str | None:
+        """The same of a text, read."""
 
     def summary(self) -> dict[str, Any]:
         """A row of `Catalog.studies`."""
@@ -62,6 +79,8 @@ class Catalog:
         self._here: dict[str, _Here] = {}
         self._tracked: TrackedStudies | None = None
         self._lock = threading.RLock()
+        self._connecting = threading.Lock()
+        self._ask_again_s = 0.0  # on the monotonic clock
         self.trouble: str | None = None  # why MLflow could not be read, or None
 
     def connect(self) -> None:
@@ -70,15 +89,25 @@ class Catalog:
         """
         if self._uri is None:
             return
-        from hpo.results.tracked import TrackedStudies, explain
+        from hpo.results.tracked import TrackedStudies
 
         try:
-            if self._tracked is None:
-                self._tracked = TrackedStudies(self._uri, self._home.results_cache)
-            self._tracked.refresh()
+            with self._connecting:
+                if self._tracked is None:
+                    self._tracked = TrackedStudies(self._uri, self._home.results_cache)
+                self._tracked.refresh()
             self.trouble = None
         except Exception as error:  # whatever MLflow and its libraries raise
-            self.trouble = explain(self._uri, error)
+            self._tell(error)
+        self._ask_again_s = time.monotonic() + AGAIN_S
+
+    def connect_in_background(self) -> None:
+        """Do so in a thread, unless that is being done or was, less than `AGAIN_S` ago."""
+        with self._lock:
+            if self._uri is None or time.monotonic() < self._ask_again_s:
+                return
+            self._ask_again_s = math.inf  # until it is done
+        threading.Thread(target=self.connect, daemon=True, name="connect").start()
 
     @property
     def is_connected(self) -> bool:
@@ -111,26 +140,36 @@ class Catalog:
             UnknownStudy: There is no such study.
         """
         source = self._source(key)
-        with self._lock:
-            try:
-                return source.tables(patience_s)
-            except OutboxReplaced:
+        known = source.known()
+        if known is not None and self.trouble and time.monotonic() < self._ask_again_s:
+            return known
+        try:
+            return source.tables(patience_s)
+        except OutboxReplaced:
+            with self._lock:
                 self._here.pop(key, None)
-        return self._source(key).tables(patience_s)
+            return self._source(key).tables(patience_s)
+        except Exception as error:  # whatever MLflow and its libraries raise
+            if known is None:
+                raise
+            self._tell(error)
+            self._ask_again_s = time.monotonic() + AGAIN_S
+            return known
 
     def predicted(self, key: str, trial: int) -> Predicted | None:
         """What a trial said of the validation split, or None.
 
         Raises:
             UnknownStudy: There is no such study.
+            UserError: It cannot be read, now or at all.
         """
-        path = self._source(key).file(trial, "predictions.npz")
+        path = self._fetch(self._source(key).file, trial, "predictions.npz")
         if path is None:
             return None
         classes = self.study(key, 0).dataset.get("classes")
         try:
             return read_predictions(path, classes)
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{key}/{trial}: its predictions cannot be read: {error}") from error
 
     def text(self, key: str, trial: int | None, name: str) -> str | None:
@@ -138,33 +177,76 @@ class Catalog:
 
         Raises:
             UnknownStudy: There is no such study.
+            UserError: It cannot be read now.
         """
         assert name in TEXTS, name
-        path = self._source(key).file(trial, name)
-        return path.read_text(errors="replace")[-MOST_TEXT:] if path else None
+        found = self._fetch(self._source(key).text, trial, name)
+        return found and found[-MOST_TEXT:]
 
     def examples(self, key: str) -> pd.DataFrame | None:
         """The validation rows that were kept for looking at: ``id`` and what the row holds.
 
         Raises:
             UnknownStudy: There is no such study.
+            UserError: They cannot be read, now or at all.
         """
-        path = self._source(key).file(None, "examples.parquet")
-        return None if path is None else pd.read_parquet(path)
+        path = self._fetch(self._source(key).file, None, "examples.parquet")
+        try:
+            return None if path is None else pd.read_parquet(path)
+        except UNREADABLE as error:
+            raise UserError(f"{key}: its examples cannot be read: {error}") from error
+
+    def artifacts(self, key: str, trial: int) -> dict[str, int]:
+        """The files that were kept of a trial, and how many bytes each has.
+
+        Raises:
+            UnknownStudy: There is no such study.
+            UserError: They cannot be listed now.
+        """
+        source = self._source(key)
+        return self._fetch(lambda trial, _: source.files(trial or 0), trial, "artifacts") or {}
+
+    def artifact(self, key: str, trial: int, name: str) -> bytes:
+        """One of `artifacts`.
+
+        Raises:
+            UnknownStudy: There is no such study.
+            UserError: It is none of them, or cannot be read now.
+        """
+        known = self.artifacts(key, trial)
+        path = self._fetch(self._source(key).file, trial, name) if name in known else None
+        if path is None:
+            raise UserError(f"{key}/{trial} has no file {name}")
+        return path.read_bytes()
 
     def pending(self, key: str) -> int:
         """How many records of a study MLflow lacks, as far as is known here."""
         return self._source(key).pending()
+
+    def _fetch(
+        self, ask: Callable[[int | None, str], Found | None], trial: int | None, name: str
+    ) -> Found | None:
+        try:
+            return ask(trial, name)
+        except Exception as error:  # whatever MLflow and its libraries raise
+            self._tell(error)
+            raise UserError(f"{name} cannot be read now: {self.trouble}") from error
+
+    def _tell(self, error: Exception) -> None:
+        from hpo.results.tracked import explain
+
+        self.trouble = explain(self._uri or "", error)
 
     def _sources(self) -> dict[str, Source]:
         with self._lock:
             names = self._home.study_names()
             self._here = {name: self._here.get(name) or _Here(self._home, name) for name in names}
             found: dict[str, Source] = dict(self._here)
-            if self._tracked is not None:
-                for study in self._tracked.studies.values():
-                    if study.study_id not in {h.study_id for h in self._here.values()}:
-                        found.setdefault(study.key, study)
+            here = {study.study_id for study in self._here.values()}
+            for study in self._tracked.studies.values() if self._tracked else ():
+                if study.study_id not in here:
+                    study.key = study.full_key if study.name in found else study.name
+                    found[study.key] = study
             return found
 
     def _source(self, key: str) -> Source:
@@ -187,6 +269,7 @@ class _Here:
     def __init__(self, home: Home, name: str) -> None:
         self.key = name
         self._paths: StudyPaths = home.study(name)
+        self._lock = threading.RLock()
         self._log = StudyLog.read(self._paths, home.results_cache)
         self._tables: StudyTables | None = None
         self._shipped = -1.0
@@ -196,30 +279,50 @@ class _Here:
         return (self._log.study or {}).get("study_id")
 
     def tables(self, patience_s: float) -> StudyTables:
-        changed = self._log.refresh()
-        shipped = _modified(self._paths.shipped)
-        if changed or self._tables is None or shipped != self._shipped:
-            self._shipped = shipped
-            self._log.version += not changed
-            owner = lease.owner(self._paths.lease) if self._log.live else None
-            self._tables = from_log(self._log, shipped_runs(self._paths), owner)
-        return self._tables
+        with self._lock:
+            changed = self._log.refresh()
+            shipped = _modified(self._paths.shipped)
+            if changed or self._tables is None or shipped != self._shipped:
+                if shipped != self._shipped:
+                    self._shipped, self._log.version = shipped, next(VERSIONS)
+                owner = lease.owner(self._paths.lease) if self._log.live else None
+                self._tables = from_log(self._log, shipped_runs(self._paths), owner)
+            return self._tables
+
+    def known(self) -> StudyTables | None:
+        return None
 
     def file(self, trial: int | None, name: str) -> Path | None:
-        if trial is None and name in ("git.diff", "versions.txt"):
-            return None  # in the tables' provenance
         folder = self._paths.root if trial is None else self._paths.trial(trial)
         return folder / name if (folder / name).is_file() else None
 
+    def files(self, trial: int) -> dict[str, int]:
+        folder = self._paths.trial(trial)
+        found = [path for path in folder.glob("*.*") if path.is_file()] if folder.is_dir() else []
+        return {path.name: path.stat().st_size for path in sorted(found)}
+
+    def text(self, trial: int | None, name: str) -> str | None:
+        if trial is None and name in ("git.diff", "versions.txt"):
+            return None  # in the tables' provenance
+        if trial is not None and name == "traceback.txt":
+            log = self._log.trials.get(trial)
+            return log.end.get("traceback") if log and log.end else None
+        return _read(self.file(trial, name))
+
     def summary(self) -> dict[str, Any]:
-        try:
-            return summary(self.tables(0))
-        except OutboxReplaced:
-            self._log = StudyLog.read(self._paths)
-            return summary(self.tables(0))
+        with self._lock:
+            try:
+                return summary(self.tables(0))
+            except OutboxReplaced:
+                self._log, self._tables = StudyLog.read(self._paths), None
+                return summary(self.tables(0))
 
     def pending(self) -> int:
         return pending(self._paths)
+
+
+def _read(path: Path | None) -> str | None:
+    return path.read_text(errors="replace") if path else None
 
 
 def _modified(path: Path) -> float:

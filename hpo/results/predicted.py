@@ -38,11 +38,20 @@ def read_predictions(path: Path, classes: Sequence[str] | None) -> Predicted:
     """Read ``predictions.npz`` as a worker wrote it.
 
     Raises:
-        ValueError: It holds pickled objects.
+        ValueError: It holds pickled objects, or its arrays do not fit together.
     """
     import numpy as np
 
     with np.load(path, allow_pickle=False) as arrays:
         ids, target, output = arrays["ids"], arrays["target"], arrays["output"]
+    if not (len(ids) == len(target) == len(output)) or output.ndim > 2:
+        shapes = ", ".join(str(array.shape) for array in (ids, target, output))
+        raise ValueError(f"{path}: the shapes of ids, target and output do not fit: {shapes}")
+    if (
+        output.ndim == 2
+        and len(target)
+        and not (target.min() >= 0 and target.max() < output.shape[1])
+    ):
+        raise ValueError(f"{path}: a target is not among the {output.shape[1]} classes")
     names = tuple(map(str, classes)) if classes else None
     return Predicted(ids, target, output.astype(np.float32), names)

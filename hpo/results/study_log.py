@@ -7,20 +7,21 @@ What was read of a long outbox is kept in a file, which may be deleted at any ti
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpo import lease
-from hpo.paths import StudyPaths, replacing
+from hpo.paths import StudyPaths
+from hpo.results import cached
 from hpo.results.epochs import EpochColumns
 from hpo.tracking import outbox
 
 Record = Mapping[str, Any]
 
-CACHE_FORMAT = 1
+VERSIONS = itertools.count(1)
 # A cache is written when it would spare reading so much, and so large a share of all.
 CACHE_BYTES = 1_000_000
 CACHE_SHARE = 0.25
@@ -65,7 +66,7 @@ class StudyLog:
         trials: By number.
         epochs: Of all trials.
         live: Whether an orchestrator runs it now.
-        version: Changes with anything above.
+        version: Changes with anything above; no two studies ever have the same.
     """
 
     paths: StudyPaths
@@ -79,6 +80,7 @@ class StudyLog:
     epochs: EpochColumns = field(default_factory=EpochColumns)
     live: bool = False
     version: int = 0
+    _first: str = ""  # see `_first_line`
     _offset: int = 0
     _cached: int = 0  # how far the cache goes
     _records: list[Record] = field(default_factory=list)  # all but epochs
@@ -91,22 +93,29 @@ class StudyLog:
             cache: A folder for what was read of long outboxes.
         """
         log = cls(paths, cache / f"{paths.root.name}.arrow" if cache else None)
+        log._first = log._first_line()
         log._read_cache()
         log.refresh()
         return log
 
     def refresh(self) -> bool:
-        """Read what is new; returns whether there is anything."""
+        """Read what is new; returns whether there is anything.
+
+        Raises:
+            OutboxReplaced: It is another outbox now.
+        """
         live = lease.owner(self.paths.lease) is not None
         before, was_live = self._offset, self.live
-        if self.paths.outbox.stat().st_size < self._offset:  # another study under the same name
-            raise OutboxReplaced
+        is_shorter = self.paths.outbox.stat().st_size < self._offset
+        if is_shorter or (self._offset and self._first_line() != self._first):
+            raise OutboxReplaced  # another study under the same name
         for record, offset in outbox.read(self.paths.outbox, self._offset):
             self._add(record)
             self._offset = offset
         self.live = live
         changed = self._offset > before or live != was_live
-        self.version += changed
+        if changed:
+            self.version = next(VERSIONS)
         if self._offset - self._cached > max(CACHE_BYTES, CACHE_SHARE * self._cached):
             with contextlib.suppress(OSError):  # a folder that is not ours to write
                 self._write_cache()
@@ -195,50 +204,34 @@ class StudyLog:
             trial.number, record["epoch"], record["time_ms"], record["seconds"], values
         )
 
-    # -- the cache: the epochs as an Arrow file, everything else in its metadata
+    # -- the cache
 
     def _read_cache(self) -> None:
-        if self.cache is None or not self.cache.is_file():
+        found = cached.read(self.cache) if self.cache and self.cache.is_file() else None
+        if found is None:
             return
-        import pyarrow as pa
-
-        try:
-            with pa.memory_map(str(self.cache)) as file:
-                table = pa.ipc.open_file(file).read_all()
-            kept = json.loads(table.schema.metadata[b"hpo"])
-        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
-            return
-        size = self.paths.outbox.stat().st_size
-        if kept["format"] != CACHE_FORMAT or kept["first"] != self._first_line():
-            return
-        if size < kept["offset"]:
+        epochs, kept = found
+        if kept["first"] != self._first or self.paths.outbox.stat().st_size < kept["offset"]:
             return
         for record in kept["records"]:
             self._add(record)
         for number, last_epochs_ms in kept["last_epochs_ms"].items():
             self.trials[int(number)].last_epochs_ms = last_epochs_ms
-        self.epochs = EpochColumns(table.replace_schema_metadata().to_pandas())
+        self.epochs = EpochColumns(epochs)
         self.updated_ms = kept["updated_ms"]
         self._offset = self._cached = kept["offset"]
 
     def _write_cache(self) -> None:
         if self.cache is None:
             return
-        import pyarrow as pa
-
         kept = {
-            "format": CACHE_FORMAT,
-            "first": self._first_line(),
+            "first": self._first,
             "offset": self._offset,
             "updated_ms": self.updated_ms,
             "records": self._records,
             "last_epochs_ms": {t.number: t.last_epochs_ms for t in self.trials.values()},
         }
-        table = pa.Table.from_pandas(self.epochs.table(), preserve_index=False)
-        table = table.replace_schema_metadata({b"hpo": json.dumps(kept).encode()})
-        lz4 = pa.ipc.IpcWriteOptions(compression="lz4")
-        with replacing(self.cache) as file, pa.ipc.new_file(file, table.schema, options=lz4) as to:
-            to.write_table(table)
+        cached.write(self.cache, self.epochs.table(), kept)
         self._cached = self._offset
 
     def _first_line(self) -> str:

@@ -8,10 +8,11 @@ Not covered: values that MLflow's database cannot hold (infinities); runs that h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.rest_utils import http_request
 
-from hpo.paths import replacing
+from hpo.results import cached
 from hpo.results.epochs import EpochColumns
+from hpo.results.study_log import VERSIONS
 from hpo.results.summary import SUMMARY, summary, thinned
 from hpo.results.tables import OVER, STATES, StudyTables, search_space, span_table, trial_table
 from hpo.tracking.redact import redact
@@ -33,7 +35,7 @@ from hpo.tracking.redact import redact
 PAGE_RUNS = 1000
 BULK_RUNS = 100  # MLflow's limit for one request
 BULK_POINTS = 25_000  # likewise
-CACHE_FORMAT = 1
+CACHE = "study.arrow"
 OF_THE_TRIAL = ("best_epoch", "duration_s", "peak_memory_mb")  # metrics that are no curves
 
 
@@ -59,84 +61,104 @@ class TrackedStudies:
         """
         experiments = {e.experiment_id: e.name for e in _all_experiments(self._client)}
         found: dict[str, TrackedStudy] = {}
-        names: list[str] = []
         for run in _search(self._client, list(experiments), "tags.`hpo.kind` = 'study'"):
             run_id, name = run.info.run_id, experiments[run.info.experiment_id]
             study = self.studies.get(run_id)
             if study is None:
                 study = TrackedStudy(self._client, self._uri, self._cache, run, name)
             study.parent = run
-            study.key = f"{name}~{run_id[:8]}" if name in names else name
-            names.append(name)
             found[run_id] = study
         self.studies = found
 
 
 class TrackedStudy:
-    """One study in MLflow."""
+    """One study in MLflow. Safe to use from several threads.
+
+    Attributes:
+        name: Its name, which others may have, too.
+        key: What the catalogue calls it: `name` or `full_key`.
+        parent: Its own run.
+    """
 
     def __init__(
         self, client: MlflowClient, uri: str, cache: Path, parent: Run, name: str
     ) -> None:
-        self.key = name
+        self.name = self.key = name
         self.parent = parent
-        self._name = name
         self._client = client
         self._uri = uri
         self._folder = cache / parent.info.run_id
+        self._lock = threading.RLock()
         self._runs: dict[str, dict[str, Any]] = {}  # by id, as `_facts` has them
         self._has_curves: set[int] = set()  # trials whose epochs are all there
         self._epochs = EpochColumns()
         self._file: str | None = None
         self._version = 0
         self._tables: StudyTables | None = None
+        self._tags_then: dict[str, str] = {}  # the parent's, when the tables were made
+        self._best: tuple[str | None, list[float]] = (None, [])  # trial, values up to it
         self._read_cache()
 
     @property
     def study_id(self) -> str | None:
         return self._tag("hpo.study_id")
 
+    @property
+    def full_key(self) -> str:
+        """A key that no other study has."""
+        return f"{self.name}~{self.parent.info.run_id[:8]}"
+
     def tables(self, patience_s: float) -> StudyTables:
-        until = time.monotonic() + patience_s
-        changed = self._fetch_runs()
-        changed |= self._fetch_curves(until)
-        if changed or self._tables is None:
-            self._version += 1
-            self._tables = self._make_tables()
+        with self._lock:
+            until = time.monotonic() + patience_s
+            changed = self._fetch_runs()
+            changed |= self._fetch_curves(until)
+            is_new = self._tables is None or self._tables.key != self.key
+            if changed or is_new or self._tags_then != self.parent.data.tags:
+                self._version = next(VERSIONS)
+                self._tables = self._make_tables()
+                self._tags_then = self.parent.data.tags
+            assert self._tables is not None
+            return self._tables
+
+    def known(self) -> StudyTables | None:
         return self._tables
 
     def file(self, trial: int | None, name: str) -> Path | None:
-        if trial is None:
-            run_id, is_over = self.parent.info.run_id, True
-        else:
-            self._fetch_runs()
-            run = next((r for r in self._runs.values() if r["number"] == trial), None)
+        run_id, is_over = self.parent.info.run_id, True
+        if trial is not None:
+            run = self._run(trial)
             if run is None:
                 return None
             run_id, is_over = run["run_id"], run["state"] in OVER
         kept = self._folder / run_id / name
         if not kept.is_file() and is_over:
-            _download(self._uri, run_id, name, kept)
+            self._download(run_id, name, kept)
         return kept if kept.is_file() else None
 
+    def files(self, trial: int) -> dict[str, int]:
+        run = next((r for r in self._runs.values() if r["number"] == trial), None)
+        found = self._client.list_artifacts(run["run_id"]) if run else []
+        return {file.path: int(file.file_size or 0) for file in found if not file.is_dir}
+
+    def text(self, trial: int | None, name: str) -> str | None:
+        path = self.file(trial, name)
+        return path.read_text(errors="replace") if path else None
+
     def summary(self) -> dict[str, Any]:
-        """From the study's own run alone, until its trials have been looked at."""
-        if self._tables is not None:
+        """From its trials if these have been looked at lately, else from its own run alone."""
+        if self._tables is not None and self._tags_then == self.parent.data.tags:
             return summary(self._tables)
         counts = json.loads(self._tag("hpo.trials") or "{}")
         objective = self._objective()
-        metric = f"best/{objective[0]['metric']}" if len(objective) == 1 else ""
-        values: list[float] = []
-        if metric in self.parent.data.metrics:
-            history = self._client.get_metric_history(self.parent.info.run_id, metric)
-            values = [point.value for point in sorted(history, key=lambda p: p.timestamp)]
+        values = self._best_so_far(objective)
         best = self._tag("hpo.best_trial")
         budget = json.loads(self._tag("hpo.budget") or "{}")
         ended = sum(counts.get(state, 0) for state in OVER)
         info = self.parent.info
         row = {
             "key": self.key,
-            "name": self._name,
+            "name": self.name,
             "state": self._tag("hpo.state") or "interrupted",
             "source": redact(self._uri),
             **{state: counts.get(state, 0) for state in STATES},
@@ -218,6 +240,47 @@ class TrackedStudy:
             self._epochs.add(trial, epoch, time_ms, seconds, ordered)
         self._has_curves |= {run["number"] for run in chunk if run["state"] in OVER}
 
+    def _run(self, trial: int) -> dict[str, Any] | None:
+        """The facts of a trial, fetched if they are not known or not final."""
+        for fetch in (False, True):
+            if fetch:
+                with self._lock:
+                    self._fetch_runs()
+            for run in list(self._runs.values()):
+                if run["number"] == trial and (fetch or run["state"] in OVER):
+                    return run
+        return None
+
+    def _best_so_far(self, objective: Sequence[Mapping[str, str]]) -> list[float]:
+        """The values of the trials that were the best when they ended; asked for when another
+        is, and what was known before where MLflow cannot be read."""
+        best = self._tag("hpo.best_trial")
+        metric = f"best/{objective[0]['metric']}" if len(objective) == 1 else ""
+        if best != self._best[0] and metric in self.parent.data.metrics:
+            with contextlib.suppress(Exception):  # whatever MLflow and its libraries raise
+                history = self._client.get_metric_history(self.parent.info.run_id, metric)
+                ordered = sorted(history, key=lambda point: point.timestamp)
+                self._best = best, [point.value for point in ordered]
+        return self._best[1]
+
+    def _download(self, run_id: str, name: str, to: Path) -> None:
+        """Fetch an artifact, if there is one.
+
+        Raises:
+            Exception: Whatever MLflow raises if it cannot be reached.
+        """
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=to.parent) as folder:
+            try:
+                found = mlflow.artifacts.download_artifacts(
+                    run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=self._uri
+                )
+            except (MlflowException, OSError):  # the stores have no common way to say why
+                if any(file.path == name for file in self._client.list_artifacts(run_id)):
+                    raise
+                return
+            Path(found).replace(to)
+
     # -- as tables
 
     def _make_tables(self) -> StudyTables:
@@ -234,7 +297,7 @@ class TrackedStudy:
             fact["values"] = best if all(value is not None for value in best) else None
         return StudyTables(
             key=self.key,
-            name=self._name,
+            name=self.name,
             state=self._tag("hpo.state") or "interrupted",
             source=redact(self._uri),
             objective=objective,
@@ -249,7 +312,11 @@ class TrackedStudy:
             path=None,
             search=self._search(),
             started_ms=self.parent.info.start_time,
-            updated_ms=max([self.parent.info.start_time, *(r["ended"] or 0 for r in runs)]),
+            updated_ms=max(
+                self.parent.info.start_time,
+                self.parent.info.end_time or 0,
+                *(run["ended"] or 0 for run in runs),
+            ),
             trials=trial_table(
                 facts,
                 objective,
@@ -293,36 +360,20 @@ class TrackedStudy:
         found: str | None = self.parent.data.tags.get(name)
         return found
 
-    # -- kept between two starts: the epochs as an Arrow file, the runs in its metadata
+    # -- kept between two starts
 
     def _read_cache(self) -> None:
-        import pyarrow as pa
-
-        try:
-            with pa.memory_map(str(self._folder / "study.arrow")) as file:
-                table = pa.ipc.open_file(file).read_all()
-            kept = json.loads(table.schema.metadata[b"hpo"])
-        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
-            return
-        if kept["format"] == CACHE_FORMAT:
+        found = cached.read(self._folder / CACHE)
+        if found is not None:
+            epochs, kept = found
             self._runs = {run["run_id"]: run for run in kept["runs"]}
             self._has_curves = set(kept["has_curves"])
-            self._epochs = EpochColumns(table.replace_schema_metadata().to_pandas())
+            self._epochs = EpochColumns(epochs)
 
     def _write_cache(self) -> None:
-        import pyarrow as pa
-
-        kept = {
-            "format": CACHE_FORMAT,
-            "runs": list(self._runs.values()),
-            "has_curves": sorted(self._has_curves),
-        }
-        table = pa.Table.from_pandas(self._epochs.table(), preserve_index=False)
-        table = table.replace_schema_metadata({b"hpo": json.dumps(kept).encode()})
-        lz4 = pa.ipc.IpcWriteOptions(compression="lz4")
-        path = self._folder / "study.arrow"
-        with replacing(path) as file, pa.ipc.new_file(file, table.schema, options=lz4) as to:
-            to.write_table(table)
+        kept = {"runs": list(self._runs.values()), "has_curves": sorted(self._has_curves)}
+        with contextlib.suppress(OSError):  # a folder that is not ours to write
+            cached.write(self._folder / CACHE, self._epochs.table(), kept)
 
 
 # `_facts` that are no columns of the trials' table
@@ -456,19 +507,6 @@ def _all_experiments(client: MlflowClient) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-def _download(uri: str, run_id: str, name: str, to: Path) -> None:
-    """Fetch an artifact, if there is one."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            found = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri
-            )
-        except (MlflowException, OSError):  # the stores have no common way to say so
-            return
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(found, to)
 
 
 def _value(text: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpo.spec.checks import check_data
-from hpo.spec.loading import load, parse_value
+from hpo.spec.loading import load, loads, parse_value
 from hpo.spec.space import Choice, Float, Int, Parameter, Scalar, When
 from hpo.spec.study import Budget, FromStudy, Named, Objective, StudySpec, Tracking
 
@@ -29,6 +29,7 @@ __all__ = [
     "When",
     "check_data",
     "load",
+    "loads",
     "parse_value",
     "schema",
 ]

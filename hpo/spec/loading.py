@@ -49,7 +49,19 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
         StudyFileError: With every problem in the file, in its order. What only the trainer or the
             data can tell is not among them.
     """
-    document, problem = read(_bytes_of(path))
+    return loads(_bytes_of(path), path, overrides)
+
+
+def loads(data: bytes, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+    """The same of a file's content.
+
+    Args:
+        path: Where the file is, or was: what it names is looked for from its folder.
+
+    Raises:
+        StudyFileError: As `load`.
+    """
+    document, problem = read(data)
     if document is None or problem is not None:
         raise StudyFileError(str(path), [problem] if problem else [])
     found = _override(document, overrides or {})

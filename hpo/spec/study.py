@@ -100,6 +100,7 @@ class Tracking(_Part):
 
     Attributes:
         uri: None: ``MLFLOW_TRACKING_URI``, or the embedded store under ``mlruns/``.
+        examples: Rows of the data that are copied there.
     """
 
     uri: str | None = Field(
@@ -107,6 +108,14 @@ class Tracking(_Part):
         min_length=1,
         description="`http(s)://host:port`, `sqlite:///file` or `postgresql://…`. Absent: "
         "`MLFLOW_TRACKING_URI`, or the embedded store under `mlruns/`.",
+    )
+    examples: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="At most so many validation rows are kept with the study and in MLflow, as "
+        "small images or with all columns of the source, to look at what models get wrong. "
+        "0: none, where the data must not be copied.",
     )
 
 
@@ -225,6 +234,16 @@ class StudySpec(_Part):
     def folder(self) -> Path:
         """The study file's folder, absolute."""
         return self._file.absolute().parent
+
+    @property
+    def trials_asked(self) -> bool:
+        """Whether ``budget.trials`` is from the command line, not from the file."""
+        return self._document.is_overridden(("budget", "trials")) is not None
+
+    def with_trials(self, trials: int) -> StudySpec:
+        """The same study with another budget of trials."""
+        budget = self.budget.model_copy(update={"trials": trials})
+        return self.model_copy(update={"budget": budget})
 
     @property
     def warnings(self) -> tuple[Problem, ...]:

@@ -48,7 +48,10 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         "retries": spec.retries,
         "timeout": None if spec.timeout_s is None else duration(spec.timeout_s),
         "fresh_process": spec.fresh_process,
-        "tracking": {} if tracking is None else {"uri": redacted(tracking)},
+        "tracking": {
+            **({} if tracking is None else {"uri": redacted(tracking)}),
+            "examples": spec.tracking.examples,
+        },
         "storage": redacted(secret.get("storage", spec.storage)),
     }
     return dump({key: v for key, v in content.items() if v not in (None, {}, [])})

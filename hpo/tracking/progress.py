@@ -25,6 +25,8 @@ class TrialProgress:
         fresh: The epochs to be shipped.
         first: Whether the first assignment is among what is to be shipped.
         again: Whether a later assignment is: the trial goes on.
+        spans: Who trained when: [worker, attempt, start_ms, end_ms] of each attempt; an attempt
+            that was broken off ended with its last epoch, as far as is known.
         end: The ``end`` record, or None.
     """
 
@@ -35,6 +37,7 @@ class TrialProgress:
     fresh: list[Record] = field(default_factory=list)
     first: bool = False
     again: bool = False
+    spans: list[list[int]] = field(default_factory=list)
     end: Record | None = None
 
     @property
@@ -51,9 +54,10 @@ class StudyProgress:
     """A study.
 
     Attributes:
-        study: The newest ``study`` record.
+        study: The newest ``study`` record, with the budget of now.
         starts: How many there were.
         fresh_study: Whether it is to be shipped.
+        fresh_budget: Whether its budget is, alone.
         end: The ``study_end`` record of the newest start, or None.
         fresh_end: Whether it is to be shipped.
         open: Trials without an end, by number.
@@ -66,6 +70,7 @@ class StudyProgress:
     study: Record | None = None
     starts: int = 0
     fresh_study: bool = False
+    fresh_budget: bool = False
     end: Record | None = None
     fresh_end: bool = False
     open: dict[int, TrialProgress] = field(default_factory=dict)
@@ -80,6 +85,9 @@ class StudyProgress:
         if kind == "study":
             self.study, self.end, self.fresh_study = record, None, True
             self.starts += 1
+        elif kind == "budget" and self.study is not None:
+            self.study = {**self.study, "budget": record["budget"]}
+            self.fresh_budget = True
         elif kind == "study_end":
             self.end, self.fresh_end = record, True
         elif kind in ("trial", "epoch", "end"):
@@ -97,7 +105,7 @@ class StudyProgress:
         for trial in self.news.values():
             trial.fresh, trial.first, trial.again = [], False, False
         self.news, self.improvements = {}, []
-        self.fresh_study = self.fresh_end = False
+        self.fresh_study = self.fresh_budget = self.fresh_end = False
 
     def _add_to_trial(self, kind: str, record: Record) -> None:
         number = record["number"]
@@ -109,7 +117,12 @@ class StudyProgress:
             trial.assigned = record
             trial.first |= record["attempt"] == 1
             trial.again |= record["attempt"] > 1
-        elif kind == "epoch":
+            now_ms = record["time_ms"]
+            trial.spans.append([record["worker"], record["attempt"], now_ms, now_ms])
+            return
+        if trial.spans:
+            trial.spans[-1][3] = record["time_ms"]
+        if kind == "epoch":
             trial.epochs[record["epoch"]] = record
             trial.fresh.append(record)
         else:

@@ -59,6 +59,7 @@ class Replica:
         self._runs: dict[int, str] = {}
         self._offset = 0
         self._last_ms = 0  # time of the last record shipped
+        self._has_examples = False
         self.progress = StudyProgress()
         self._resume()
 
@@ -74,6 +75,7 @@ class Replica:
             self._last_ms = batch[-1][0]["time_ms"]
             self._offset = batch[-1][1]
             self._write_shipped()
+        self._ship_examples()
 
     def interrupt(self) -> None:
         """Say of a study whose orchestrator died that it is not running."""
@@ -101,6 +103,7 @@ class Replica:
         if shipped:
             self._parent = shipped["parent_run"]
             self._runs = {int(number): run for number, run in shipped["runs"].items()}
+            self._has_examples = shipped.get("examples", False)
             self._offset = self._read_until(shipped["offset"])
         self._find_runs()
 
@@ -173,6 +176,7 @@ class Replica:
             "experiment_id": self._experiment_id,
             "parent_run": self._parent,
             "runs": self._runs,
+            "examples": self._has_examples,
         }
         with replacing(self._paths.shipped) as file:
             file.write(json.dumps(shipped).encode())
@@ -186,6 +190,9 @@ class Replica:
             raise CannotShip(f"the record that opens the study is damaged in {self._paths.outbox}")
         if progress.fresh_study or self._parent is None:
             self._ship_study(study)
+        elif progress.fresh_budget:
+            tags = {"hpo.budget": runs.study_tags(study)["hpo.budget"]}
+            self._client.log_batch(self._parent, tags=runs.run_tags(tags))
         for trial in progress.news.values():
             self._ship_trial(trial, study)
         for trial in progress.improvements:
@@ -212,11 +219,23 @@ class Replica:
             self._client.log_batch(
                 parent, params=runs.params(study["identity"]), tags=runs.run_tags(tags)
             )
+        with self._may_be_refused("the view of the experiment"):
+            for tag, value in runs.experiment_tags(study).items():
+                self._client.set_experiment_tag(self._experiment_id, tag, value)
         if study["dataset"]:
             self._client.log_inputs(parent, [runs.dataset_input(study["dataset"])])
         folder = "" if self.progress.starts <= 1 else f"restarts/{self.progress.starts - 1}/"
         for name, text in runs.study_files(study).items():
             self._client.log_text(parent, text, folder + name)
+
+    def _ship_examples(self) -> None:
+        """Once; a worker writes them while the first trial is in training."""
+        if self._has_examples or self._parent is None or not self._paths.examples.is_file():
+            return
+        with self._may_be_refused("the examples"):
+            self._client.log_artifact(self._parent, str(self._paths.examples))
+        self._has_examples = True
+        self._write_shipped()
 
     def _ship_trial(self, trial: TrialProgress, study: Record) -> None:
         assert self._parent is not None

@@ -29,6 +29,9 @@ STATUS = {
 MAX_NAME = 250
 MAX_PARAM = 6000
 MAX_TAG = 5000  # 8,000 in new servers, 5,000 in old ones
+MOST_SPANS = 100  # the newest, which fit in a tag
+MOST_COLUMNS = 20
+VIEW = "hpo"
 MAX_DATASET_PROFILE = 1_000_000
 
 
@@ -56,6 +59,8 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.last_epoch"] = str(trial.end["last_epoch"] or 0)
         if "duplicate_of" in trial.end:
             tags["hpo.duplicate_of"] = str(trial.end["duplicate_of"])
+        if len(trial.spans) > 1:  # of one, the run's own times and hpo.worker say as much
+            tags["hpo.spans"] = json.dumps(trial.spans[-MOST_SPANS:], separators=(",", ":"))
     return {key: cut(value, MAX_TAG) for key, value in tags.items()}
 
 
@@ -77,6 +82,28 @@ def study_tags(study: Record) -> dict[str, str]:
     return {key: cut(str(value), MAX_TAG) for key, value in tags.items()}
 
 
+def experiment_tags(study: Record) -> dict[str, str]:
+    """What MLflow's pages make of the experiment: training, and a view of its trials.
+
+    The view is one as MLflow's button "Share" keeps them: the trials by the first objective, with
+    the best metrics and what was searched as columns. ``?viewStateShareKey=hpo`` opens it.
+    """
+    first, searched = study["objective"][0], _searched(study["identity"])[:MOST_COLUMNS]
+    best = [f"best/{objective['metric']}" for objective in study["objective"]]
+    view = {
+        "selectedColumns": [
+            *(f"metrics.`{name(metric)}`" for metric in (*best, "best_epoch", "duration_s")),
+            *(f"params.`{name(path)}`" for path in searched),
+            "tags.`hpo.state`",
+        ],
+        "orderByKey": f"metrics.`{name(best[0])}`",
+        "orderByAsc": first["goal"] == "minimize",
+    }
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    text = json.dumps(view)
+    return tags | ({f"mlflow.sharedViewState.{VIEW}": text} if len(text) <= MAX_TAG else {})
+
+
 def params(values: Mapping[str, Any]) -> list[Param]:
     """Values as parameters: strings as they are, all else as JSON."""
     return [Param(name(key), cut(as_text(value), MAX_PARAM)) for key, value in values.items()]
@@ -87,11 +114,15 @@ def run_tags(tags: Mapping[str, str]) -> list[RunTag]:
 
 
 def epoch_metrics(epochs: Iterable[Record]) -> list[Metric]:
-    """Every metric of every epoch, at its own time; the epoch is the step."""
+    """Every metric of every epoch, at its own time; the epoch is the step.
+
+    What the worker used of its machine, too: MLflow's pages know it by its prefix ``system/``.
+    """
     return [
         Metric(name(metric), value, epoch["time_ms"], epoch["epoch"])
         for epoch in epochs
-        for metric, value in epoch["metrics"].items()
+        for values in (epoch["metrics"], epoch.get("resources", {}))
+        for metric, value in values.items()
     ]
 
 
@@ -164,6 +195,12 @@ def as_text(value: Any) -> str:
 
 def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _searched(identity: Mapping[str, Any]) -> list[str]:
+    """``search.train.lr.type`` → ``train.lr``"""
+    found = (re.fullmatch(r"search\.(.+)\.(type|choices)", key) for key in identity)
+    return [match[1] for match in found if match]
 
 
 def _notes(values: Mapping[str, Any]) -> dict[str, str]:

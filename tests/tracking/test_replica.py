@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpo import tracking
-from hpo.tracking import runs
+from hpo.tracking import outbox, runs
 from hpo.tracking.outbox import DamagedOutbox
 from hpo.tracking.progress import StudyProgress
 from hpo.tracking.replica import CannotShip, Replica
@@ -64,6 +64,44 @@ def test_the_studys_run_says_what_was_run_on_what(written: Any, mlflow_of: Any) 
         "git.diff": "--- a\n",
         "versions.txt": "torch==2.14.1\n",
     }
+
+
+def test_a_budget_that_was_asked_for_replaces_the_one_before(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    replica = Replica(written.paths, written.home, written.home.tracking_uri)
+    replica.ship()
+    written.write("budget", budget={"trials": 30})
+    replica.ship()
+    study, _ = mlflow_of(written).runs()
+    assert json.loads(study.data.tags["hpo.budget"]) == {"trials": 30}
+    assert study.data.tags["hpo.state"] == "running"
+
+
+def test_what_a_worker_used_is_a_metric_of_its_epoch(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    memory = "system/process_memory_megabytes"
+    for epoch, resources in ((1, {}), (2, {"resources": {memory: 812.5}})):
+        written.write(
+            "epoch", number=0, epoch=epoch, seconds=1.0, metrics={"val/f1": 0.5}, **resources
+        )
+    ship(written)
+    (run,) = mlflow_of(written).runs()[1].values()
+    rows = [row[:3] for row in mlflow_of(written).history(run) if row[0] != "val/f1"]
+    assert rows == [(memory, 812.5, 2)]
+
+
+def test_examples_are_an_artifact_of_the_studys_run_once(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    ship(written)
+    written.paths.examples.write_bytes(b"rows")
+    ship(written)  # though there is nothing new in the outbox
+    found = mlflow_of(written)
+    run = found.runs()[0]
+    assert found.artifacts(run)["examples.parquet"].read_bytes() == b"rows"
+    written.paths.examples.write_bytes(b"others")
+    ship(written)
+    assert found.artifacts(run)["examples.parquet"].read_bytes() == b"rows"
 
 
 def test_a_trials_run_has_its_facts_and_files(written: Any, mlflow_of: Any) -> None:
@@ -173,6 +211,31 @@ def test_a_trial_goes_on_after_an_interruption(written: Any, mlflow_of: Any) -> 
     found.assert_complete(written.paths)
     assert found.runs()[1][0].data.tags["hpo.attempts"] == "2"
     assert "restarts/1/study.yaml" in found.artifacts(found.runs()[0])
+
+
+def test_a_trial_of_several_attempts_says_who_trained_it_when(
+    written: Any, mlflow_of: Any
+) -> None:
+    written.study()
+    written.trial(1)  # by worker 1
+    written.epoch(1, 1)
+    written.epoch(1, 2)
+    ship(written)
+    written.trial(1, attempt=2)  # broken off before its first epoch
+    written.study()
+    written.trial(1, attempt=3)
+    written.epoch(1, 3)
+    written.end(1)
+    written.whole_trial(2)
+    ship(written)
+    times = [record["time_ms"] for record, _ in outbox.read(written.paths.outbox)]
+    runs = mlflow_of(written).runs()[1]
+    assert json.loads(runs[1].data.tags["hpo.spans"]) == [
+        [1, 1, times[1], times[3]],
+        [1, 2, times[4], times[4]],
+        [1, 3, times[6], times[8]],
+    ]
+    assert "hpo.spans" not in runs[2].data.tags
 
 
 def test_a_study_whose_orchestrator_died_is_not_left_running(written: Any, mlflow_of: Any) -> None:

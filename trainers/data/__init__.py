@@ -21,13 +21,14 @@ TABLE_FILES = (".csv", ".parquet")
 Options = TypeVar("Options", bound=BaseModel)
 
 
-def load(section: Mapping[str, Any], cache: Path) -> Dataset:
+def load(section: Mapping[str, Any], cache: Path, examples: int = 0) -> Dataset:
     """Read, check, split and encode the data of a study.
 
     Args:
         section: The study file's ``data`` section; what it leaves out takes its default, and what
             only the user's own trainer understands is left to it.
         cache: Where decoded images are kept for other workers.
+        examples: How many rows `trainers.data.examples.table` is to be asked for.
 
     Raises:
         DataError: The data cannot be used so; says why and where in the study file.
@@ -38,7 +39,7 @@ def load(section: Mapping[str, Any], cache: Path) -> Dataset:
     if _is_table(source):
         from trainers.data.tables import load as load_table
 
-        return load_table(_options(TableData, ImageData, "tabular", section))
+        return load_table(_options(TableData, ImageData, "tabular", section), examples)
     from trainers.data.images import load as load_images
 
     return load_images(_options(ImageData, TableData, "image_classifier", section), cache)

@@ -17,6 +17,7 @@ from trainers.metrics import Task
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 # Data above this share of a GPU's free memory stays in main memory; models need the rest.
 DEVICE_SHARE = 0.5
@@ -84,6 +85,8 @@ class Dataset:
         summary: For the record, as JSON has it: source, task, rows, train, validation, test,
             classes, class_counts (of all rows), shape (of one row), fingerprint (sha256 of the
             source's content), metrics (what a built-in trainer reports), skipped (bad files).
+        originals: Of a table, those rows as they are in the source that are to be shown as
+            examples (`trainers.data.examples`), or None.
     """
 
     kind: Literal["images", "table"]
@@ -92,6 +95,7 @@ class Dataset:
     ids: Tensor
     splits: tuple[Split, ...]
     summary: Mapping[str, Any]
+    originals: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     _elsewhere: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @property

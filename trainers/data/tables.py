@@ -22,6 +22,7 @@ from trainers import metrics
 from trainers.contract import DataError
 from trainers.data.dataset import Dataset, Split
 from trainers.data.encode import Encoding
+from trainers.data.examples import rows as rows_to_show
 from trainers.data.splits import Partition, Rows, partition
 from trainers.metrics import Task
 from trainers.options import TableData
@@ -48,8 +49,11 @@ class Target:
         return "regression" if self.classes is None else "classification"
 
 
-def load(section: TableData) -> Dataset:
+def load(section: TableData, examples: int = 0) -> Dataset:
     """Columns as float32: standardized numbers and one-hot categories.
+
+    Args:
+        examples: How many rows are to be kept as they are in the source.
 
     Raises:
         DataError: The file cannot be read, a column is not there, or the target cannot be used.
@@ -88,7 +92,9 @@ def load(section: TableData) -> Dataset:
     }
     classes = None if target.classes is None else tuple(target.classes)
     ids = torch.from_numpy(parts.search)
-    return Dataset("table", target.task, classes, ids, splits, summary)
+    shown = parts.search[rows_to_show(splits, examples)]
+    originals = frame.iloc[shown].reset_index(drop=True) if examples else None
+    return Dataset("table", target.task, classes, ids, splits, summary, originals)
 
 
 def _split(

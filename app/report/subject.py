@@ -1,0 +1,117 @@
+"""What a report is about: a study, and its best trials, which are looked at closely."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from app.charts.fronts import front_table
+from hpo.results import advice, evaluation, significance
+from hpo.results.predicted import Predicted
+from hpo.results.scores import METRICS, metric_of, task_of
+from hpo.results.tables import StudyTables
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A study at one moment.
+
+    Attributes:
+        best: The trials that are looked at closely, the best first; with several objectives,
+            those of the front. Empty before the first complete one.
+        predicted: Of these, what they said of the validation split, as far as they kept it: run
+            (``STUDY/NUMBER``) → predictions, all of the same task.
+        packages: The versions of packages, a line each.
+    """
+
+    tables: StudyTables
+    best: tuple[int, ...]
+    predicted: Mapping[str, Predicted]
+    packages: str
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several objectives, and so no one best trial."""
+        return len(self.tables.objective) > 1
+
+    @property
+    def metric(self) -> str:
+        """The first objective."""
+        return self.tables.objective[0]["metric"] if self.tables.objective else "value"
+
+    def name(self, trial: int) -> str:
+        """As runs are called."""
+        return f"{self.tables.key}/{trial}"
+
+    @functools.cached_property
+    def complete(self) -> pd.DataFrame:
+        """The complete trials, the best first."""
+        return self.tables.complete()
+
+    @functools.cached_property
+    def importances(self) -> advice.Importances | None:
+        """See `hpo.results.advice`."""
+        return advice.importances(self.tables)
+
+    @functools.cached_property
+    def suggestions(self) -> list[advice.Advice]:
+        """What to try next."""
+        best = self.predicted.get(self.name(self.best[0])) if self.best else None
+        return advice.advice(self.tables, self.importances, best)
+
+    @functools.cached_property
+    def measured(self) -> pd.DataFrame | None:
+        """The best trial's metrics with intervals, if it kept its predictions."""
+        best = self.predicted.get(self.name(self.best[0])) if self.best else None
+        return None if best is None else evaluation.metrics(best)
+
+    @functools.cached_property
+    def comparison(self) -> significance.Comparison | None:
+        """The best trial against the next ones; None where it, or all of these, kept no
+        predictions that can be judged."""
+        names = [self.name(trial) for trial in self.best]
+        if self.several or len(self.predicted) < 2 or names[0] not in self.predicted:
+            return None
+        task = task_of(self.predicted[names[0]])
+        metric = metric_of(self.metric, task) or METRICS[task][0]
+        found = significance.compare(self.predicted, metric, names[0])
+        return None if math.isnan(found.table["value"].iloc[0]) else found
+
+
+def subject(
+    tables: StudyTables,
+    best: int,
+    predicted: Callable[[int], Predicted | None],
+    packages: str | None = None,
+) -> Subject:
+    """Choose the trials and fetch what they said.
+
+    Args:
+        best: How many trials.
+        predicted: Trial → its predictions, if it kept them.
+        packages: Versions of packages, for when the tables do not have them.
+    """
+    chosen = _best(tables, best)
+    found = {f"{tables.key}/{trial}": predicted(trial) for trial in chosen}
+    kept = {run: said for run, said in found.items() if said is not None}
+    kinds = [said.is_classification for said in kept.values()]
+    known: Mapping[str, str] = tables.provenance.get("packages") or {}
+    return Subject(
+        tables,
+        chosen,
+        {run: said for run, said in kept.items() if said.is_classification == kinds[0]},
+        "\n".join(f"{name}=={version}" for name, version in sorted(known.items()))
+        or (packages or ""),
+    )
+
+
+def _best(tables: StudyTables, count: int) -> tuple[int, ...]:
+    done = tables.complete().dropna(subset="value")
+    if len(tables.objective) > 1:
+        table = front_table(tables.trials, tables.objective)
+        done = done[done["number"].isin(table["number"][table["front"]])]
+    return tuple(int(number) for number in done["number"].head(count))

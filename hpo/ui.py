@@ -1,0 +1,150 @@
+"""``hpo ui``: Streamlit with the app, with settings that are safe to leave running.
+
+- It listens on this machine unless told otherwise, and opens a session, over which all data go,
+  to exact names only. (The page's own files, the same in every Streamlit app, go to any name.)
+- Pages show no tracebacks, send no statistics, and serve nothing but the app.
+- It ends with this process, with all that it started.
+
+Not covered: users. Whoever reaches it sees every study and may stop a running one; so beyond this
+machine it is started only when that is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from hpo.errors import HpoError, UserError
+from hpo.listening import Listening
+from hpo.paths import Home
+from hpo.service import Service, asked_to_stop
+from hpo.tracking import MLFLOW_DEFAULTS, MLFLOW_SETTINGS
+
+PORT = 8501
+START_S = 60.0
+# Where the app finds them. An address may hold a password, so it stands in no command line.
+HOME_VARIABLE, URI_VARIABLE = "HPO_UI_HOME", "HPO_UI_TRACKING_URI"
+
+# app.charts.style.PALETTE, for charts that Streamlit draws itself.
+COLORS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#9c5700", "#a37efa", "#7b93d1", "#757577"),
+)
+OPTIONS = {
+    "server.headless": "true",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.enableStaticServing": "false",
+    "server.enableAgentApi": "false",
+    "server.fileWatcherType": "none",
+    "server.runOnSave": "false",
+    "client.showErrorDetails": "none",
+    "client.showErrorLinks": "false",
+    "client.toolbarMode": "viewer",
+    "browser.gatherUsageStats": "false",
+    "runner.magicEnabled": "false",
+    "logger.hideWelcomeMessage": "true",
+    "logger.level": "warning",
+    "theme.paddingTop": "1.5rem",
+    "theme.light.primaryColor": "#0072b2",
+    "theme.dark.primaryColor": "#56b4e9",
+    "theme.light.chartCategoricalColors": json.dumps(COLORS),
+    "theme.dark.chartCategoricalColors": json.dumps(COLORS),
+}
+
+
+def show(
+    listening: Listening,
+    home: Home,
+    tracking_uri: str | None,
+    study: str | None,
+    told: Callable[[str], None],
+    *,
+    no_auth: bool = False,
+) -> None:
+    """Start it, call `told` with the page's address, return when Ctrl-C or SIGTERM has ended it.
+
+    Args:
+        tracking_uri: Where MLflow is; None: the home's embedded store.
+        study: Whose page to open; None: the list of studies.
+        no_auth: Whether everyone who reaches it may come in.
+
+    Raises:
+        UserError: It cannot be started so.
+        HpoError: It failed, with what it last said.
+    """
+    if not home.root.is_dir():
+        raise UserError(f"--home {home.root}: there is no such folder")
+    if not (listening.is_local or no_auth):
+        raise UserError(
+            f"--host {listening.host} lets other machines in, and the app has no users; add "
+            "--no-auth if everyone who reaches it may see all studies and stop running ones, or "
+            f"reach it from afar with ssh -L {listening.port}:127.0.0.1:{listening.port}"
+        )
+    listening.check_free()
+    page = f"/study?study={quote(study, safe='')}" if study else ""
+    main = _main_page()
+    environment = _environment(home, tracking_uri)
+    with asked_to_stop() as asked:
+        # In the app's folder, where no one else's .streamlit/config.toml lies.
+        service = Service("Streamlit", _command(listening, main), environment, main.parent)
+        with contextlib.closing(service):
+            if service.wait_until_up(
+                listening.to_connect, listening.port, "/_stcore/health", START_S, asked
+            ):
+                told(listening.url + page)
+                service.wait(asked)
+
+
+def open_browser(url: str) -> None:
+    """Open the page for the person at this machine, if there is a screen."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in screens):
+        with contextlib.suppress(webbrowser.Error):
+            webbrowser.open(url)
+
+
+def _main_page() -> Path:
+    """The app's first page, found without importing it."""
+    found = importlib.util.find_spec("app")
+    for folder in (found and found.submodule_search_locations) or ():
+        main = Path(folder) / "main.py"
+        if main.is_file():
+            return main
+    raise HpoError("the app is not installed with hpo: pip install --force-reinstall hpo")
+
+
+def _command(listening: Listening, main: Path) -> list[str]:
+    hosts = [host.strip("[]") for host in listening.hosts]
+    options = {
+        "server.address": listening.host,
+        "server.port": str(listening.port),
+        "browser.serverAddress": hosts[0],
+        **OPTIONS,
+    }
+    return [
+        *(sys.executable, "-P", "-m", "streamlit", "run", str(main)),
+        *(f"--{key}={value}" for key, value in options.items()),
+        *(f"--server.allowedHosts={host}" for host in hosts),
+    ]
+
+
+def _environment(home: Home, tracking_uri: str | None) -> dict[str, str]:
+    environment = MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS
+    environment = {k: v for k, v in environment.items() if not k.startswith("STREAMLIT_")}
+    environment |= {
+        HOME_VARIABLE: str(home.root.resolve()),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop(URI_VARIABLE, None)
+    if tracking_uri:
+        environment[URI_VARIABLE] = tracking_uri
+    return environment
