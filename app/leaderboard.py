@@ -22,9 +22,8 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         present = [state for state in STATES if (table["state"] == state).any()]
         states = st.pills(
-            w("column.state"),
+            w("leaderboard.states"),
             present,
-            default=present,
             selection_mode="multi",
             format_func=lambda state: w(f"state.{state}"),
             key="states",
@@ -38,7 +37,7 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
             format_func=cut,
             key="columns",
         )
-    found = table[table["state"].isin(states or [])]
+    found = table[table["state"].isin(states or present)]
     if where:
         try:
             found = filtered(found, where)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from app.charts.style import left_out, said
 from app.words import Words
 from hpo.results.advice import Advice
 from hpo.results.significance import Comparison
@@ -82,11 +83,12 @@ def verdict(result: Comparison, w: Words, safe: Safe, best_of: int | None = None
         unsure=len(result.runs("cannot tell")),
         better=safe(", ".join(result.runs("better")[:3])),
     )
-    if count := best_of or result.best_of:
-        text += " " + w("real.best_of", count=count)
-    if apart := len(result.runs("not comparable")):
-        text += " " + w("real.not_comparable", count=apart)
-    return text
+    flattered, apart = best_of or result.best_of or 0, len(result.runs("not comparable"))
+    return said(
+        text,
+        left_out(w, flattered, "real.best_of"),
+        left_out(w, apart, "real.not_comparable"),
+    )
 
 
 def suggestion(one: Advice, w: Words, safe: Safe) -> str:

@@ -48,5 +48,5 @@ def title(name: str, w: Words) -> str:
     """A column's heading."""
     if name.startswith("params."):
         return cut(name.removeprefix("params.").removeprefix("train."))
-    known = {"rank", "number", "state", "value", "best_epoch", "seconds", "reason"}
+    known = {*FIRST, *LAST, "worker", "last_epoch"}
     return w(f"column.{name}") if name in known else cut(name.removeprefix("value."))

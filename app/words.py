@@ -183,10 +183,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "contour.y": ("Up", "纵轴"),
     "curves.none": ("No epoch has been reported yet.", "还没有任何轮次的记录。"),
     "curves.best": ("Best trials drawn", "突出显示的最优试验数"),
+    "leaderboard.states": ("Only these states", "仅显示这些状态"),
+    "column.worker": ("Worker", "工作进程"),
+    "column.last_epoch": ("Epoch", "当前轮次"),
     "leaderboard": ("Leaderboard", "排行榜"),
     "leaderboard.where": (
-        "Filter, e.g. value > 0.9 and `params.train.lr` < 0.1",
-        "筛选，例如 value > 0.9 and `params.train.lr` < 0.1",
+        "Filter, e.g. value > 0.9 and \\`params.train.lr\\` < 0.1",
+        "筛选，例如 value > 0.9 and \\`params.train.lr\\` < 0.1",
     ),
     "leaderboard.bad_where": ("The filter is not understood: {why}", "无法理解该筛选条件：{why}"),
     "leaderboard.columns": ("Columns", "列"),
@@ -600,6 +603,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "The charts need JavaScript; the words and tables do not.",
         "图表需要 JavaScript；文字和表格不需要。",
     ),
+    "report.picture": ("Save as PNG", "保存为 PNG"),
     "report.answer": ("The answer", "结论"),
     "report.interval": ("95 % interval {interval}", "95 % 区间 {interval}"),
     "report.no_complete": (
@@ -631,9 +635,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "取最优轮次。区间根据 {rows} 个验证样本上的预测计算。",
     ),
     "report.metrics.folds": (
-        "{note} With folds, what was recorded is the mean over them, and the intervals are of all "
+        "With folds, what was recorded is the mean over them, and the intervals are of all "
         "their rows.",
-        "{note}使用多折时，记录值为各折均值，区间则基于全部折的样本。",
+        "使用多折时，记录值为各折均值，区间则基于全部折的样本。",
     ),
     "report.thinned": (
         "Drawn are {shown} of {of} trials, evenly by rank.",

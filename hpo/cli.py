@@ -14,7 +14,7 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -46,6 +46,12 @@ allow_host_option = click.option(
     multiple=True,
     metavar="NAME",
     help="A name by which people open it, e.g. of the proxy before it; may be repeated.",
+)
+tracking_uri_option = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="Where MLflow is; MLFLOW_TRACKING_URI by default, else the store in --home. Put an "
+    "address with a password into that variable: command lines are visible to everyone.",
 )
 set_option = click.option(
     "--set",
@@ -379,14 +385,72 @@ def sync(study: str, home: Path, json_: bool) -> None:
 
 
 @cli.command()
+@study_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to; STUDY.html in the current folder by default.",
+)
+@home_option
+@tracking_uri_option
+@click.option(
+    "--language", type=click.Choice(["en", "zh"]), default="en", help="en (by default) or zh."
+)
+@click.option(
+    "--best",
+    type=click.IntRange(1, 12),
+    default=5,
+    help="So many of the best trials are looked at closely; 5 by default.",
+)
+@as_json
+def report(
+    study: str,
+    output: Path | None,
+    home: Path,
+    tracking_uri: str | None,
+    language: Literal["en", "zh"],
+    best: int,
+    json_: bool,
+) -> None:
+    """Write a study as one HTML file, to mail or to keep.
+
+    Which trial is best and whether that is real, what to try next, all charts, the leaderboard
+    and where it came from. The charts are interactive and need no network. A study that is not
+    in --home is looked for in MLflow. With --json it prints `study`, `file` and `bytes`.
+
+    Example: hpo report quickstart -o report.html
+    """
+    from app.report import write_report
+    from app.words import words
+    from hpo import results
+    from hpo.results.catalog import Catalog
+    from hpo.tracking import MLFLOW_DEFAULTS, MLFLOW_SETTINGS
+
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    name = results.name_of(study)
+    if name not in Home(home).study_names():  # MLflow will be asked, in this process
+        os.environ.update(MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS)
+    path = write_report(
+        Catalog(home.resolve(), uri),
+        name,
+        output,
+        words(language),
+        best,
+        lambda text: click.echo(text, err=True),
+    )
+    size = path.stat().st_size
+    if json_:
+        _print_json({"study": name, "file": str(path), "bytes": size})
+    else:
+        click.echo(f"{path} ({size / 1e6:.1f} MB)")
+
+
+@cli.command()
 @click.argument("study", required=False)
 @home_option
-@click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="Where MLflow is; MLFLOW_TRACKING_URI by default, else the store in --home. Put an "
-    "address with a password into that variable: command lines are visible to everyone.",
-)
+@tracking_uri_option
 @click.option("--host", default="127.0.0.1", help="Where it listens; this machine by default.")
 @click.option("--port", type=click.IntRange(1, 65535), help="8501, or the next that is free.")
 @allow_host_option

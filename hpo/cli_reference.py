@@ -44,6 +44,7 @@ ORDER = (
     "reproduce",
     "compare",
     "ui",
+    "report",
     "server",
     "sync",
     "schema",

@@ -28,7 +28,7 @@ from pathlib import Path
 from hpo.errors import HpoError, UserError
 from hpo.listening import Listening
 from hpo.paths import Home, replacing
-from hpo.service import Service, asked_to_stop
+from hpo.service import Service, asked_to_stop, printable
 from hpo.spec import addresses
 from hpo.tracking.redact import redact
 from hpo.tracking.server_app import OPEN, WITH_USERS
@@ -139,7 +139,9 @@ def lines(up: Up) -> Iterator[str]:
         yield f"  Other machines reach it, and {who} may come in, over a connection that is not"
         yield "  encrypted: see docs/guide/team-server.md for a proxy with TLS."
     if up.local:
-        some = ", ".join(up.local[:SHOWN_STUDIES]) + " …" * (len(up.local) > SHOWN_STUDIES)
+        some = ", ".join(map(printable, up.local[:SHOWN_STUDIES])) + " …" * (
+            len(up.local) > SHOWN_STUDIES
+        )
         yield f"  The files of {some} are in folders of this machine, from before there was"
         yield "  a server: its pages show them, programs elsewhere cannot read or add to them."
     yield ""

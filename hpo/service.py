@@ -116,7 +116,7 @@ class Service:
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for raw in output:
-                line = redact(raw.decode(errors="replace").rstrip())
+                line = printable(redact(raw.decode(errors="replace").rstrip()))
                 self._last.append(line)
                 if self._up.is_set():
                     print(line, file=sys.stderr, flush=True)
@@ -133,6 +133,11 @@ def asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: others' requests and names can hold that."""
+    return "".join(c if c.isprintable() or c == "\t" else "�" for c in text)
 
 
 def _answers(host: str, port: int, path: str) -> bool:

@@ -71,8 +71,7 @@ def served(
             ) as process,
         ):
             assert process.stdout is not None
-            text = "".join(iter(process.stdout.readline, "}\n")) + "}\n"
-            up = Served(process, json.loads(text), log)
+            up = Served(process, _first_object(process, log), log)
             started = up.processes()
             try:
                 yield up
@@ -83,6 +82,18 @@ def served(
                 wait_for_the_end(started)
             assert process.stdout.read() == ""
         assert process.returncode == (-end if end == signal.SIGKILL else 0)
+
+
+def _first_object(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line == "}\n":
+            found: dict[str, Any] = json.loads("".join(lines))
+            assert "error" not in found, found
+            return found
+    raise AssertionError(log.read_text())
 
 
 def wait_for_the_end(processes: list[psutil.Process], timeout_s: float = 20) -> None:

@@ -174,6 +174,15 @@ def test_pages_of_other_sites_can_send_and_frame_nothing(server: Served) -> None
 
 
 @slow
+def test_nobody_can_have_it_run_commands(server: Served, team: Served) -> None:
+    """MLflow's assistant would, told by a model of the asker's choice."""
+    for up, auth in ((server, None), (team, as_admin(team))):
+        url = f"{up.url}/ajax-api/3.0/mlflow/assistant/config"
+        assert requests.get(url, auth=auth, timeout=10).status_code == 404
+        assert requests.put(url, json={"providers": {}}, auth=auth, timeout=10).status_code == 404
+
+
+@slow
 def test_only_this_machine_can_reach_it(server: Served) -> None:
     assert listening_at(server.processes()) == {"127.0.0.1"}
 
@@ -242,6 +251,39 @@ def test_the_password_is_shown_once_and_can_be_made_anew(team: Served, team_home
         assert experiments(anew, as_admin(anew))
         team.said["password"] = anew.said["password"]  # for the tests after this one
         assert requests.get(anew.url, auth=before, timeout=10).status_code == 401
+
+
+def shipped_to(server: Served, study: str, home: Path, auth: tuple[str, str] | None = None) -> str:
+    """What `hpo run` says of a short study that the server does not take."""
+    user, password = auth or ("", "")
+    with pytest.MonkeyPatch.context() as patch:
+        if auth:
+            patch.setenv("MLFLOW_TRACKING_USERNAME", user)
+            patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        done = hpo(
+            *("run", ROOT / "studies" / "quickstart.yaml", "--home", home, "--json"),
+            *("--set", f"tracking.uri={server.url}", "--set", f"study={study}"),
+            *("--set", "budget.trials=1", "--set", "train.epochs=1", "--set", "workers=1"),
+        )
+        assert done.json["replica"]["pending"] > 0
+        return hpo("sync", study, "--home", home).err
+
+
+@slow
+def test_another_user_s_study_of_the_same_name_is_said(team: Served, tmp_path: Path) -> None:
+    make_experiment(team, "taken", as_admin(team))
+    said = shipped_to(team, "taken", tmp_path, make_user(team, "grace"))
+    assert "the experiment 'taken' there is somebody else's; ask its owner for EDIT" in said
+
+
+@slow
+def test_files_in_a_folder_of_another_machine_are_said(server: Served, tmp_path: Path) -> None:
+    body = {"name": "early", "artifact_location": (tmp_path / "not here" / "early").as_uri()}
+    url = f"{server.url}/{API}/experiments/create"
+    requests.post(url, json=body, timeout=10).raise_for_status()
+    said = shipped_to(server, "early", tmp_path)
+    assert "are in a folder of another machine" in said
+    assert not (tmp_path / "not here").exists()
 
 
 # -- its life

@@ -68,11 +68,12 @@ def start(folder: Path, program: str) -> Service:
 
 def test_what_dies_at_its_start_is_said_with_its_last_words(port: int, tmp_path: Path) -> None:
     service = start(
-        tmp_path, "print('no room at postgresql://me:secret@db/x'); raise SystemExit(3)"
+        tmp_path, "print('\\x1b[2Jno room at postgresql://me:secret@db/x'); raise SystemExit(3)"
     )
     with pytest.raises(HpoError, match="ended while it started") as error:
         service.wait_until_up("127.0.0.1", port, "/", 20, threading.Event())
     assert "no room at postgresql://***@db/x" in str(error.value)
+    assert "\x1b" not in str(error.value)
     assert not service.alive
 
 

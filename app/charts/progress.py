@@ -42,7 +42,7 @@ def history_table(
     table = trials[["number", "state", "reason", "started", "ended"]].copy()
     table["value"] = trials[column].astype("float64").where(np.isfinite(trials[column]))
     ends = table["started"] + pd.to_timedelta(trials["seconds"].fillna(0), unit="s")
-    ends = table["ended"].fillna(ends)
+    ends = table["ended"].fillna(ends.astype(table["ended"].dtype))
     table.insert(5, "elapsed_s", (ends - table["started"].min()).dt.total_seconds())
     order = ["number"] if by == "trial" else ["elapsed_s", "number"]
     table = table.sort_values(order, kind="stable", ignore_index=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -28,7 +27,7 @@ from plotly.offline import get_plotlyjs
 
 from app.charts.style import cut
 from app.report import answer, figures
-from app.report.blocks import Said
+from app.report.blocks import Said, file_name
 from app.report.subject import Subject, subject
 from app.words import Words
 from hpo import __version__
@@ -73,7 +72,7 @@ def write_report(
         UserError: There is something else at `path`, or it cannot be written.
         HpoError: MLflow, where the study may be, cannot be read.
     """
-    path = path or Path(re.sub(r"[^\w.~-]", "_", study).lstrip(".")[:200] + ".html")
+    path = path or Path(f"{file_name(study)}.html")
     check_target(path)
     tables = _tables(catalog, study, say)
     packages = catalog.text(tables.key, None, "versions.txt")
@@ -127,6 +126,7 @@ def page(about: Subject, w: Words, now: datetime) -> str:
         tiles=list(answer.tiles(about, w)),
         contents=w("report.contents"),
         no_script=w("report.no_script"),
+        picture=w("report.picture"),
         sections=[part for part in parts if part is not None],
         mark=Markup(MARK),
         policy=policy(scripts),

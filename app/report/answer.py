@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
+from markupsafe import Markup
 
 from app.charts.fronts import front_table
-from app.charts.style import compact, cut
+from app.charts.style import compact, cut, said
 from app.report.blocks import (
     Block,
     Cell,
@@ -23,6 +24,7 @@ from app.report.blocks import (
     Table,
     Tile,
     cell,
+    file_name,
     lines,
     marked,
     safe,
@@ -37,6 +39,7 @@ from hpo.results.tables import STATES, StudyTables
 
 MOST_ROWS = 200  # of the leaderboard
 MOST_FRONT = 50  # rows of the front
+ALIKE = 0.01  # probabilities are stored in half precision
 TIME = "%Y-%m-%d %H:%M UTC"
 
 
@@ -54,7 +57,7 @@ def tiles(about: Subject, w: Words) -> Iterator[Tile]:
     if about.best and not about.several:
         goal, best = tables.objective[0]["goal"], about.best[0]
         value = float(about.complete["value"].iloc[0])
-        within = _within(about)
+        within = _within(about, _judged(about, about.metric), value)
         range_ = (w("report.interval", interval=within),) if within else ()
         more = (*range_, w(f"study.best.{goal}", trial=best))
         yield Tile(cut(about.metric), number(value), more)
@@ -71,15 +74,6 @@ def context(about: Subject, w: Words) -> str:
     where = ", ".join(filter(None, (tables.device_name, tables.provenance.get("cpu"))))
     workers = w("report.on", device=where or "–", workers=tables.workers)
     return cut(" · ".join(filter(None, (_data(tables.dataset, w), workers))), 300)
-
-
-def _within(about: Subject) -> str:
-    """The interval of the best value, where predictions say it."""
-    if about.measured is None:
-        return ""
-    task = "classification" if "accuracy" in set(about.measured["metric"]) else "regression"
-    found, value = about.measured.set_index("metric"), float(about.complete["value"].iloc[0])
-    return _interval_of(found, metric_of(about.metric, task), value)
 
 
 # -- the answer
@@ -114,6 +108,10 @@ def _answer(about: Subject, w: Words) -> Iterator[Block]:
         rows = [[cell(value) for value in row] for row in table.itertuples(index=False)]
         headings = [str(name) for name in table]
         yield Table(w("report.compared", count=len(rows)), headings, rows, w("real.how"))
+    command = f"hpo reproduce {shlex.quote(about.tables.key)} {best}"
+    yield Said(
+        [Markup("{} <code>{}</code>").format(w("run.reproduce"), cut(command, 300))], "small"
+    )
 
 
 def _parameters(tables: StudyTables, trial: int, w: Words) -> Table | None:
@@ -140,35 +138,43 @@ def _range(said: Mapping[str, Any], w: Words) -> str:
 
 def _metrics(about: Subject, w: Words) -> Table:
     """As its trainer reported them, and as its predictions give them, with intervals."""
-    row = about.tables.trials.set_index("number").loc[about.best[0]]
-    names = [name for name in about.tables.metrics if not name.startswith("train/")]
-    names = [name for name in names if name in row.index and row[name] == row[name]]
-    headings, note = [w("column.metric"), w("report.value")], ""
-    rows = [[Cell(cut(name)), cell(float(row[name]))] for name in names]
-    if about.measured is not None:
-        headings.append(w("real.interval"))
-        found = about.measured.dropna(subset="value").set_index("metric")
-        within = {name: _interval_of(found, name.rpartition("/")[2], row[name]) for name in names}
-        rows = [[*cells, Cell(within[name])] for cells, name in zip(rows, names, strict=True)]
-        rows += [
-            [Cell(name), cell(value), Cell(_interval_of(found, name, value))]
-            for name, value in found["value"].items()
-            if not any(within[given] and given.rpartition("/")[2] == name for given in names)
-        ]
-        predicted = about.predicted[about.name(about.best[0])]
-        note = w("report.metrics.how", rows=len(predicted.ids))
-        if about.tables.configs.get(about.best[0], {}).get("data.folds"):
-            note = w("report.metrics.folds", note=note)
-    return Table(w("report.metrics", trial=about.best[0]), headings, rows, note, half=True)
+    best = about.best[0]
+    row = about.tables.trials.set_index("number").loc[best].to_dict()
+    recorded = {name: row.get(name, math.nan) for name in about.tables.metrics}
+    rows = {
+        name: (value, _within(about, _judged(about, name), value))
+        for name, value in recorded.items()
+        if not name.startswith("train/") and not math.isnan(value)
+    }
+    said_of = {_judged(about, name) for name, (_, within) in rows.items() if within}
+    for name, found in about.measured.items():
+        if name not in said_of:
+            rows[name] = (found.value, _within(about, name, found.value))
+    headings = [w("column.metric"), w("report.value")]
+    cells = [
+        [Cell(cut(name)), cell(value), Cell(within)] for name, (value, within) in rows.items()
+    ]
+    title_ = w("report.metrics", trial=best)
+    if not about.measured:
+        return Table(title_, headings, [row[:2] for row in cells], half=True)
+    note = w("report.metrics.how", rows=len(about.predicted[about.name(best)].ids))
+    if about.tables.configs.get(best, {}).get("data.folds"):
+        note = said(note, w("report.metrics.folds"))
+    return Table(title_, [*headings, w("real.interval")], cells, note, half=True)
 
 
-def _interval_of(found: pd.DataFrame, name: Any, value: float) -> str:
-    """A metric's interval, where it holds the value: a trainer may mean another thing by the
-    metric's name, or the mean over folds."""
-    if name not in found.index:
+def _judged(about: Subject, name: str) -> str | None:
+    """The metric of predictions that a trainer's is: ``val/loss`` → ``log_loss``."""
+    return metric_of(name, "classification" if "accuracy" in about.measured else "regression")
+
+
+def _within(about: Subject, name: str | None, value: float) -> str:
+    """A metric's interval, where predictions give the same value: a trainer may mean another
+    thing by the metric's name, or the mean over folds."""
+    found = about.measured.get(name or "")
+    if found is None or not math.isclose(found.value, value, rel_tol=ALIKE):
         return ""
-    low, high = float(found["low"][name]), float(found["high"][name])
-    return interval(low, high) if low <= value <= high else ""
+    return interval(found.low, found.high)
 
 
 def _front(about: Subject, w: Words) -> Table:
@@ -211,7 +217,7 @@ def trials(about: Subject, w: Words) -> Section | None:
     blocks.append(
         Download(
             w("report.csv", count=len(about.tables.trials)),
-            f"{about.tables.key}-trials.csv",
+            f"{file_name(about.tables.key)}-trials.csv",
             f"data:text/csv;charset=utf-8;base64,{base64.b64encode(csv).decode()}",
         )
     )

@@ -145,6 +145,11 @@ def lines(text: str) -> str:
     return "".join(kept)
 
 
+def file_name(study: str) -> str:
+    """A study's key as the beginning of a file's name."""
+    return re.sub(r"[^\w.~-]", "_", study).lstrip(".")[:100] or "study"
+
+
 def cell(value: object) -> Cell:
     """A value of a table."""
     if value is None or value is pd.NA or value != value:
@@ -173,29 +178,30 @@ def figure(
         half: Whether it may stand beside another one.
     """
     spec = _spec(chart) | {"name": name}
+    text = chart.figure.layout.title.text or ""
     if narrow is not None:
         spec["narrow"] = _spec(narrow)["layout"]
-    text = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    code = json.dumps(spec, separators=(",", ":"), allow_nan=False)
     return Figure(
         name,
-        html.unescape((chart.figure.layout.title.text or "").replace("<br>", " ")),
+        html.unescape(text.replace("<br>", " ")),
         chart.caption if caption is None else caption,
         spec["layout"]["height"],
-        Markup(text.replace("<", "\\u003c")),
+        Markup(code.replace("<", "\\u003c")),
         half,
     )
 
 
 def _spec(chart: Chart) -> dict[str, Any]:
-    """What Plotly draws, without what the page has itself: theme and title.
+    """What Plotly draws, without what the page has itself: theme and title, which stand apart.
 
     And without WebGL, which makes its functions from strings: the page's policy forbids it.
     """
     spec: dict[str, Any] = json.loads(chart.figure.to_json())
     layout = spec["layout"]
     del layout["template"]
-    title = layout.pop("title")["text"]
-    room = TITLE_LINE * (title.count("<br>") + 1)
+    spec["title"] = layout.pop("title")
+    spec["room"] = room = TITLE_LINE * (spec["title"]["text"].count("<br>") + 1)
     layout["margin"]["t"] -= room
     layout["height"] -= room
     for trace in spec["data"]:

@@ -21,7 +21,7 @@ from app.charts import (
     workers,
 )
 from app.charts.style import Chart, said
-from app.report.blocks import Block, Figure, Said, Section, Table, cell, figure
+from app.report.blocks import Block, Figure, Said, Section, Table, cell, figure, file_name
 from app.report.subject import Subject
 from app.words import Words
 from hpo.results import evaluation, ranking
@@ -192,4 +192,4 @@ def _figure(
     caption: str | None = None,
     half: bool = False,
 ) -> Figure:
-    return figure(f"{about.tables.key}-{name}", chart, narrow, caption, half)
+    return figure(f"{file_name(about.tables.key)}-{file_name(name)}", chart, narrow, caption, half)

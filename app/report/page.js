@@ -21,26 +21,44 @@
     return { layout: {
       paper_bgcolor: clear, plot_bgcolor: clear,
       font: { color: color("ink"), family: style.getPropertyValue("--font"), size: 13 },
-      xaxis: axis, yaxis: axis,
+      title: { font: { size: 16 } }, xaxis: axis, yaxis: axis,
       legend: { bgcolor: clear },
       modebar: { bgcolor: clear, color: color("soft"), activecolor: color("ink") },
     } };
   }
 
+  function laidOut(spec, name, narrow) {
+    const layout = structuredClone((narrow && spec.narrow) || spec.layout);
+    layout.template = theme(name);
+    return layout;
+  }
+
   function draw({ place, spec }, paper) {
-    const layout = structuredClone((phone.matches && !paper && spec.narrow) || spec.layout);
-    layout.template = theme(dark.matches && !paper ? "dark" : "light");
+    const layout = laidOut(spec, dark.matches && !paper ? "dark" : "light", phone.matches && !paper);
     if (touch) layout.dragmode = false; // a finger scrolls the page
     if (paper) layout.width = place.closest(".half") ? PAPER.half : PAPER.whole;
     place.style.height = `${layout.height}px`;
     Plotly.react(place, spec.data, layout, {
       responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
       showSendToCloud: false, plotlyServerURL: "", // nothing leaves this page
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
-      toImageButtonOptions: { filename: spec.name, scale: 2 },
+      modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
+      modeBarButtonsToAdd: [{
+        name: "picture", title: document.body.dataset.picture, icon: Plotly.Icons.camera,
+        click: () => save(place, spec),
+      }],
     });
     // Its texts, out of their order, say less than the page around it.
     for (const svg of place.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
+  }
+
+  function save(place, spec) { // with its title, dark on white, whatever is on the screen
+    const layout = laidOut(spec, "light", phone.matches);
+    layout.title = spec.title;
+    layout.margin.t += spec.room;
+    layout.height += spec.room;
+    layout.paper_bgcolor = "#ffffff";
+    const size = { width: place.clientWidth, height: layout.height, scale: 2 };
+    Plotly.downloadImage({ data: spec.data, layout }, { filename: spec.name, ...size });
   }
 
   const all = (paper) => plots.forEach((plot) => draw(plot, paper));

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from app.charts.fronts import front_table
 from hpo.results import advice, evaluation, significance
+from hpo.results.intervals import Estimate
 from hpo.results.predicted import Predicted
 from hpo.results.scores import METRICS, metric_of, task_of
 from hpo.results.tables import StudyTables
@@ -64,10 +66,14 @@ class Subject:
         return advice.advice(self.tables, self.importances, best)
 
     @functools.cached_property
-    def measured(self) -> pd.DataFrame | None:
-        """The best trial's metrics with intervals, if it kept its predictions."""
+    def measured(self) -> Mapping[str, Estimate]:
+        """The best trial's metrics as its predictions give them; empty without any."""
         best = self.predicted.get(self.name(self.best[0])) if self.best else None
-        return None if best is None else evaluation.metrics(best)
+        if best is None:
+            return {}
+        table = evaluation.metrics(best).dropna(subset="value").set_index("metric")
+        numbers = table[["value", "low", "high"]].to_numpy(np.float64)
+        return {str(name): Estimate(*row) for name, row in zip(table.index, numbers, strict=True)}
 
     @functools.cached_property
     def comparison(self) -> significance.Comparison | None:

@@ -6,10 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from app.compared import Compared, predictions
-from app.parts import catalog, csv, made
+from app.parts import catalog, csv, inert, made
 from app.sentences import number
 from app.words import Words
-from hpo.results import differences
+from hpo.results import UserError, differences
 
 PAGE = 24
 COLUMNS = 6
@@ -33,7 +33,11 @@ def show(found: Compared, w: Words) -> None:
         st.success(w("examples.agree"))
         return
     key = dict(zip(found.names, found.runs, strict=True))[a][0]
-    examples = made(lambda: catalog().examples(key), "examples", *found.version, key)
+    examples = None
+    try:
+        examples = made(lambda: catalog().examples(key), "examples", *found.version, key)
+    except UserError as error:
+        st.warning(inert(error, 300))
     st.caption(w("examples.count", count=len(table)))
     if examples is None:
         st.info(w("examples.not_kept"))

@@ -80,15 +80,18 @@ def _top(key: str, trial: int, w: Words) -> None:
         return
     metrics = mine[[c for c in mine if not str(c).startswith(SYSTEM)]]
     best = None if pd.isna(row["best_epoch"]) else int(row["best_epoch"])
-    at = (w.language, tables.source, key, trial, tables.version, panels())
+    side_by_side = panels()
+    at = (w.language, tables.source, key, trial, tables.version, side_by_side)
     chart(
-        made(lambda: curves.run_curves(metrics, w, best, columns=panels()), "run-curves", *at),
+        made(lambda: curves.run_curves(metrics, w, best, columns=side_by_side), "run-curves", *at),
         "run-curves",
         w,
     )
     if mine.filter(like=SYSTEM).notna().to_numpy().any():
         chart(
-            made(lambda: curves.resources(mine, w, panels()), "resources", *at), "run-resources", w
+            made(lambda: curves.resources(mine, w, side_by_side), "resources", *at),
+            "run-resources",
+            w,
         )
 
 
@@ -168,7 +171,10 @@ def _texts(tables: StudyTables, trial: int, w: Words) -> None:
 
 
 def _text(key: str, trial: int | None, name: str) -> str | None:
-    return catalog().text(key, trial, name)
+    try:
+        return catalog().text(key, trial, name)
+    except UserError:  # that MLflow cannot be read was said above
+        return None
 
 
 def _tail(text: str | None) -> str | None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 TEXTS = ("study.yaml", "git.diff", "versions.txt", "traceback.txt", "log.txt")
 MOST_TEXT = 200_000  # characters, from the end
 AGAIN_S = 10.0  # between two looks for studies in MLflow, and before a store that failed is asked
-UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # of files that are damaged
+# Of files that are damaged.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 Found = TypeVar("Found")
 

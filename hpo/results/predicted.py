@@ -42,7 +42,8 @@ def read_predictions(path: Path, classes: Sequence[str] | None) -> Predicted:
     """
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here: NumPy leaves a file open that is no archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         ids, target, output = arrays["ids"], arrays["target"], arrays["output"]
     if not (len(ids) == len(target) == len(output)) or output.ndim > 2:
         shapes = ", ".join(str(array.shape) for array in (ids, target, output))

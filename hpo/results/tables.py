@@ -196,7 +196,8 @@ def trial_table(
         {c: t for c, t in FACTS.items() if not t.startswith("datetime")}
     )
     for column in ("started", "ended"):
-        facts[column] = pd.to_datetime(facts[column], unit="ms", utc=True)
+        times = pd.to_datetime(facts[column], unit="ms", utc=True)
+        facts[column] = times.astype(FACTS[column])
     new = metrics[[c for c in metrics if c not in facts]]
     return pd.concat([facts, pd.DataFrame(several), table[params], new], axis=1)
 

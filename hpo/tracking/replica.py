@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -86,7 +86,7 @@ class Replica:
 
     def _find_experiment(self, home: Home, uri: str) -> str:
         name = self._paths.root.name
-        found: Experiment | None = self._client.get_experiment_by_name(name)
+        found = self._experiment_by_name(name)
         if found is None:
             folder = (home.artifacts / name).as_uri() if _is_database(uri) else None
             return str(self._client.create_experiment(name, artifact_location=folder))
@@ -95,7 +95,26 @@ class Replica:
                 f"the experiment '{name}' was deleted there; restore it with "
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
+        files = urlsplit(found.artifact_location)
+        is_here = _is_database(uri) or Path(unquote(files.path)).exists()
+        if files.scheme == "file" and not is_here:
+            raise CannotShip(
+                f"the files of the experiment '{name}' are in a folder of another machine, from "
+                f"before there was a server; --set study={name}-2 makes a new one"
+            )
         return str(found.experiment_id)
+
+    def _experiment_by_name(self, name: str) -> Experiment | None:
+        try:
+            found: Experiment | None = self._client.get_experiment_by_name(name)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            raise CannotShip(
+                f"the experiment '{name}' there is somebody else's; ask its owner for EDIT, or "
+                f"make your own with --set study={name}-2"
+            ) from None
+        return found
 
     def _resume(self) -> None:
         """Go on from ``shipped.json`` if it is of this outbox and this store."""

@@ -7,6 +7,7 @@ each; here names are made valid and values cut first, and a tag says so.
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import math
 import posixpath
@@ -43,7 +44,7 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         "hpo.trial": str(trial.number),
         "hpo.state": "running",
         "hpo.device": study["device_name"],
-        **_git_tags(study),
+        **_source_tags(study),
     }
     if trial.assigned is not None:
         tags["hpo.worker"] = str(trial.assigned["worker"])
@@ -55,7 +56,9 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.infinite"] = infinite
     if trial.end is not None:
         tags["hpo.state"] = trial.end["state"]
-        tags["hpo.reason"] = trial.end["reason"]
+        again = trial.assigned is not None and trial.assigned["attempt"] > 1
+        if trial.end["reason"] or again:  # which an interruption may have given another
+            tags["hpo.reason"] = trial.end["reason"]
         tags["hpo.last_epoch"] = str(trial.end["last_epoch"] or 0)
         if "duplicate_of" in trial.end:
             tags["hpo.duplicate_of"] = str(trial.end["duplicate_of"])
@@ -76,7 +79,7 @@ def study_tags(study: Record) -> dict[str, str]:
         "hpo.workers": str(study["workers"]),
         "hpo.device": study["device_name"],
         "hpo.budget": json.dumps(study["budget"]),
-        **_git_tags(study),
+        **_source_tags(study),
         **_notes(study["identity"]),
     }
     return {key: cut(str(value), MAX_TAG) for key, value in tags.items()}
@@ -225,13 +228,27 @@ def _infinite(trial: TrialProgress) -> str:
     )
 
 
-def _git_tags(study: Record) -> dict[str, str]:
-    """The commit, under the names that MLflow's own pages show."""
+def _source_tags(study: Record) -> dict[str, str]:
+    """Who ran what, and its commit, under the names that MLflow's own pages show.
+
+    They show a commit only beside a source.
+    """
     git = (study["provenance"] or {}).get("git") or {}
     facts = {
+        "mlflow.user": _user(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": posixpath.basename(study.get("path") or study["study"]),
         "mlflow.source.git.commit": git.get("commit"),
         "mlflow.source.git.branch": git.get("branch"),
         "mlflow.source.git.repoURL": git.get("remote"),
         "hpo.git_dirty": None if git.get("dirty") is None else as_text(git["dirty"]),
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+@functools.cache
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # nobody of that number is known here, as in some containers
+        return None

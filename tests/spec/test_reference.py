@@ -130,8 +130,8 @@ def test_options_and_defaults_are_optuna_s(name: str) -> None:
 def test_the_face_is_what_it_is() -> None:
     assert spec.__all__ == [
         "Budget", "Choice", "Float", "FromStudy", "Int", "Named", "Objective", "Parameter",
-        "Scalar", "StudySpec", "Tracking", "When", "check_data", "load", "parse_value",
-        "schema",
+        "Scalar", "StudySpec", "Tracking", "When", "check_data", "load", "loads",
+        "parse_value", "schema",
     ]  # fmt: skip
     assert all(hasattr(spec, name) for name in spec.__all__)
 

@@ -43,6 +43,28 @@ def test_everything_arrives(written: Any, mlflow_of: Any) -> None:
     assert tracking.pending(written.paths) == 0
 
 
+def test_mlflows_pages_show_who_ran_what_and_the_best_as_columns(
+    written: Any, mlflow_of: Any
+) -> None:
+    identity = {"search.train.lr.low": 0.1, "search.train.lr.type": "float", "train.epochs": 3}
+    written.study(identity=identity | {"search.model.name.choices": ["a", "b"]})
+    ship(written)
+    found = mlflow_of(written)
+    parent, _ = found.runs()
+    assert parent.data.tags["mlflow.source.name"] == "s"
+    assert parent.data.tags["mlflow.user"]
+    tags = found.client.get_experiment_by_name("s").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert json.loads(tags["mlflow.sharedViewState.hpo"]) == {
+        "selectedColumns": [
+            *("metrics.`best/val/f1`", "metrics.`best_epoch`", "metrics.`duration_s`"),
+            *("params.`train.lr`", "params.`model.name`", "tags.`hpo.state`"),
+        ],
+        "orderByKey": "metrics.`best/val/f1`",
+        "orderByAsc": False,
+    }
+
+
 def test_the_studys_run_says_what_was_run_on_what(written: Any, mlflow_of: Any) -> None:
     study_of_every_kind(written)
     ship(written)

@@ -1,0 +1,434 @@
+"""Every page in every state: it says what is so, and what to do, and never fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import classifier
+from recorded import (
+    Recorded,
+    a_regression,
+    finished,
+    keep_images,
+    metrics,
+    own_trainer,
+    rising,
+    several_objectives,
+)
+from streamlit.testing.v1 import AppTest
+
+from app.views import compare, study
+from app.words import WORDS, words
+
+# pyarrow does so to columns of times.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Series.values returning an ndarray:pandas.errors.Pandas4Warning"
+)
+
+OpenPage = Callable[..., AppTest]
+Rerun = Callable[[AppTest], AppTest]
+TextOf = Callable[[AppTest], str]
+W = words("en")
+DEAD = "http://ann:s3cret@127.0.0.1:9"  # the discard port: nobody answers
+
+
+def just_started(home: Path, name: str = "started") -> None:
+    Recorded(home, name)
+
+
+def nothing_reported(home: Path, name: str = "quiet") -> None:
+    Recorded(home, name).begin()
+
+
+def one_trial(home: Path, name: str = "one") -> None:
+    recorded = Recorded(home, name)
+    recorded.trial(rising(0.8), predicted=classifier())
+    recorded.over()
+
+
+def no_search(home: Path, name: str = "fixed") -> None:
+    recorded = Recorded(home, name, search={})
+    recorded.trial(rising(0.8), predicted=classifier(seed=1))
+    recorded.trial(rising(0.8), predicted=classifier(seed=2))
+    recorded.over()
+
+
+def all_failed(home: Path, name: str = "broken") -> None:
+    recorded = Recorded(home, name)
+    for number in range(3):
+        recorded.trial([], "failed", reason=f"ValueError: no luck {number}", traceback="Trace")
+    recorded.over("failed")
+
+
+def same_short_names(home: Path, name: str = "names") -> None:
+    space = {"type": "float", "low": 0.0, "high": 1.0}
+    paths = ("train.lr", "lr", "value", "number", "state", "rank", "model.train.lr")
+    recorded = Recorded(home, name, search=dict.fromkeys(paths, space))
+    for value in (0.5, 0.6, 0.7, 0.8, 0.9):
+        recorded.trial(rising(value))
+    recorded.over()
+
+
+def not_finite(home: Path, name: str = "wild") -> None:
+    recorded = Recorded(home, name)
+    for value in (float("nan"), float("inf"), float("-inf"), 1e308, 0.5):
+        number = recorded.begin()
+        recorded.epoch(number, 1, metrics(0.5) | {"val/accuracy": value, "zero": 0.0})
+        recorded.end(number, values=[value], best_epoch=1, last_epoch=1, epochs_trained=1)
+    recorded.over()
+
+
+STATES = {
+    "digits": finished,
+    "diabetes": a_regression,
+    "both": several_objectives,
+    "mine": own_trainer,
+    "one": one_trial,
+    "fixed": no_search,
+    "broken": all_failed,
+    "started": just_started,
+    "quiet": nothing_reported,
+    "names": same_short_names,
+    "wild": not_finite,
+}
+PAGES = [
+    ("", {}),
+    *(("study", {"view": view}) for view in study.VIEWS),
+    *(("compare", {"view": view}) for view in compare.VIEWS),
+    ("run", {}),
+]
+
+
+def param(test: AppTest, name: str) -> str:
+    """What the address says; the harness gives a list or its only item."""
+    found = test.query_params[name]
+    return found[0] if isinstance(found, list) else found
+
+
+# -- every page in every state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "language"), [*((key, "en") for key in STATES), ("digits", "zh"), ("both", "zh")]
+)
+def test_no_page_fails_in_any_state(
+    key: str, language: str, home: Path, open_page: OpenPage, text_of: TextOf
+) -> None:
+    STATES[key](home)
+    runs = ",".join(f"{key}/{number}" for number in (0, 1, 2, 3))
+    for page, params in PAGES:
+        where = {"study": key} if page == "study" else {"runs": runs} if page else {}
+        test = open_page(page, lang=language, **where, **params)
+        text = text_of(test)
+        assert text.strip(), (page, params)
+        assert not set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text)) & set(WORDS), (page, params)
+        assert not re.search(r"\{[a-z]\w*\}", text), (page, params)
+
+
+def test_a_home_without_studies_says_how_to_begin(open_page: OpenPage) -> None:
+    test = open_page()
+    assert W("studies.empty") in [info.value for info in test.info]
+    assert "hpo run studies/quickstart.yaml" in [code.value for code in test.code]
+    assert [info.value for info in open_page("study").info] == [W("study.choose")]
+    assert [info.value for info in open_page("compare").info] == [W("compare.empty")]
+    assert [info.value for info in open_page("run").info] == [W("run.choose")]
+
+
+def test_studies_are_found_by_any_word(
+    home: Path, open_page: OpenPage, text_of: TextOf, rerun: Rerun
+) -> None:
+    finished(home)
+    a_regression(home)
+    test = open_page()
+    assert {"digits", "diabetes"} <= set(re.findall(r"\w+", text_of(test)))
+    test.text_input[0].set_value("LOSS compl")
+    rerun(test)
+    assert list(test.dataframe[0].value["study"]) == ["diabetes"]
+    test.text_input[0].set_value("nothing like it")
+    assert [info.value for info in rerun(test).info] == [W("studies.none_match", count=2)]
+    linked = open_page(q="digits")
+    assert list(linked.dataframe[0].value["study"]) == ["digits"]
+
+
+# -- one study
+
+
+def test_a_running_study_says_so_and_can_be_stopped(home: Path, open_page: OpenPage) -> None:
+    recorded = Recorded(home)
+    recorded.trial(rising(0.8))
+    recorded.epoch(recorded.begin(), 1, metrics(0.6))
+    with recorded.live():
+        test = open_page("study", study="digits")
+        assert test.metric[0].value == "running"
+        assert "1 complete" in test.metric[0].delta
+        assert "1 running" in test.metric[0].delta
+        assert W("control.stop") in [button.label for button in test.button]
+    test = open_page("study", study="digits")
+    assert test.metric[0].value == "interrupted"
+    assert "1 waiting" in test.metric[0].delta
+    assert W("control.stop") not in [button.label for button in test.button]
+
+
+def test_the_page_of_a_finished_study_names_its_best(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("study", study="digits")
+    assert test.title[0].value == "digits"
+    assert test.metric[0].value == "complete"
+    assert test.metric[0].delta == "8 complete, 1 pruned, 2 failed, 1 stopped"
+    assert (test.metric[1].value, test.metric[1].delta) == (
+        "0.8625",
+        W("study.best.maximize", trial=7),
+    )
+
+
+def test_the_leaderboard_filters_and_ranks(home: Path, open_page: OpenPage, rerun: Rerun) -> None:
+    finished(home)
+    test = open_page("study", study="digits")
+    table = leaderboard(test)
+    assert list(table["number"][:3]) == [7, 6, 5]
+    assert list(table["rank"][:3]) == [1, 2, 3]
+    assert len(table) == 12
+    test.text_input("where").set_value("value > 0.8 and `params.train.lr` > 0")
+    assert list(leaderboard(rerun(test))["number"]) == [7, 6]
+    test.text_input("where").set_value("value >")
+    test = rerun(test)
+    assert len(leaderboard(test)) == 12
+    assert any("invalid syntax" in warning.value for warning in test.warning)
+    linked = open_page("study", study="digits", where="state == 'failed'")
+    assert list(leaderboard(linked)["number"]) == [10, 11]
+
+
+def leaderboard(test: AppTest) -> Any:
+    (table,) = [frame.value for frame in test.dataframe if "rank" in frame.value]
+    return table
+
+
+def test_a_filter_in_a_link_is_neither_run_nor_markup(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    evil = f"@pd.io.common.os.system('touch {home}/made') == 0 or ![x](http://evil.example/x)"
+    test = open_page("study", study="digits", where=evil)
+    assert not (home / "made").exists()
+    (said,) = [warning.value for warning in test.warning if "filter" in warning.value]
+    assert "](http" not in said
+
+
+def test_failures_are_shown_with_their_traceback(
+    home: Path, open_page: OpenPage, text_of: TextOf
+) -> None:
+    finished(home)
+    assert "ValueError: no luck" in text_of(open_page("study", study="digits"))
+    test = open_page("run", runs="digits/11")
+    assert test.metric[0].value == "failed"
+    assert any("no luck 2" in warning.value for warning in test.warning)
+    assert any('File "train.py", line 1' in code.value for code in test.code)
+    assert W("run.no_epochs") in [info.value for info in test.info]
+
+
+def test_a_study_without_a_trial_says_so(home: Path, open_page: OpenPage) -> None:
+    just_started(home)
+    for view in study.VIEWS:
+        test = open_page("study", study="started", view=view)
+        assert W("study.no_trials") in [info.value for info in test.info]
+
+
+def test_several_objectives_have_a_front_and_no_best(home: Path, open_page: OpenPage) -> None:
+    several_objectives(home)
+    own_trainer(home)
+    test = open_page("study", study="both")
+    assert W("study.best.maximize", trial=5) not in [metric.delta for metric in test.metric]
+    charts = [len(page.get("plotly_chart")) for page in (open_page("study", study="mine"), test)]
+    assert charts == [1, 2]
+    assert {"value.val/accuracy", "value.cost"} <= set(leaderboard(test))
+
+
+# -- links
+
+
+@pytest.mark.parametrize(
+    "study_key", ["nix", "../digits", "<b>x</b>", "digits~12345678", "x" * 999]
+)
+def test_an_unknown_study_is_said(study_key: str, home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("study", study=study_key)
+    assert "There is no study" in test.error[0].value
+    assert [link.proto.page for link in test.get("page_link")]
+    assert "There is no study" in open_page("run", runs=f"{study_key}/0").error[0].value
+    test = open_page("compare", runs=f"{study_key}/0,digits/1")
+    assert "Not here" in test.warning[0].value
+
+
+def test_an_unknown_run_is_said(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("run", runs="digits/99")
+    assert test.error[0].value == W("run.unknown", trial=99, study="digits")
+    for runs in ("digits/99", "digits/99,nix/3"):
+        test = open_page("compare", runs=runs)
+        assert W("compare.none_there") in [info.value for info in test.info]
+    test = open_page("compare", runs="digits/1,digits/99")
+    assert test.warning[0].value == W("compare.missing", runs="digits/99")
+    for nonsense in ("digits", "digits/", "/3", "digits/x", ",,,", "digits/-1", "digits/１"):
+        open_page("compare", runs=nonsense)
+        open_page("run", runs=nonsense)
+
+
+def test_a_link_opens_what_its_sender_saw(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("study", study="digits", view="curves", metric="val/loss", best="3", log="1")
+    assert test.selectbox[0].value == "val/loss"
+    assert test.number_input("best").value == 3
+    test = open_page(
+        "compare", runs="digits/7,digits/0", over="time", smooth="0.5", logx="true", logy="true"
+    )
+    assert test.slider[0].value == 0.5
+    assert [toggle.value for toggle in test.toggle] == [True, True]
+    assert param(test, "over") == "time"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["", "nix", "-1", "1e999", "nan", "<b>𝟛" + "x" * 5000])
+def test_nonsense_in_a_link_is_ignored(value: str, home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    common = dict.fromkeys(("lang", "view", "metric", "log", "q"), value)
+    open_page("", **common)
+    for view in study.VIEWS:
+        more = dict.fromkeys(("by", "best", "where", "objective", "x", "y"), value)
+        if value == "1e999":
+            del more["best"]  # Streamlit itself makes no number of it
+        open_page("study", study="digits", **common | more | {"view": view})
+    for view in compare.VIEWS:
+        names = ("over", "smooth", "logx", "logy", "t", "of", "a", "b", "reference")
+        more = dict.fromkeys((*names, "real-metric", "metrics"), value)
+        open_page("compare", runs="digits/0,digits/1", **common | more | {"view": view})
+    open_page("run", runs="digits/0", **common)
+
+
+# -- comparing
+
+
+def test_runs_are_put_aside_and_compared(home: Path, open_page: OpenPage, rerun: Rerun) -> None:
+    finished(home)
+    test = open_page("compare")
+    test.number_input("pick-best").set_value(3)
+    test.button("pick-add").click()
+    test = rerun(test)
+    assert param(test, "runs") == "digits/7,digits/6,digits/5"
+    test.text_input("pick-typed").set_value("digits/0, nonsense, digits/7")
+    test.button("pick-typed-add").click()
+    test = rerun(test)
+    test.multiselect("pick-out").set_value(["digits/6"])
+    test = rerun(test)
+    test.button("pick-out-go").click()
+    test = rerun(test)
+    assert param(test, "runs") == "digits/7,digits/5,digits/0"
+
+
+def test_a_comparison_says_whether_it_is_real(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("compare", runs="digits/7,digits/0", view="metrics")
+    assert "digits/7 is better" in test.success[0].value.replace("\\", "")
+    test = open_page("compare", runs="mine/0,digits/0", view="metrics")
+    own_trainer(home)
+    test = open_page("compare", runs="mine/0,mine/1", view="metrics")
+    assert W("real.no_predictions") in [info.value for info in test.info]
+
+
+@pytest.mark.slow
+def test_runs_of_different_tasks_are_compared_as_far_as_they_go(
+    home: Path, open_page: OpenPage
+) -> None:
+    finished(home)
+    a_regression(home)
+    own_trainer(home)
+    for runs in ("digits/1,diabetes/1,mine/1", "mine/1,diabetes/1,digits/1"):
+        for view in compare.VIEWS:
+            open_page("compare", runs=runs, view=view)
+
+
+def test_at_most_200_runs_are_compared(home: Path, open_page: OpenPage) -> None:
+    recorded = Recorded(home)
+    for number in range(210):
+        recorded.trial([number / 210])
+    test = open_page("compare", runs=",".join(f"digits/{n}" for n in range(210)))
+    assert len(test.multiselect("pick-out").options) == 200
+
+
+def test_a_run_in_training_is_compared(home: Path, open_page: OpenPage) -> None:
+    recorded = Recorded(home)
+    recorded.trial(rising(0.8), predicted=classifier())
+    number = recorded.begin()
+    recorded.epoch(number, 1, metrics(0.6))
+    recorded.begin()  # that has not reported
+    with recorded.live():
+        for view in compare.VIEWS:
+            open_page("compare", runs="digits/0,digits/1,digits/2", view=view)
+        for run in ("digits/1", "digits/2"):
+            assert open_page("run", runs=run).metric[0].value == "running"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\0" * 500])
+def test_damaged_predictions_are_as_none(content: bytes, home: Path, open_page: OpenPage) -> None:
+    recorded = finished(home)
+    (recorded.paths.trial(7) / "predictions.npz").write_bytes(content)
+    open_page("study", study="digits")
+    for view in compare.VIEWS:
+        open_page("compare", runs="digits/7,digits/6", view=view)
+
+
+def test_rows_stand_for_examples_that_were_not_kept(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("compare", runs="digits/7,digits/0", view="examples")
+    assert W("examples.not_kept") in [info.value for info in test.info]
+
+
+def test_examples_are_shown(home: Path, open_page: OpenPage) -> None:
+    keep_images(finished(home), range(0, 600, 3))
+    test = open_page("compare", runs="digits/7,digits/0", view="examples")
+    assert len(test.get("image")) == 24
+
+
+# -- MLflow
+
+
+def test_mlflow_down_is_said_and_what_is_here_is_shown(
+    home: Path, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch, rerun: Rerun
+) -> None:
+    import warnings
+
+    with warnings.catch_warnings():  # of MLflow's own imports
+        warnings.simplefilter("ignore")
+        import mlflow  # noqa: F401 - here, so that the app's thread imports nothing new
+    monkeypatch.setenv("HPO_UI_TRACKING_URI", DEAD)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    finished(home)
+    from app.parts import catalog
+
+    test = open_page()
+    catalog().connect()
+    test = rerun(test)
+    assert "127" in test.warning[0].value
+    assert "s3cret" not in test.warning[0].value
+    assert list(test.dataframe[0].value["study"]) == ["digits"]
+    assert open_page("study", study="digits").title[0].value == "digits"
+    test = open_page("study", study="elsewhere")
+    assert "There is no study" in test.error[0].value
+    assert "127" in test.warning[0].value
+
+
+# -- languages
+
+
+def test_the_language_is_chosen_and_stays(home: Path, open_page: OpenPage, rerun: Rerun) -> None:
+    finished(home)
+    test = open_page("study", study="digits", view="curves")
+    test.segmented_control(key="lang-English").set_value("zh")
+    test = rerun(test)
+    zh = words("zh")
+    assert zh("settings") in [popover.proto.popover.label for popover in test.get("popover")]
+    assert param(test, "lang") == "zh"
+    assert param(test, "view") == "curves"
+    assert test.metric[0].value == zh("state.complete")
