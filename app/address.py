@@ -55,7 +55,8 @@ def set_runs(chosen: Iterable[Run]) -> None:
 def parse(text: str) -> Run | None:
     """``quickstart/38`` → ("quickstart", 38)"""
     key, _, number = text.strip().rpartition("/")
-    return (key, int(number)) if key and number.isascii() and number.isdigit() else None
+    is_number = number.isascii() and number.isdigit() and len(number) < 10
+    return (key, int(number)) if key and is_number else None
 
 
 def name(run: Run) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from app import address
 from app.parts import catalog, made
-from hpo.results import UnknownStudy, UserError
+from hpo.results import UserError
 from hpo.results.predicted import Predicted
 from hpo.results.tables import StudyTables
 
@@ -74,7 +74,7 @@ def compared(runs: Sequence[address.Run]) -> Compared | None:
     for key in dict.fromkeys(key for key, _ in runs):
         try:
             studies[key] = catalog().study(key)
-        except (UnknownStudy, OSError):
+        except Exception:  # unknown, or whatever MLflow raises: its runs are missing
             continue
     numbers = {key: set(tables.trials["number"]) for key, tables in studies.items()}
     for run in runs:

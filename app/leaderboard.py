@@ -43,7 +43,7 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
             found = filtered(found, where)
         except ValueError as error:
             st.warning(w("leaderboard.bad_where", why=inert(error, 200)))
-    found = _held(found.reset_index(drop=True))
+    found = _held(found.reset_index(drop=True), tables.key, states, where, chosen)
     event = st.dataframe(
         for_people(found.head(MOST_ROWS)[chosen], w),
         hide_index=True,
@@ -63,10 +63,19 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
     offer([(tables.key, int(found["number"][row])) for row in rows], "leaderboard", w)
 
 
-def _held(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as it was, while rows of it are chosen: they are known by their place only."""
-    state = st.session_state.get("leaderboard")
-    if "leaderboard-held" not in st.session_state or not (state and state["selection"]["rows"]):
-        st.session_state["leaderboard-held"] = table
-    held: pd.DataFrame = st.session_state["leaderboard-held"]
+def _held(table: pd.DataFrame, *options: object) -> pd.DataFrame:
+    """The table as it was, while rows of it are chosen: they are known by their place only.
+
+    Args:
+        options: Another of these, and the new table is shown at once.
+    """
+    before: object
+    held: pd.DataFrame | None
+    before, held = st.session_state.get("leaderboard-held", (None, None))
+    selected = (
+        st.session_state["leaderboard"]["selection"] if "leaderboard" in st.session_state else {}
+    )
+    if held is None or before != options or not selected.get("rows"):
+        st.session_state["leaderboard-held"] = (options, table)
+        return table
     return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,7 @@ from hpo.results.tables import StudyTables
 LIVE_S = 1.0  # between two looks at a running study
 NAMES = dict[str, str](LANGUAGES.items())
 PICTURES = ("png", "svg")
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of Unicode
 
 Selecting = Literal["points", "box", "lasso"]
 Made = TypeVar("Made")
@@ -56,7 +58,19 @@ def _made(key: tuple[Hashable, ...], _make: Callable[[], Any]) -> Any:
 
 def inert(text: object, most: int = 120) -> str:
     """Text from a run, harmless where Streamlit takes Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", cut(text, most))
+    escaped = re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", cut(text, most))
+    # Addresses become links however they are escaped, unless something is in between.
+    return re.sub(r"(?i)(https?|www|@)", "\\1\u2060", escaped)
+
+
+def visible(text: str) -> str:
+    """Lines to be shown as they are, but what would turn or hide others written out."""
+    return "".join(f"\\u{ord(char):04x}" if _disturbs(char) else char for char in text)
+
+
+def _disturbs(char: str) -> bool:
+    is_control = unicodedata.category(char) == "Cc" and char not in "\n\t"
+    return is_control or unicodedata.bidirectional(char) in TURNING
 
 
 def language() -> Language:

@@ -68,6 +68,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "state.stopped": ("stopped", "已停止"),
     "state.running": ("running", "运行中"),
     "state.waiting": ("waiting", "等待中"),
+    "state.unreadable": ("unreadable", "无法读取"),
     "state.interrupted": ("interrupted", "已中断"),
     "column.state": ("State", "状态"),
     "column.trials": ("Trials", "试验"),

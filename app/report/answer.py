@@ -34,7 +34,7 @@ from app.sentences import comparison_table, interval, number, span, suggestion, 
 from app.trial_table import first_columns, ranked, title
 from app.words import Words
 from hpo.results.scores import metric_of
-from hpo.results.summary import used
+from hpo.results.summary import busy_s, used
 from hpo.results.tables import STATES, StudyTables
 
 MOST_ROWS = 200  # of the leaderboard
@@ -62,7 +62,7 @@ def tiles(about: Subject, w: Words) -> Iterator[Tile]:
         more = (*range_, w(f"study.best.{goal}", trial=best))
         yield Tile(cut(about.metric), number(value), more)
     began = w("report.since", when=at(tables.started_ms))
-    yield Tile(w("study.took"), span((tables.updated_ms - tables.started_ms) / 1000, w), (began,))
+    yield Tile(w("study.took"), span(busy_s(tables), w), (began,))
     share = used(tables)
     if not math.isnan(share):
         yield Tile(w("column.used"), f"{share:.0%}", (_budget(tables, w),))
@@ -144,7 +144,7 @@ def _metrics(about: Subject, w: Words) -> Table:
     rows = {
         name: (value, _within(about, _judged(about, name), value))
         for name, value in recorded.items()
-        if not name.startswith("train/") and not math.isnan(value)
+        if not math.isnan(value) and (name == about.metric or not name.startswith("train/"))
     }
     said_of = {_judged(about, name) for name, (_, within) in rows.items() if within}
     for name, found in about.measured.items():

@@ -65,8 +65,8 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
-        columns = zip(*self.rows, strict=True)
-        return [any(cell.sort is not None for cell in column) for column in columns]
+        columns = range(len(self.headings))
+        return [any(row[column].sort is not None for row in self.rows) for column in columns]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,17 @@ import streamlit as st
 from app import address
 from app.charts import curves
 from app.compared import Compared, compared
-from app.parts import LIVE_S, catalog, chart, current_words, heading, inert, made, trouble
+from app.parts import (
+    LIVE_S,
+    catalog,
+    chart,
+    current_words,
+    heading,
+    inert,
+    made,
+    study_or_stop,
+    trouble,
+)
 from app.views import compare_errors, compare_examples, compare_metrics, compare_probabilities
 from app.views.compare_probabilities import roc_chart
 from app.words import Words
@@ -59,7 +69,7 @@ def _pick(runs: list[address.Run], w: Words) -> None:
             key = st.selectbox(w("term.study"), studies, key="pick-study")
             count = st.number_input(w("compare.best_of"), 1, address.MOST_RUNS, 5, key="pick-best")
             if st.button(w("compare.add_best"), key="pick-add"):
-                best = catalog().study(key).complete()["number"].head(int(count))
+                best = study_or_stop(key, w).complete()["number"].head(int(count))
                 _set([*runs, *((key, int(number)) for number in best)])
         typed = st.text_input(w("compare.type"), key="pick-typed")
         if st.button(w("compare.type.add"), key="pick-typed-add"):

@@ -23,6 +23,7 @@ from app.parts import (
     panels,
     study_or_stop,
     trouble,
+    visible,
 )
 from app.sentences import number, span
 from app.words import Words
@@ -128,7 +129,7 @@ def _lineage(tables: StudyTables, trial: int, w: Words) -> None:
     table = pd.DataFrame({"": list(facts), " ": [cut(v, 120) for v in facts.values()]})
     st.dataframe(table, hide_index=True, key="run-lineage")
     st.caption(w("run.reproduce"))
-    st.code(f"hpo reproduce {shlex.quote(tables.key)} {trial}", language="sh")
+    st.code(f"hpo reproduce {shlex.quote(tables.key)} {trial}", language=None)
 
 
 def _files(tables: StudyTables, trial: int, w: Words) -> None:
@@ -167,7 +168,7 @@ def _texts(tables: StudyTables, trial: int, w: Words) -> None:
     for key, text in found.items():
         if text:
             with st.expander(w(key), expanded=key == "run.traceback"):
-                st.code(text, language=None)
+                st.code(visible(text), language=None)
 
 
 def _text(key: str, trial: int | None, name: str) -> str | None:

@@ -56,7 +56,7 @@ def _table(w: Words, wanted: str) -> None:
 
 def _nothing_yet(w: Words) -> None:
     st.info(w("studies.empty"), icon="🌱")
-    st.code("hpo run studies/quickstart.yaml", language="sh")
+    st.code("hpo run studies/quickstart.yaml", language=None)
 
 
 def _matches(table: pd.DataFrame, wanted: str) -> pd.Series:

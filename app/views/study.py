@@ -32,7 +32,7 @@ from app.sentences import number, span, suggestion
 from app.trial_table import title
 from app.words import Words
 from hpo.results import advice as advising
-from hpo.results.summary import used
+from hpo.results.summary import busy_s, used
 from hpo.results.tables import OVER, STATES, StudyTables
 
 BY: tuple[progress.By, ...] = ("trial", "time")
@@ -87,7 +87,7 @@ def _state(key: str, w: Words) -> None:
             delta_color="off",
             delta_arrow="off",
         )
-    elapsed_s = (tables.updated_ms - tables.started_ms) / 1000
+    elapsed_s = busy_s(tables)
     share = used(tables)
     columns[2].metric(
         w("study.took"), span(elapsed_s, w), _busy(tables, w), delta_color="off", delta_arrow="off"
@@ -104,7 +104,7 @@ def _state(key: str, w: Words) -> None:
     behind = 0 if tables.state == "running" else catalog().pending(tables.key)
     if behind:
         st.warning(w("study.behind", count=behind))
-        st.code(f"hpo sync {tables.key}", language="sh")
+        st.code(f"hpo sync {tables.key}", language=None)
     controls(tables, w)
     _running(tables, w)
 

@@ -7,13 +7,14 @@ several threads.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import pandas as pd
 
@@ -22,9 +23,10 @@ from hpo.errors import UnknownStudy, UserError
 from hpo.paths import Home, StudyPaths
 from hpo.results.predicted import Predicted, read_predictions
 from hpo.results.study_log import VERSIONS, OutboxReplaced, StudyLog
-from hpo.results.summary import SUMMARY, summary
+from hpo.results.summary import SUMMARY, summary, unreadable
 from hpo.results.tables import StudyTables, from_log
 from hpo.tracking import pending, shipped_runs
+from hpo.tracking.redact import redact
 
 if TYPE_CHECKING:
     from hpo.results.tracked import TrackedStudies
@@ -35,8 +37,6 @@ MOST_TEXT = 200_000  # characters, from the end
 AGAIN_S = 10.0  # between two looks for studies in MLflow, and before a store that failed is asked
 # Of files that are damaged.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-
-Found = TypeVar("Found")
 
 
 class Source(Protocol):
@@ -124,11 +124,19 @@ class Catalog:
             values), ``used`` (the share of its budget, in [0, 1], NaN without one), ``started``
             and ``updated`` (UTC).
         """
-        rows = [source.summary() for source in self._sources().values()]
+        rows = [self._summary(source) for source in self._sources().values()]
         table = pd.DataFrame(rows, columns=list(SUMMARY))
         for column in ("started", "updated"):
             table[column] = pd.to_datetime(table[column], unit="ms", utc=True)
         return table.sort_values("updated", ascending=False, ignore_index=True)
+
+    def _summary(self, source: Source) -> dict[str, Any]:
+        """A study that cannot be read does not hide the others."""
+        try:
+            return source.summary()
+        except Exception as error:  # records of another version, a folder of another user, …
+            where = "here" if isinstance(source, _Here) else redact(self._uri or "")
+            return unreadable(source.key, where, f"{type(error).__name__}: {redact(str(error))}")
 
     def study(self, key: str, patience_s: float = 2.0) -> StudyTables:
         """A study as it stands.
@@ -151,7 +159,7 @@ class Catalog:
                 self._here.pop(key, None)
             return self._source(key).tables(patience_s)
         except Exception as error:  # whatever MLflow and its libraries raise
-            if known is None:
+            if known is None or isinstance(source, _Here):
                 raise
             self._tell(error)
             self._ask_again_s = time.monotonic() + AGAIN_S
@@ -164,7 +172,7 @@ class Catalog:
             UnknownStudy: There is no such study.
             UserError: It cannot be read, now or at all.
         """
-        path = self._fetch(self._source(key).file, trial, "predictions.npz")
+        path = self._fetch(key, trial, "predictions.npz")
         if path is None:
             return None
         classes = self.study(key, 0).dataset.get("classes")
@@ -181,7 +189,7 @@ class Catalog:
             UserError: It cannot be read now.
         """
         assert name in TEXTS, name
-        found = self._fetch(self._source(key).text, trial, name)
+        found = self._fetch(key, trial, name, text=True)
         return found and found[-MOST_TEXT:]
 
     def examples(self, key: str) -> pd.DataFrame | None:
@@ -191,7 +199,7 @@ class Catalog:
             UnknownStudy: There is no such study.
             UserError: They cannot be read, now or at all.
         """
-        path = self._fetch(self._source(key).file, None, "examples.parquet")
+        path = self._fetch(key, None, "examples.parquet")
         try:
             return None if path is None else pd.read_parquet(path)
         except UNREADABLE as error:
@@ -205,7 +213,8 @@ class Catalog:
             UserError: They cannot be listed now.
         """
         source = self._source(key)
-        return self._fetch(lambda trial, _: source.files(trial or 0), trial, "artifacts") or {}
+        with self._readable(source, "the list of files"):
+            return source.files(trial)
 
     def artifact(self, key: str, trial: int, name: str) -> bytes:
         """One of `artifacts`.
@@ -215,7 +224,7 @@ class Catalog:
             UserError: It is none of them, or cannot be read now.
         """
         known = self.artifacts(key, trial)
-        path = self._fetch(self._source(key).file, trial, name) if name in known else None
+        path = self._fetch(key, trial, name) if name in known else None
         if path is None:
             raise UserError(f"{key}/{trial} has no file {name}")
         return path.read_bytes()
@@ -224,14 +233,31 @@ class Catalog:
         """How many records of a study MLflow lacks, as far as is known here."""
         return self._source(key).pending()
 
+    @overload
+    def _fetch(self, key: str, trial: int | None, name: str) -> Path | None: ...
+    @overload
     def _fetch(
-        self, ask: Callable[[int | None, str], Found | None], trial: int | None, name: str
-    ) -> Found | None:
+        self, key: str, trial: int | None, name: str, text: Literal[True]
+    ) -> str | None: ...
+    def _fetch(
+        self, key: str, trial: int | None, name: str, text: bool = False
+    ) -> Path | str | None:
+        source = self._source(key)
+        with self._readable(source, name):
+            return source.text(trial, name) if text else source.file(trial, name)
+
+    @contextlib.contextmanager
+    def _readable(self, source: Source, what: str) -> Iterator[None]:
+        """Whatever is raised when something of a study is read becomes a `UserError`."""
         try:
-            return ask(trial, name)
+            yield
         except Exception as error:  # whatever MLflow and its libraries raise
+            if isinstance(source, _Here):
+                raise UserError(f"{what} of {source.key} cannot be read: {error}") from error
             self._tell(error)
-            raise UserError(f"{name} cannot be read now: {self.trouble}") from error
+            raise UserError(
+                f"{what} of {source.key} cannot be read now: {self.trouble}"
+            ) from error
 
     def _tell(self, error: Exception) -> None:
         from hpo.results.tracked import explain

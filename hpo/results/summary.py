@@ -27,6 +27,13 @@ SUMMARY = (
 SPARKLINE = 60  # points
 
 
+def unreadable(key: str, source: str, why: str) -> dict[str, Any]:
+    """The row of a study that cannot be read."""
+    row = dict.fromkeys(SUMMARY) | dict.fromkeys(STATES, 0)
+    said = {"key": key, "name": key, "state": "unreadable", "source": source, "metric": why}
+    return row | said | {"goal": "", "best_so_far": [], "used": float("nan")}
+
+
 def summary(tables: StudyTables) -> dict[str, Any]:
     """A row of `hpo.results.Catalog.studies`; times in milliseconds."""
     counts = tables.trials["state"].value_counts()
@@ -41,7 +48,7 @@ def summary(tables: StudyTables) -> dict[str, Any]:
         "metric": ", ".join(o["metric"] for o in tables.objective),
         "goal": ", ".join(o["goal"] for o in tables.objective),
         "best_trial": best,
-        "best_value": float(values.iloc[-1]) if best is not None else None,
+        "best_value": float(values.iloc[-1]) if best is not None and len(values) else None,
         "best_so_far": thinned(list(values)),
         "used": used(tables),
         "started": tables.started_ms,
@@ -69,8 +76,7 @@ def used(tables: StudyTables) -> float:
         over = trials["state"].isin(("complete", "pruned", "failed", "stopped")) & ~same
         shares.append(over.sum() / budget["trials"])
     if budget.get("wall_s"):
-        spans = tables.spans.sort_values("start_ms")
-        shares.append(_busy_s(spans, tables.updated_ms) / budget["wall_s"])
+        shares.append(busy_s(tables) / budget["wall_s"])
     if budget.get("device_hours"):
         shares.append(trials["seconds"].sum() / 3600 / budget["device_hours"])
     return float(min(1.0, max(shares))) if shares else float("nan")
@@ -84,10 +90,11 @@ def thinned(values: list[float]) -> list[float]:
     return [values[round(index * step)] for index in range(SPARKLINE)]
 
 
-def _busy_s(spans: pd.DataFrame, now_ms: int) -> float:
-    """Seconds in which any worker trained."""
+def busy_s(tables: StudyTables) -> float:
+    """Seconds in which any worker trained, over all sessions."""
+    spans = tables.spans.sort_values("start_ms")
     if spans.empty:
         return 0.0
-    ends = spans["end_ms"].fillna(now_ms)
+    ends = spans["end_ms"].fillna(tables.updated_ms)
     reached = ends.cummax().shift(fill_value=0)
     return float((ends - spans["start_ms"].clip(lower=reached)).clip(lower=0).sum() / 1000)

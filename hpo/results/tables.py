@@ -196,8 +196,7 @@ def trial_table(
         {c: t for c, t in FACTS.items() if not t.startswith("datetime")}
     )
     for column in ("started", "ended"):
-        times = pd.to_datetime(facts[column], unit="ms", utc=True)
-        facts[column] = times.astype(FACTS[column])
+        facts[column] = pd.to_datetime(facts[column], unit="ms", utc=True).dt.as_unit("ms")
     new = metrics[[c for c in metrics if c not in facts]]
     return pd.concat([facts, pd.DataFrame(several), table[params], new], axis=1)
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.rest_utils import http_request
 
+from hpo.paths import replacing
 from hpo.results import cached
 from hpo.results.epochs import EpochColumns
 from hpo.results.study_log import VERSIONS
@@ -33,6 +36,8 @@ from hpo.results.tables import OVER, STATES, StudyTables, search_space, span_tab
 from hpo.tracking.redact import redact
 
 PAGE_RUNS = 1000
+SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+WHOLE_S = 30.0  # between two looks at all runs, where some must have been missed
 BULK_RUNS = 100  # MLflow's limit for one request
 BULK_POINTS = 25_000  # likewise
 CACHE = "study.arrow"
@@ -63,6 +68,8 @@ class TrackedStudies:
         found: dict[str, TrackedStudy] = {}
         for run in _search(self._client, list(experiments), "tags.`hpo.kind` = 'study'"):
             run_id, name = run.info.run_id, experiments[run.info.experiment_id]
+            if not SAFE_ID.fullmatch(run_id):
+                continue  # it names a folder of the cache
             study = self.studies.get(run_id)
             if study is None:
                 study = TrackedStudy(self._client, self._uri, self._cache, run, name)
@@ -90,8 +97,10 @@ class TrackedStudy:
         self._folder = cache / parent.info.run_id
         self._lock = threading.RLock()
         self._runs: dict[str, dict[str, Any]] = {}  # by id, as `_facts` has them
-        self._has_curves: set[int] = set()  # trials whose epochs are all there
+        self._has_curves: set[int] = set()  # trials whose epochs are those of `_runs`
+        self._looked_s = -math.inf  # when all runs were looked at, on the monotonic clock
         self._epochs = EpochColumns()
+        self._with_epochs: set[int] = set()  # trials that may have rows in it
         self._file: str | None = None
         self._version = 0
         self._tables: StudyTables | None = None
@@ -132,12 +141,16 @@ class TrackedStudy:
                 return None
             run_id, is_over = run["run_id"], run["state"] in OVER
         kept = self._folder / run_id / name
+        if not (
+            SAFE_ID.fullmatch(run_id) and kept.resolve().is_relative_to(self._folder.resolve())
+        ):
+            return None  # a server's word for a path is not taken
         if not kept.is_file() and is_over:
             self._download(run_id, name, kept)
         return kept if kept.is_file() else None
 
     def files(self, trial: int) -> dict[str, int]:
-        run = next((r for r in self._runs.values() if r["number"] == trial), None)
+        run = self._by_number().get(trial)
         found = self._client.list_artifacts(run["run_id"]) if run else []
         return {file.path: int(file.file_size or 0) for file in found if not file.is_dir}
 
@@ -184,36 +197,61 @@ class TrackedStudy:
         self.parent = self._client.get_run(self.parent.info.run_id)
         mine = f"tags.`mlflow.parentRunId` = '{self.parent.info.run_id}'"
         if not self._runs:
-            queries = [mine]
-        else:
-            newest_ms = max((run["ended"] or 0) for run in self._runs.values())
-            queries = [
-                f"{mine} and attributes.end_time >= {newest_ms}",
-                f"{mine} and attributes.status = 'RUNNING'",
-            ]
-        changed = False
-        search = self._search()
-        for query in queries:
-            for run in _search(self._client, [self.parent.info.experiment_id], query):
-                facts = _facts(run, search)
-                if facts is not None and self._runs.get(run.info.run_id) != facts:
-                    self._runs[run.info.run_id] = facts
-                    self._has_curves.discard(facts["number"])
-                    changed = True
+            self._looked_s = time.monotonic()
+            return self._take(self._find(mine))
+        newest_ms = max((run["ended"] or 0) for run in self._runs.values())
+        running = list(self._find(f"{mine} and attributes.status = 'RUNNING'"))
+        changed = self._take(
+            [*self._find(f"{mine} and attributes.end_time >= {newest_ms}"), *running]
+        )
+        there = {run.info.run_id for run in running}
+        # Runs arrive in the order in which they were begun, not in which they ended.
+        late = [i for i, run in self._runs.items() if run["ended"] is None and i not in there]
+        changed |= self._take([self._client.get_run(run_id) for run_id in late])
+        counted = sum(json.loads(self._tag("hpo.trials") or "{}").values())
+        is_due = time.monotonic() > self._looked_s + WHOLE_S
+        if counted > len(self._by_number()) and is_due:
+            self._looked_s = time.monotonic()
+            changed |= self._take(self._find(mine))
         return changed
+
+    def _find(self, query: str) -> Iterator[Run]:
+        return _search(self._client, [self.parent.info.experiment_id], query)
+
+    def _take(self, runs: Iterable[Run]) -> bool:
+        """Keep what is said of these runs; returns whether any of it is new."""
+        search, changed = self._search(), False
+        for run in runs:
+            facts = _facts(run, search)
+            if facts is not None and self._runs.get(run.info.run_id) != facts:
+                self._runs[run.info.run_id] = facts
+                self._has_curves.discard(facts["number"])
+                changed = True
+        return changed
+
+    def _by_number(self) -> dict[int, dict[str, Any]]:
+        """Each trial's run. A repeated request may have made two: the one that is over counts,
+        else the first.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        for run in sorted(
+            self._runs.values(), key=lambda run: (run["ended"] is None, run["started"])
+        ):
+            found.setdefault(run["number"], run)
+        return found
 
     def _fetch_curves(self, until: float) -> bool:
         """The epochs of runs that lack them, as far as there is time."""
-        lacking = [r for r in self._runs.values() if r["number"] not in self._has_curves]
-        lacking.sort(key=lambda run: run["number"])
-        fetched = 0
-        while lacking and (time.monotonic() < until):
+        runs = self._by_number()
+        lacking = [runs[number] for number in sorted(runs) if number not in self._has_curves]
+        fetched: list[dict[str, Any]] = []
+        while lacking and time.monotonic() < until:
             chunk, lacking = lacking[:BULK_RUNS], lacking[BULK_RUNS:]
             self._fetch_chunk(chunk)
-            fetched += len(chunk)
-        if fetched and not lacking:
+            fetched += chunk
+        if not lacking and any(run["state"] in OVER for run in fetched):
             self._write_cache()
-        return fetched > 0
+        return bool(fetched)
 
     def _fetch_chunk(self, chunk: Sequence[Mapping[str, Any]]) -> None:
         numbers = {run["run_id"]: run["number"] for run in chunk}
@@ -229,7 +267,10 @@ class TrackedStudy:
                 at = (numbers[run_id], step)
                 points.setdefault(at, {})[name] = value
                 times[at] = time_ms
-        self._epochs.drop(numbers.values())
+        before = set(numbers.values()) & self._with_epochs
+        if before:
+            self._epochs.drop(before)
+        self._with_epochs |= set(numbers.values())
         began = {run["number"]: run["started"] for run in chunk}
         for trial, epoch in sorted(points):
             time_ms = times[trial, epoch]
@@ -238,7 +279,7 @@ class TrackedStudy:
             values = points[trial, epoch]
             ordered = {name: values[name] for name in names if name in values}
             self._epochs.add(trial, epoch, time_ms, seconds, ordered)
-        self._has_curves |= {run["number"] for run in chunk if run["state"] in OVER}
+        self._has_curves |= set(numbers.values())
 
     def _run(self, trial: int) -> dict[str, Any] | None:
         """The facts of a trial, fetched if they are not known or not final."""
@@ -246,9 +287,9 @@ class TrackedStudy:
             if fetch:
                 with self._lock:
                     self._fetch_runs()
-            for run in list(self._runs.values()):
-                if run["number"] == trial and (fetch or run["state"] in OVER):
-                    return run
+            run = self._by_number().get(trial)
+            if run is not None and (fetch or run["state"] in OVER):
+                return run
         return None
 
     def _best_so_far(self, objective: Sequence[Mapping[str, str]]) -> list[float]:
@@ -276,17 +317,37 @@ class TrackedStudy:
                     run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=self._uri
                 )
             except (MlflowException, OSError):  # the stores have no common way to say why
+                if self._get(run_id, name, to):
+                    return
                 if any(file.path == name for file in self._client.list_artifacts(run_id)):
                     raise
                 return
             Path(found).replace(to)
+
+    def _get(self, run_id: str, name: str, to: Path) -> bool:
+        """From the server itself: it can read folders of its own machine that nobody else can."""
+        store = self._client._tracking_client.store
+        if not isinstance(store, RestStore):
+            return False
+        answer = http_request(  # type: ignore[no-untyped-call]
+            host_creds=store.get_host_creds(),
+            endpoint="/get-artifact",
+            method="GET",
+            params={"run_uuid": run_id, "path": name},
+        )
+        if answer.status_code != 200:
+            return False
+        with replacing(to) as file:
+            file.write(answer.content)
+        return True
 
     # -- as tables
 
     def _make_tables(self) -> StudyTables:
         objective = self._objective()
         is_live = self._tag("hpo.state") == "running"
-        runs = sorted(self._runs.values(), key=lambda run: run["number"])
+        by_number = self._by_number()
+        runs = [by_number[number] for number in sorted(by_number)]
         rows = [
             {**run, "state": "waiting"} if run["state"] == "running" and not is_live else run
             for run in runs
@@ -369,6 +430,7 @@ class TrackedStudy:
             self._runs = {run["run_id"]: run for run in kept["runs"]}
             self._has_curves = set(kept["has_curves"])
             self._epochs = EpochColumns(epochs)
+            self._with_epochs = set(map(int, epochs["trial"].unique()))
 
     def _write_cache(self) -> None:
         kept = {"runs": list(self._runs.values()), "has_curves": sorted(self._has_curves)}
@@ -377,7 +439,7 @@ class TrackedStudy:
 
 
 # `_facts` that are no columns of the trials' table
-NOT_IN_TRIALS = ("best", "config", "curves", "spans", "twin")
+NOT_IN_TRIALS = ("best", "config", "curves", "spans", "twin", "latest")
 
 
 def explain(uri: str, error: Exception) -> str:
@@ -415,6 +477,7 @@ def _facts(run: Run, search: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] 
             f"params.{p}": config[p] for p in search if p in config and _applies(p, search, config)
         },
         "best": best,
+        "latest": "" if is_over else json.dumps(metrics, sort_keys=True),  # another: an epoch more
         "config": config,
         "curves": [k for k in metrics if not k.startswith("best/") and k not in OF_THE_TRIAL],
         "spans": json.loads(tags.get("hpo.spans", "[]")),

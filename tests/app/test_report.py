@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,7 @@ from recorded import (
 from app.report import MARK, page, write_report
 from app.report.subject import Subject, subject
 from app.words import WORDS, words
+from hpo import tracking
 from hpo.cli import cli
 from hpo.errors import HpoError, UnknownStudy, UserError
 from hpo.results.catalog import Catalog
@@ -105,6 +108,14 @@ def not_finite(home: Path, name: str = "wild") -> None:
     recorded.over()
 
 
+def only_training(home: Path, name: str = "trained") -> None:
+    """A trainer that has no validation, and reports nothing but one metric."""
+    recorded = Recorded(home, name, objective=[{"metric": "train/loss", "goal": "minimize"}])
+    for number in range(2):
+        recorded.epoch(recorded.begin(), 1, {"train/loss": 0.5 + number})
+        recorded.end(number, values=[0.5 + number], best_epoch=1, last_epoch=1)
+
+
 def aimless(home: Path, name: str = "aimless") -> None:
     """As MLflow may have it: without what its tags would say."""
     Recorded(home, name, objective=[], budget={}, file="", sampler="", device_name="").begin()
@@ -121,6 +132,7 @@ STATES: dict[str, Callable[[Path], Any]] = {
     "started": just_started,
     "quiet": nothing_reported,
     "wild": not_finite,
+    "trained": only_training,
     "aimless": aimless,
 }
 
@@ -520,3 +532,23 @@ def test_when_mlflow_is_down_that_is_why_a_study_is_not_found(
     assert "MLflow at" in str(raised.value)
     assert "s3cret" not in str(raised.value)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_study_that_is_only_in_mlflow_has_the_same_report(tmp_path: Path) -> None:
+    recorded = finished(tmp_path / "here")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.sync(recorded.paths, recorded.home, uri).pending == 0
+    file = tmp_path / "report.html"
+    command = [sys.executable, "-m", "hpo.cli", "report", "digits", "-o", str(file)]
+    done = subprocess.run(
+        [*command, "--home", str(tmp_path / "elsewhere"), "--tracking-uri", uri],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")  # no progress bars of MLflow's
+    here, there = report(tmp_path / "here", "digits"), Page(file.read_text(encoding="utf-8"))
+    assert there.sections == here.sections
+    assert [s["name"] for s in there.specs] == [s["name"] for s in here.specs]
+    assert there.rows == here.rows
+    assert "torch==2.14.1" in there.text

@@ -114,9 +114,9 @@ def test_charts_follow_the_reader_s_system_and_paper_is_light(
     with opened(report, "dark") as page:
         assert set(page.evaluate(INK)) == {DARK}
         page.emulate_media(color_scheme="light")
-        page.wait_for_function(f"{INK}.every(color => color === '{LIGHT}')")
+        page.wait_for_function(f"() => {INK}.every(color => color === '{LIGHT}')")
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"{INK}.every(color => color === '{DARK}')")
+        page.wait_for_function(f"() => {INK}.every(color => color === '{DARK}')")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert set(page.evaluate(INK)) == {LIGHT}
         assert max(page.evaluate(WIDTHS)) <= 700  # of A4 at 96 pixels an inch
@@ -220,26 +220,27 @@ def test_the_policy_holds(report: Path, browser: Browser) -> None:
 
 
 def test_hostile_names_run_nothing(tmp_path: Path, opened: Callable[..., Any]) -> None:
-    for index, text in enumerate(PAYLOADS):
-        recorded = Recorded(
-            tmp_path / str(index),
-            objective=[{"metric": text, "goal": "maximize"}],
-            search={text: {"choices": [text, f"{text}2"]}, f"{text}3": {"choices": [text]}},
-            device_name=text,
-        )
-        for number in range(4):
-            trial = recorded.begin(params={text: f"{text}{2 * number}", f"{text}3": text})
-            recorded.epoch(trial, 1, {text: 0.5 + number / 10})
-            recorded.end(trial, values=[0.5 + number / 10], best_epoch=1, last_epoch=1)
-        recorded.end(recorded.begin(), "failed", reason=text)
-        tables = Catalog(tmp_path / str(index)).study("digits")
-        tables = replace(tables, key=text, name=text, file=text)
-        said = replace(classifier(), classes=(text, "b", "c"))
-        file = tmp_path / f"{index}.html"
-        about = subject(tables, 3, lambda _, said=said: said)
-        file.write_text(made(about, words("en"), datetime.now(UTC)), encoding="utf-8")
-        with opened(file) as page:
-            for plot in page.locator(".plot").all():
-                plot.hover()  # what is said of a point is made only now
-            assert page.locator(".plot a[href], .plot img").count() == 0
-            assert text in " ".join(page.locator("h1, td").all_text_contents())
+    metric, param, choice, reason, name = PAYLOADS
+    recorded = Recorded(
+        tmp_path,
+        objective=[{"metric": metric, "goal": "maximize"}],
+        search={param: {"choices": [choice, reason]}, name: {"choices": [metric, param]}},
+        device_name=choice,
+    )
+    for number in range(4):
+        params = {param: (choice, reason)[number % 2], name: (metric, param)[number % 2]}
+        trial = recorded.begin(params=params)
+        recorded.epoch(trial, 1, {metric: 0.5 + number / 10})
+        recorded.end(trial, values=[0.5 + number / 10], best_epoch=1, last_epoch=1)
+    recorded.end(recorded.begin(), "failed", reason=reason)
+    tables = replace(Catalog(tmp_path).study("digits"), key=name, name=name, file=reason)
+    said = replace(classifier(), classes=(choice, metric, param))
+    file = tmp_path / "report.html"
+    about = subject(tables, 3, lambda _: said)
+    file.write_text(made(about, words("en"), datetime.now(UTC)), encoding="utf-8")
+    with opened(file) as page:
+        for plot in page.locator(".plot").all():
+            plot.hover()  # what is said of a point is made only now
+        assert page.locator(".plot a[href], .plot img").count() == 0
+        cells = page.locator("h1, td").all_text_contents()
+        assert {metric, param, choice, reason, name} <= set(cells)

@@ -1,0 +1,140 @@
+"""A real browser on the real app: pages opened, waited for, looked at and checked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+# Streamlit looks for itself beside each page before it looks at the root.
+PROBES = re.compile(r"^http://[^/]+/(study|compare|run)/_stcore/(health|host-config)$")
+
+# What axe-core finds in Streamlit's own widgets and no setting changes: (rule, HTML, theme).
+STREAMLITS_OWN = (
+    # The tags of a multiselect are white on the primary colour, which elsewhere is text on the
+    # page's ground: no colour contrasts 4.5:1 with both in the dark.
+    ("color-contrast", re.compile(r'^<span title="[^"]*" class="[^"]*">[^<]*</span>$'), "dark"),
+)
+
+IS_SETTLED = """() => {
+    const app = document.querySelector('[data-testid=stApp]');
+    return app && app.dataset.testScriptState === 'notRunning'
+        && app.dataset.testConnectionState === 'CONNECTED'
+        && document.querySelector('h1')
+        && !document.querySelector('[data-testid=stSkeleton], [data-stale=true]')
+        && [...document.querySelectorAll('.js-plotly-plot')].every(
+            plot => plot.querySelector('.main-svg'));
+}"""
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    path = shutil.which("chromium")
+    assert path is not None
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A visitor with a page of their own.
+
+    Args:
+        pictures: Where pictures go.
+        options: Of Playwright's ``new_context``.
+
+    Attributes:
+        errors: What the console and the page complained of.
+    """
+
+    def __init__(self, chromium: Browser, url: str, pictures: Path, **options: Any) -> None:
+        self.url = url
+        self.context: BrowserContext = chromium.new_context(**{"viewport": DESKTOP} | options)
+        self.context.set_default_timeout(20_000)
+        self.page: Page = self.context.new_page()
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self._pictures = pictures
+        self.page.on("console", self._told)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not PROBES.match(str(message.location.get("url", ""))):
+            self.errors.append(f"{message.text} {message.location}")
+
+    def open(self, path: str = "/") -> Page:
+        """Follow a link and wait until its page stands."""
+        self.page.goto(self.url + path)
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until the app has nothing more to draw."""
+        self.page.wait_for_function(IS_SETTLED)
+
+    def unroll(self) -> None:
+        """Make the window as high as the page."""
+        size = self.page.viewport_size or DESKTOP
+        height = self.page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+        self.page.set_viewport_size({"width": size["width"], "height": max(int(height), 600)})
+        self.settle()
+
+    def picture(self, name: str) -> None:
+        """Keep a picture of the whole page."""
+        self.unroll()
+        self.page.screenshot(path=self._pictures / f"{name}.png")
+
+    def violations(self, theme: str = "light") -> list[str]:
+        """What axe-core calls a serious or critical violation of accessibility."""
+        found = Axe().run(self.page, options={"resultTypes": ["violations"]}).response
+        return [
+            f"{violation['id']}: {node['html'][:200]}"
+            for violation in found["violations"]
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+            if not any(
+                violation["id"] == rule and html.match(node["html"]) and where == theme
+                for rule, html, where in STREAMLITS_OWN
+            )
+        ]
+
+    def overflow(self) -> list[str]:
+        """Elements that stick out of the page to the right, if it can be scrolled there."""
+        return list(
+            self.page.evaluate(
+                """() => {
+                    const main = document.querySelector('[data-testid=stMain]');
+                    const wide = [document.documentElement, main].some(
+                        one => one.scrollWidth > one.clientWidth);
+                    return wide ? [...main.querySelectorAll('*')]
+                        .filter(one => one.getBoundingClientRect().right > innerWidth + 1)
+                        .map(one => one.outerHTML.slice(0, 120)) : [];
+                }"""
+            )
+        )
+
+    def text(self) -> str:
+        """All that the page says, that of tables, titles and closed boxes, too."""
+        return str(
+            self.page.evaluate(
+                """() => [document.title, document.body.innerText,
+                    ...[...document.querySelectorAll('td, th, text, [aria-label], [title]')].map(
+                        one => [one.textContent, one.title, one.ariaLabel].join('\\n')),
+                ].join('\\n')"""
+            )
+        )
+
+    def close(self) -> None:
+        self.context.close()
