@@ -80,22 +80,45 @@ def choice(
     Streamlit can bind a widget to the address by itself, but then the label is in it, which is
     another one in another language.
     """
-    asked = st.query_params.get(key)
-    before = next((option for option in options if option == asked), options[0])
     after: Option = st.segmented_control(
         title,
         options,
         format_func=labels,
-        default=before,
+        default=options[_asked(key, options)],
         required=True,
         key=f"{key}-{labels(options[0])}",
         label_visibility="collapsed" if hidden else "visible",
     )
-    if after != options[0]:
-        st.query_params[key] = after
+    _keep(key, after, options[0])
+    return after
+
+
+def choice_of_many(
+    key: str, options: Sequence[Any], labels: Callable[[Any], str], title: str
+) -> Any:
+    """The same as a list that opens; options are told apart by their text."""
+    after = st.selectbox(
+        title,
+        options,
+        index=_asked(key, options),
+        format_func=labels,
+        key=f"{key}-{labels(options[0])}",
+    )
+    _keep(key, after, options[0])
+    return after
+
+
+def _asked(key: str, options: Sequence[Any]) -> int:
+    """The place of the option in the address, else the first."""
+    asked = st.query_params.get(key)
+    return next((place for place, option in enumerate(options) if str(option) == asked), 0)
+
+
+def _keep(key: str, option: Any, first: Any) -> None:
+    if option != first:
+        st.query_params[key] = str(option)
     elif key in st.query_params:
         del st.query_params[key]
-    return after
 
 
 # -- the runs to compare, kept while one goes from page to page

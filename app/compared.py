@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from app import address
-from app.parts import catalog, made
+from app.parts import catalog, made_of_run
 from hpo.results import UserError
 from hpo.results.predicted import Predicted
 from hpo.results.tables import StudyTables
+
+TWIN = "same configuration as trial"  # begins the reason of a trial that was not trained
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Compared:
         runs: The same as (study, trial).
         studies: By key.
         missing: Runs in the address that are not (any more) there.
-        version: Names all of this; see `app.parts.made`.
+        version: Names all of this, see `app.parts.made`: the runs, then each study's state.
     """
 
     names: tuple[str, ...]
@@ -32,6 +36,15 @@ class Compared:
     studies: Mapping[str, StudyTables]
     missing: tuple[str, ...]
     version: tuple[Any, ...]
+
+    @cached_property
+    def predicted(self) -> Mapping[str, Predicted]:
+        """Run → what it said of the validation split, of those that kept it."""
+        found = {
+            name: predictions_of(self.studies[key], trial)
+            for name, (key, trial) in zip(self.names, self.runs, strict=True)
+        }
+        return {name: predicted for name, predicted in found.items() if predicted is not None}
 
     @property
     def objective(self) -> Mapping[str, str]:
@@ -58,6 +71,29 @@ class Compared:
             parts.append(part.assign(samples=part["epoch"] * rows) if rows else part)
         return pd.concat(parts, ignore_index=True)
 
+    def repeats(self) -> pd.DataFrame:
+        """What `hpo.results.differences.spread` takes: the complete runs with the first run's
+        objective, their settings as columns, and ``value``. Trials that were not trained, because
+        another had the same configuration, are not among them.
+        """
+        trials, configs = self.trials(), self.configs()
+        rows = {}
+        for name, (key, _) in zip(self.names, self.runs, strict=True):
+            trial, tables = trials.loc[name].to_dict(), self.studies[key]
+            if (
+                trial["state"] == "complete"
+                and not str(trial["reason"]).startswith(TWIN)
+                and list(tables.objective[:1]) == [self.objective]
+            ):
+                settings = {f"params.{path}": value for path, value in configs[name].items()}
+                data = {"params.data.fingerprint": tables.dataset.get("fingerprint")}
+                rows[name] = settings | data | {"value": trial["value"]}
+        columns = dict.fromkeys(column for row in rows.values() for column in row)
+        return pd.DataFrame(
+            {c: pd.Series([r.get(c) for r in rows.values()], rows, object) for c in columns}
+            or {"value": pd.Series(dtype="float64")}
+        )
+
     def configs(self) -> dict[str, Mapping[str, Any]]:
         """Every setting of each run."""
         return {
@@ -82,7 +118,7 @@ def compared(runs: Sequence[address.Run]) -> Compared | None:
     if not there:
         return None
     studies = {key: studies[key] for key in dict.fromkeys(key for key, _ in there)}
-    version = (*there, *((t.source, t.key, t.version) for t in studies.values()))
+    version = (address.join(there), *((t.source, t.key, t.version) for t in studies.values()))
     return Compared(
         names=tuple(map(address.name, there)),
         runs=tuple(there),
@@ -93,22 +129,35 @@ def compared(runs: Sequence[address.Run]) -> Compared | None:
 
 
 def predictions(found: Compared) -> dict[str, Predicted]:
-    """Run → what it said of the validation split, of those that kept it."""
-    kept = {
-        name: predicted
-        for name, run in zip(found.names, found.runs, strict=True)
-        if (predicted := predictions_of(found.studies[run[0]], run[1])) is not None
-    }
-    kinds = [p.is_classification for p in kept.values()]
-    return {n: p for n, p in kept.items() if p.is_classification == kinds[0]}
+    """Run → what it said of the validation split, of those that kept it and are not `unlike`."""
+    return _by_kind(found)[0]
+
+
+def unlike(found: Compared) -> tuple[str, ...]:
+    """The runs that predict something else than the first: another task, or other classes."""
+    return _by_kind(found)[1]
+
+
+def _by_kind(found: Compared) -> tuple[dict[str, Predicted], tuple[str, ...]]:
+    kept = found.predicted
+    first = next(iter(kept.values()), None)
+    alike = {n: p for n, p in kept.items() if first is not None and _are_alike(first, p)}
+    return alike, tuple(name for name in kept if name not in alike)
+
+
+def _are_alike(a: Predicted, b: Predicted) -> bool:
+    """Whether they can be drawn together: the same task, and the same classes as far as known."""
+    if a.output.shape[1:] != b.output.shape[1:]:
+        return False
+    return not (a.classes and b.classes) or a.classes == b.classes
 
 
 def predictions_of(tables: StudyTables, trial: int) -> Predicted | None:
     """A trial's predictions, if they can be read; while it trains they may change."""
-    row = tables.trials[tables.trials["number"] == trial].iloc[0]
-    ended = None if pd.isna(row["ended"]) else row["ended"].value
+    place = int(np.searchsorted(tables.trials["number"].to_numpy(np.int64), trial))
+    ended = tables.trials["ended"].iloc[place].value
     try:
-        return made(
+        return made_of_run(
             lambda: catalog().predicted(tables.key, trial),
             *("predictions", tables.source, tables.key, trial, ended),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import streamlit as st
@@ -14,6 +15,7 @@ from app.words import Words
 from hpo.results.tables import StudyTables
 
 TIMEOUT_S = 20.0
+STARTED_S = 3.0  # so long at least runs what was started well
 MORE = 20
 
 
@@ -38,17 +40,21 @@ def _run(w: Words, *command: str, wait: bool = True) -> None:
     """Call the ``hpo`` command on this study's folder and show what it says."""
     home = Path(os.environ.get("HPO_UI_HOME", "."))
     line = [sys.executable, "-m", "hpo.cli", *command, "--home", str(home.resolve())]
-    process = subprocess.Popen(
-        line,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # it outlives the app
-    )
-    try:
-        said, _ = process.communicate(timeout=TIMEOUT_S if wait else 3.0)
-    except subprocess.TimeoutExpired:
-        st.toast(w("control.started"))
-        return
-    (st.toast if process.returncode == 0 else st.error)(inert(said.strip(), 500))
+    uri = os.environ.get("HPO_UI_TRACKING_URI")
+    with tempfile.TemporaryFile() as output:  # a pipe that nobody reads would stop it
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ({"MLFLOW_TRACKING_URI": uri} if uri else {}),
+            start_new_session=True,  # it outlives the app
+        )
+        try:
+            process.wait(TIMEOUT_S if wait else STARTED_S)
+        except subprocess.TimeoutExpired:
+            st.toast(w("control.started"))
+            return
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip()
+    (st.toast if process.returncode == 0 else st.error)(inert(said, 500))

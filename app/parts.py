@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import re
@@ -53,14 +54,35 @@ def _made(key: tuple[Hashable, ...], _make: Callable[[], Any]) -> Any:
     return _make()
 
 
+def made_of_run(make: Callable[[], Made], what: str, *key: Hashable) -> Made:
+    """The same of a single run, of which a page may show 200.
+
+    Each `what` is kept apart, so that a comparison does not push out what it still needs.
+    """
+    kept: Made = _of_runs(what)(key, make)
+    return kept
+
+
+@functools.cache
+def _of_runs(what: str) -> Callable[[tuple[Hashable, ...], Callable[[], Any]], Any]:
+    def make_(key: tuple[Hashable, ...], _make: Callable[[], Any]) -> Any:
+        return _make()
+
+    make_.__qualname__ = f"made_of_run.{what}"  # by which Streamlit tells caches apart
+    most = 2 * address.MOST_RUNS
+    kept: Callable[..., Any] = st.cache_resource(show_spinner=False, max_entries=most)(make_)
+    return kept
+
+
 # -- text
 
 
 def inert(text: object, most: int = 120) -> str:
     """Text from a run, harmless where Streamlit takes Markdown."""
     escaped = re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", cut(text, most))
-    # Addresses become links however they are escaped, unless something is in between.
-    return re.sub(r"(?i)(https?|www|@)", "\\1\u2060", escaped)
+    # Addresses become links, and :material/…: icons, however they are escaped, unless something
+    # is in between.
+    return re.sub(r"(?i)(https?|www|@|:(?=\w))", "\\1\u2060", escaped)
 
 
 def visible(text: str) -> str:

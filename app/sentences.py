@@ -64,30 +64,32 @@ def span(seconds: float, w: Words) -> str:
 # -- sentences
 
 
-def verdict(result: Comparison, w: Words, safe: Safe, best_of: int | None = None) -> str:
-    """Is the reference really better? What a comparison comes to.
-
-    Args:
-        best_of: The reference is the best of so many, if the comparison itself cannot know it.
-    """
+def verdict(result: Comparison, w: Words, safe: Safe) -> str:
+    """Is the reference really better? What a comparison comes to."""
     if result.reference is None:
         return w("real.nothing")
     table = result.table.set_index("run")
+    worse, unsure = len(result.runs("worse")), len(result.runs("cannot tell"))
+    better = result.runs("better")
     text = w(
         f"real.{result.kind.replace(' ', '_')}",
         run=safe(result.reference),
         metric=safe(result.metric),
         value=number(float(table["value"][result.reference])),
-        count=len(table) - 1,
-        worse=len(result.runs("worse")),
-        unsure=len(result.runs("cannot tell")),
-        better=safe(", ".join(result.runs("better")[:3])),
+        count=worse + unsure + len(better),
+        worse=worse,
+        unsure=unsure,
+        better=safe(", ".join(better[:3])),
     )
-    flattered, apart = best_of or result.best_of or 0, len(result.runs("not comparable"))
+    best_of = result.best_of or 0
+    apart = table["why"][table["verdict"] == "not comparable"].value_counts(sort=False)
     return said(
         text,
-        left_out(w, flattered, "real.best_of"),
-        left_out(w, apart, "real.not_comparable"),
+        left_out(w, best_of if best_of > 1 else 0, "real.best_of"),
+        *(
+            w(f"real.apart.{why}", count=count, metric=safe(result.metric))
+            for why, count in apart.items()
+        ),
     )
 
 

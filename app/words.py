@@ -152,8 +152,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "**向上扩大 {param}**：最优的 {among} 个试验中有 {share:.0%} 位于上界 {bound:.4g}。",
     ),
     "advice.idle": (
-        "**Fix {param}**: it explains only {importance:.1%} of the differences.",
-        "**固定 {param}**：它只解释了 {importance:.1%} 的差异。",
+        "**Fix {param}**: it hardly decides whether a trial is among the best tenth (importance "
+        "{importance:.1%}).",
+        "**固定 {param}**：它几乎不影响试验能否进入最优的十分之一（重要性 {importance:.1%}）。",
     ),
     "advice.noise": (
         "**The best {among} are tied**: they differ by {gain:.2g}, and the validation rows alone "
@@ -367,6 +368,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "calibration.title": ("Calibration", "校准曲线"),
     "calibration.said": ("probability it was said with", "预测的概率"),
     "calibration.right": ("share that is right", "实际正确的比例"),
+    "calibration.error": ("expected calibration error", "期望校准误差"),
     "calibration.perfect": ("perfectly calibrated", "完全校准"),
     "histograms.title": ("Scores", "得分分布"),
     "histograms.score": ("probability of the class", "属于该类的概率"),
@@ -446,6 +448,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "链接中的试验都不在这里。它是否来自其他目录或服务器？",
     ),
     "compare.missing": ("Not here: {runs}", "这里没有：{runs}"),
+    "compare.unlike": (
+        "Other classes, or another task, than the first run: {runs} ({count} in all). Views of "
+        "predictions leave them out.",
+        "与首个试验的类别或任务不同：{runs}（共 {count} 个）。预测相关的视图不包含它们。",
+    ),
     "compare.view.overview": ("Curves", "曲线"),
     "compare.view.metrics": ("Metrics and parameters", "指标与超参数"),
     "compare.view.errors": ("Errors", "错误"),
@@ -479,8 +486,8 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "real.nothing": ("There is nothing to compare.", "没有可比较的内容。"),
     "real.alone": (
-        "{run} has {metric} {value}; no other run was judged on the same rows.",
-        "{run} 的 {metric} 为 {value}；没有其他试验在相同样本上评估。",
+        "{run} has {metric} {value}; there is no run to hold it against.",
+        "{run} 的 {metric} 为 {value}；没有可与之比较的试验。",
     ),
     "real.clear": (
         "**Yes: {run} is better** than all {count} others ({metric} {value}); the differences are "
@@ -507,9 +514,17 @@ WORDS: dict[str, tuple[str, str]] = {
         "It was picked as the best of {count} on these very rows, so its value flatters it.",
         "它是在这些样本上从 {count} 个中挑出的最优，因此其数值偏乐观。",
     ),
-    "real.not_comparable": (
-        "{count} were judged on other rows.",
+    "real.apart.rows": (
+        "Not comparable, judged on other rows: {count}.",
         "另有 {count} 个在其他样本上评估，不可比较。",
+    ),
+    "real.apart.numbers": (
+        "Not comparable, with predictions that are not numbers: {count}.",
+        "另有 {count} 个的预测不是有效数值，不可比较。",
+    ),
+    "real.apart.metric": (
+        "Not comparable, because {metric} cannot be computed of them: {count}.",
+        "另有 {count} 个无法计算 {metric}，不可比较。",
     ),
     "verdict.reference": ("reference", "基准"),
     "verdict.better": ("better", "更好"),
@@ -548,6 +563,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "examples.a": ("Run A", "试验 A"),
     "examples.b": ("Run B", "试验 B"),
+    "examples.nothing_common": (
+        "These two predicted no row in common: their data differ.",
+        "这两个试验没有共同预测的样本：它们的数据不同。",
+    ),
     "examples.agree": ("These two never disagree.", "这两个试验没有分歧。"),
     "examples.count": (
         "{count} examples, the most confident conflicts first.",

@@ -1,4 +1,4 @@
-"""Studies that nobody ran: the outboxes and predictions that ``hpo run`` leaves after long searches.
+"""Studies that nobody ran: the outboxes and predictions that ``hpo run`` would have left.
 
 The records are those of `hpo.record`, written through `hpo.tracking.outbox`; only the training is
 left out. Runs have EPOCHS epochs of 4 metrics (one in ten is pruned earlier, one in fifty fails),
@@ -82,8 +82,8 @@ def write_study(home: Home, name: str, trials: int, seed: int, predictions: int 
         for record in heapq.merge(*lives, key=lambda record: record["time_ms"]):
             outbox.append(record)
         end_ms = record["time_ms"]
-        reason = f"all {trials} trials are done"
-        outbox.append({"kind": "study_end", "time_ms": end_ms, "state": "complete"} | {"reason": reason})
+        end = {"state": "complete", "reason": f"all {trials} trials are done"}
+        outbox.append({"kind": "study_end", "time_ms": end_ms, **end})
 
 
 def study_record(name: str, trials: int, seed: int, time_ms: int = BEGAN_MS) -> Record:

@@ -36,10 +36,9 @@ window.charts = () => [...document.querySelectorAll('.js-plotly-plot')].filter((
 window.lines = () => document.querySelectorAll('.cartesianlayer path.js-line').length;
 window.look = (within) => {
     const root = within ? document.querySelector(within) : document;
-    const marks = root ? root.querySelectorAll(
-        MARKS) : [];
-    let text = '';
-    for (const mark of marks) {
+    if (!root || !root.querySelector(MARKS)) return '';
+    let text = [...root.querySelectorAll('.xtitle, .ytitle')].map((title) => title.textContent);
+    for (const mark of root.querySelectorAll(MARKS)) {
         const d = mark.getAttribute('d') || mark.getAttribute('href') || '';
         text += d.length + d.slice(0, 40) + d.slice(-40) + (mark.getAttribute('transform') || '');
     }

@@ -29,9 +29,18 @@ from urllib.parse import quote
 
 import generated
 from measure import Figure, environment, interleaved, report, say
-from pages import Chromium, Server, Visit, chromium, hpo_server, hpo_ui, optuna_dashboard
-from pages import redrawn_ms, streamlit
-from ui_data import COMPARED, SHOWN, Data, quiet
+from pages import (
+    Chromium,
+    Server,
+    Visit,
+    chromium,
+    hpo_server,
+    hpo_ui,
+    optuna_dashboard,
+    redrawn_ms,
+    streamlit,
+)
+from ui_data import SHOWN, Data, quiet
 
 from hpo import lease
 from hpo.paths import Home
@@ -243,6 +252,7 @@ def changes(bench: Bench) -> Found:
             redrawn_ms(page, f".st-key-over-Epochs button >> nth={place}", "pointerdown", CURVES)
             for place in (1, 2, 0) * bench.rounds
         ]
+    say(f"{smoothing} {axes}")
     figures = [redrawn("smoothing", smoothing), redrawn("axis", axes)]
     url = bench.compare_url(bench.many, view="probabilities")
     with bench.browser.opened(url, "charts().length >= 3") as (page, *_):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from hpo.live import LineView, LiveView
     from hpo.requests import Trials
+    from hpo.results.catalog import Catalog
     from hpo.spec import StudySpec
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print one JSON object instead.")
@@ -305,25 +307,33 @@ def trials(
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @home_option
+@tracking_uri_option
 @click.option(
     "--metric",
     metavar="NAME",
     help="Test the difference of this metric, e.g. accuracy; the objective by default.",
 )
 @as_json
-def compare(runs: tuple[str, ...], home: Path, metric: str | None, json_: bool) -> None:
+def compare(
+    runs: tuple[str, ...],
+    home: Path,
+    tracking_uri: str | None,
+    metric: str | None,
+    json_: bool,
+) -> None:
     """Hold runs against each other: metrics, parameters, and whether the difference is real.
 
     RUN is STUDY/NUMBER, or STUDY for its best trial, or NUMBER in the study before it. Tests are
     paired on the validation rows (McNemar, DeLong, bootstrap), each against the best run, and
-    corrected for their number.
+    corrected for their number. A study that is not in --home is looked for in MLflow.
 
     Example: hpo compare quickstart/38 12 5
     """
     from hpo import comparison
     from hpo.comparison_words import print_comparison
 
-    found = comparison.find_runs(runs, home)
+    catalog = _catalog(home, tracking_uri, comparison.studies_in(runs))
+    found = comparison.find_runs(runs, catalog, lambda text: click.echo(text, err=True))
     compared = comparison.compared(found, metric)
     if json_:
         _print_json(comparison.as_json(found, compared))
@@ -425,15 +435,10 @@ def report(
     from app.report import write_report
     from app.words import words
     from hpo import results
-    from hpo.results.catalog import Catalog
-    from hpo.tracking import MLFLOW_DEFAULTS, MLFLOW_SETTINGS
 
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     name = results.name_of(study)
-    if name not in Home(home).study_names():  # MLflow will be asked, in this process
-        os.environ.update(MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS)
     path = write_report(
-        Catalog(home.resolve(), uri),
+        _catalog(home, tracking_uri, [name]),
         name,
         output,
         words(language),
@@ -610,6 +615,16 @@ def _wanted(text: str) -> Trials:
     if not re.fullmatch(r"\+?0*[1-9][0-9]{0,5}", text):
         raise UserError(f"--trials {text}: expected a number of trials, or +N for N more")
     return Trials(int(text), more=text.startswith("+"))
+
+
+def _catalog(home: Path, tracking_uri: str | None, studies: Collection[str]) -> Catalog:
+    """The studies here and in MLflow, which is asked, in this process, for what is not here."""
+    from hpo.results.catalog import Catalog
+    from hpo.tracking import MLFLOW_DEFAULTS, MLFLOW_SETTINGS
+
+    if not set(studies) <= set(Home(home).study_names()):
+        os.environ.update(MLFLOW_DEFAULTS | os.environ | MLFLOW_SETTINGS)
+    return Catalog(home.resolve(), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 def _console(json_: bool = False) -> Console:

@@ -6,10 +6,9 @@ prints it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo import results
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hpo.results import Predicted, StudyTables
+    from hpo.results.catalog import Catalog
     from hpo.results.significance import Comparison
 
 
@@ -30,12 +30,14 @@ class Run:
     Attributes:
         trial: Its row of `hpo.results.trials`.
         predicted: None where its trainer reported no predictions.
+        trouble: Why there are none that it did report, else None.
     """
 
     name: str
     study: StudyTables
     trial: Mapping[str, Any]
     predicted: Predicted | None
+    trouble: str | None = None
 
     @property
     def number(self) -> int:
@@ -61,24 +63,39 @@ class Run:
         return None if self.predicted is None else metrics(self.predicted)
 
 
-def find_runs(names: Sequence[str], home: Path) -> list[Run]:
+def studies_in(names: Sequence[str]) -> set[str]:
+    """The studies of runs that are written as `find_runs` takes them."""
+    found: list[str] = []
+    for text in names:
+        found.append(_parsed(text, found[-1] if found else None)[0])
+    return set(found)
+
+
+def find_runs(
+    names: Sequence[str], catalog: Catalog, say: Callable[[str], None] = lambda text: None
+) -> list[Run]:
     """The runs that are meant.
 
     Args:
         names: ``STUDY/NUMBER``; ``STUDY`` for its best trial; ``NUMBER`` in the study named
-            before it.
+            before it. ``STUDY`` is a key of the catalogue, or a study file.
+        say: Told what takes long.
 
     Raises:
+        UnknownStudy: There is no such study.
         UserError: There is no such run, or there are fewer than two.
+        HpoError: MLflow, where a study may be, cannot be read.
     """
+    from hpo.results.whole import whole
+
     studies: dict[str, StudyTables] = {}
     found: dict[str, Run] = {}
     before: str | None = None
     for text in names:
         before, number = _parsed(text, before)
         if before not in studies:
-            studies[before] = results.tables(before, home)
-        run = _run(studies[before], number, home)
+            studies[before] = whole(catalog, before, say)
+        run = _run(studies[before], number, catalog)
         found.setdefault(run.name, run)
     if len(found) < 2:
         raise UserError(
@@ -99,7 +116,7 @@ def compared(runs: Sequence[Run], metric: str | None) -> Comparison | None:
         UserError: Predictions do not give that metric.
     """
     from hpo.results.scores import METRICS, metric_of, task_of
-    from hpo.results.significance import compare
+    from hpo.results.significance import compare, of_its_study
 
     judged = {run.name: run.predicted for run in runs if run.predicted is not None}
     if len(judged) < 2:
@@ -110,7 +127,9 @@ def compared(runs: Sequence[Run], metric: str | None) -> Comparison | None:
     if name is None and metric is not None:
         there = ", ".join(METRICS[task])
         raise UserError(f"--metric {metric}: predictions do not give it; there are {there}")
-    return compare(judged, name or METRICS[task][0])
+    found = compare(judged, name or METRICS[task][0])
+    reference = next((run for run in runs if run.name == found.reference), None)
+    return of_its_study(found, reference.study, reference.number) if reference else found
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -129,6 +148,7 @@ def as_json(runs: Sequence[Run], comparison: Comparison | None) -> dict[str, Any
                 "run": run.name,
                 "state": run.trial["state"],
                 "metrics": run.recorded,
+                "trouble": run.trouble,
                 "measured": None if run.measured is None else records(run.measured),
             }
             for run in runs
@@ -160,7 +180,7 @@ def _parsed(text: str, before: str | None) -> tuple[str, int | None]:
     return results.name_of(text), None
 
 
-def _run(study: StudyTables, number: int | None, home: Path) -> Run:
+def _run(study: StudyTables, number: int | None, catalog: Catalog) -> Run:
     if number is None:
         number = _best(study)
     rows = study.trials[study.trials["number"] == number]
@@ -168,11 +188,12 @@ def _run(study: StudyTables, number: int | None, home: Path) -> Run:
         there = f"0 to {study.trials['number'].max()}" if len(study.trials) else "none"
         raise UserError(f"study '{study.name}' has no trial {number}; there are {there}")
     trial = {str(column): value for column, value in rows.iloc[0].items()}
+    predicted, trouble = None, None
     try:
-        predicted = results.predicted(study.name, number, home)
-    except UserError:
-        predicted = None
-    return Run(f"{study.name}/{number}", study, trial, predicted)
+        predicted = catalog.predicted(study.key, number)
+    except UserError as error:
+        trouble = str(error)
+    return Run(f"{study.key}/{number}", study, trial, predicted, trouble)
 
 
 def _best(study: StudyTables) -> int:

@@ -87,10 +87,10 @@ def _cells(values: Sequence[Any]) -> list[str]:
     return [_plain("" if value is None else number(value)) for value in values]
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, most: int = 40) -> str:
     """Without what a terminal would obey, and not too long."""
     text = "".join(char if char.isprintable() else "�" for char in text)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _print_blocks(names: Sequence[str], rows: Rows, console: Console) -> None:
@@ -139,7 +139,10 @@ def _notes(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _verdicts(runs: Sequence[Run], comparison: Comparison | None) -> Iterator[str]:
-    silent = [run.name for run in runs if run.predicted is None]
+    for run in runs:
+        if run.trouble is not None:
+            yield f"No test of {run.name}: {_plain(run.trouble, 300)}"
+    silent = [run.name for run in runs if run.predicted is None and run.trouble is None]
     if silent:
         yield (
             f"No predictions of {_listed(silent)}, so no test of it: a trainer gives them with "

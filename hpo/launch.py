@@ -158,6 +158,7 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
                     earlier_trials(spec, paths, item.study)  # raises before anything is created
         with lease.hold(paths.lease, spec.study) as session:
             history = _history(spec, paths)  # as it is under the lease
+            spec = with_asked_trials(spec, history)
             with (
                 contextlib.closing(Outbox(paths.outbox)) as outbox,
                 contextlib.closing(open_search(spec, paths, history, most_epochs(spec))) as search,

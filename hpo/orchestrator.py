@@ -557,21 +557,23 @@ class Orchestrator:
         return due
 
     def _look_at_requests(self) -> None:
-        for request in self.requests.take():
+        # Once the end is decided more trials would come to nothing: who asks finds out.
+        kinds = (Stop, Trials) if self.ending is None else (Stop,)
+        for name, request in self.requests.take(kinds):
             match request:
                 case Stop(now):
                     # As from the keyboard; but to ask twice for the same is not to insist.
                     wanted = 2 if now else 1
                     self.signals += [signal.SIGINT] * (wanted - len(self.signals))
                 case Trials(count, more):
-                    self._set_trials(count, more)
+                    self._set_trials(count, more, name)
 
-    def _set_trials(self, count: int, more: bool) -> None:
+    def _set_trials(self, count: int, more: bool, request: str) -> None:
         if more:
             budget = self.spec.budget.model_dump()
             count = more_trials(budget, self.history.counted, count)
         self.spec = self.spec.with_trials(count)
-        self.record.budget(self.spec)
+        self.record.budget(self.spec, request)
         self.view.say(f"going on to {count} trials, as was asked for")
 
     def _show(self) -> None:

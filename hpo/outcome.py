@@ -42,7 +42,13 @@ def print_outcome(spec: StudySpec, home: Home, ended: Ended, console: Console) -
     if ended.state == "interrupted":
         click.echo(f"\nGo on from here:\n  {_command('hpo')} {shlex.join(_again(sys.argv[1:]))}")
     click.echo(f"\nEvery trial:\n  {_command('hpo')} trials {spec.study}{where}")
-    click.echo(f"Curves in the browser:\n  {_browser(spec, home)}")
+    click.echo(
+        f"Curves in the browser, and which trial is really better:\n"
+        f"  {_command('hpo')} ui {spec.study}{where}"
+    )
+    uri = home.tracking_address(spec.tracking.uri)
+    if uri.startswith("http"):
+        click.echo(f"In MLflow:\n  {redact(uri)}")
     print_pending(status, home.root, ended.shipped.error if ended.shipped else None)
 
 
@@ -107,15 +113,6 @@ def _again(arguments: Sequence[str]) -> list[str]:
         if "--trials" not in (before, argument.partition("=")[0]):
             again.append(argument)
     return again
-
-
-def _browser(spec: StudySpec, home: Home) -> str:
-    """The address of the MLflow server, or the command that starts one on the store."""
-    uri = home.tracking_address(spec.tracking.uri)
-    if uri.startswith("http"):
-        return redact(uri)
-    store = f"sqlite:///{_short(home.mlruns / 'mlflow.db')}" if uri == home.tracking_uri else uri
-    return f"{_command('mlflow')} ui --backend-store-uri {redact(store)}"
 
 
 def _command(name: str) -> str:

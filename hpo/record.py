@@ -61,9 +61,13 @@ class Record:
         self.commit()
         self._write_resolved(spec)
 
-    def budget(self, spec: StudySpec) -> None:
-        """The budget that somebody has asked for, of `spec`, which is else the same."""
-        self._append("budget", budget=spec.budget.model_dump())
+    def budget(self, spec: StudySpec, request: str | None = None) -> None:
+        """The budget that somebody has asked for, of `spec`, which is else the same.
+
+        Args:
+            request: The request's name, if a running study was asked.
+        """
+        self._append("budget", budget=spec.budget.model_dump(), request=request)
         self.commit()
         self._write_resolved(spec)
 

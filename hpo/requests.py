@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 from hpo import lease
 from hpo.errors import HpoError, StudyLocked
 from hpo.paths import StudyPaths, replacing
+from hpo.tracking import outbox
 
 POLL_S = 0.1
 WAIT_S = 60.0  # at most so long is a session's end waited for
@@ -62,20 +62,29 @@ class Requests:
     def __init__(self, paths: StudyPaths, session: Mapping[str, Any]) -> None:
         self._folder = paths.requests
         self._session = dict(session)
-        shutil.rmtree(self._folder, ignore_errors=True)  # to sessions that are over
+        for file in self._files():  # to sessions that are over; this one's name is out by now
+            if _read(file, self._session) is None:
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
-    def take(self) -> Iterator[Request]:
-        """Those that have arrived, in order; each is removed once the caller asks for more."""
-        try:
-            found = sorted(self._folder.glob("[0-9]*.json"))
-        except OSError:
-            return
-        for file in found:
+    def take(self, kinds: tuple[type[Request], ...]) -> Iterator[tuple[str, Request]]:
+        """Those of these kinds that have arrived, each with its name, in order; each is removed
+        once the caller asks for more. Others stay where they are.
+        """
+        for file in self._files():
             request = _read(file, self._session)
+            if request is not None and not isinstance(request, kinds):
+                continue
             if request is not None:
-                yield request
+                yield file.name, request
             with contextlib.suppress(OSError):
                 file.unlink()
+
+    def _files(self) -> list[Path]:
+        try:
+            return sorted(self._folder.glob("[0-9]*.json"))
+        except OSError:
+            return []
 
 
 def send(paths: StudyPaths, session: Mapping[str, Any], request: Request) -> Path:
@@ -164,8 +173,9 @@ def ask_for_trials(
         file.unlink()
     except FileNotFoundError:
         return True
-    if lease.owner(paths.lease) != session:
-        return False
+    if lease.owner(paths.lease) != session:  # it may have died between the record and the file
+        records = (r for r, _ in outbox.read(paths.outbox)) if paths.outbox.exists() else ()
+        return any(record.get("request") == file.name for record in records)
     raise StudyLocked(
         f"process {session['pid']} on {session['host']} runs the study, but takes no requests: "
         "its last trial is over and MLflow gets the rest, or it hangs.\n"

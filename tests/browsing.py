@@ -7,13 +7,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    sync_playwright,
+)
 
-DESKTOP = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+TIMEOUT_MS = 20_000
+
+Theme = Literal["light", "dark"]
 
 # Streamlit looks for itself beside each page before it looks at the root.
 PROBES = re.compile(r"^http://[^/]+/(study|compare|run)/_stcore/(health|host-config)$")
@@ -56,12 +66,13 @@ class Visit:
 
     Attributes:
         errors: What the console and the page complained of.
+        requests: The addresses that were asked for.
     """
 
     def __init__(self, chromium: Browser, url: str, pictures: Path, **options: Any) -> None:
         self.url = url
-        self.context: BrowserContext = chromium.new_context(**{"viewport": DESKTOP} | options)
-        self.context.set_default_timeout(20_000)
+        self.context: BrowserContext = chromium.new_context(viewport=DESKTOP, **options)
+        self.context.set_default_timeout(TIMEOUT_MS)
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -74,11 +85,18 @@ class Visit:
         if message.type == "error" and not PROBES.match(str(message.location.get("url", ""))):
             self.errors.append(f"{message.text} {message.location}")
 
-    def open(self, path: str = "/") -> Page:
+    def open(self, path: str = "/", size: ViewportSize = DESKTOP) -> Page:
         """Follow a link and wait until its page stands."""
+        self.page.set_viewport_size(size)
         self.page.goto(self.url + path)
         self.settle()
         return self.page
+
+    def look(self, theme: Theme = "light", size: ViewportSize = DESKTOP) -> None:
+        """See the same page with another theme of the system, or in another window."""
+        self.page.emulate_media(color_scheme=theme)
+        self.page.set_viewport_size(size)
+        self.settle()
 
     def settle(self) -> None:
         """Wait until the app has nothing more to draw."""
@@ -96,7 +114,7 @@ class Visit:
         self.unroll()
         self.page.screenshot(path=self._pictures / f"{name}.png")
 
-    def violations(self, theme: str = "light") -> list[str]:
+    def violations(self, theme: Theme = "light") -> list[str]:
         """What axe-core calls a serious or critical violation of accessibility."""
         found = Axe().run(self.page, options={"resultTypes": ["violations"]}).response
         return [

@@ -35,27 +35,30 @@ NAMES = (
 )
 
 # What only exists if one of them was taken for more than text.
-TRACES = """() => {
+TRACES = r"""() => {
     const all = [...document.querySelectorAll('*')];
-    const of = (name, test) => all.filter(test).map(one => name + ': ' + one.outerHTML.slice(0, 200));
-    const own = one => [...one.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('');
-    const words = /^\\s*hostile-(svg|anchor|js|link|image|title|item|cell|bold|em|code|del|math|red|blue|small|b|extra)\\s*$/;
+    const of = (name, test) =>
+        all.filter(test).map(one => name + ': ' + one.outerHTML.slice(0, 200));
+    const own = one =>
+        [...one.childNodes].filter(node => node.nodeType === 3).map(node => node.data).join('');
+    const evil = (one, name) =>
+        /^\s*(\w+:)?\/\/[^/]*evil|^\s*(javascript|mailto):/.test(one.getAttribute(name) || '');
+    const said = document.body.innerText;
     return [
         ...(window.ranAway ? ['a script ran: ' + window.ranAway] : []),
-        ...of('link', one => /evil|javascript:/.test(
-            one.getAttribute('href') || one.getAttribute('xlink:href') || '')),
-        ...of('source', one => /evil|javascript:/.test(one.getAttribute('src') || '')
-            || one.getAttribute('src') === 'x'),
+        ...of('link', one => evil(one, 'href') || evil(one, 'xlink:href')),
+        ...of('source', one => evil(one, 'src') || one.getAttribute('src') === 'x'),
         ...of('handler', one => one.hasAttribute('onerror') || one.hasAttribute('onload')),
         ...of('element', one => ['hostile-tag', 'iframe'].includes(one.localName)),
         ...of('math', one => one.matches('.katex, .MathJax, mjx-container, math')),
-        ...of('markup', one => words.test(own(one))),
+        ...of('markup', one => /^\s*hostile-\w+\s*$/.test(own(one))),
         ...of('icon', one => own(one).trim() === 'skull'),
-        ...(/[\\u202a-\\u202e\\u2066-\\u2069]/.test(document.body.innerText) ? ['turned text'] : []),
-        ...(document.body.innerText.includes('💀') ? ['an emoji'] : []),
-        ...of('a text that is not cut', one => /x{1000}/.test(own(one)) && !one.closest('pre')),
+        ...of('a text that is not cut', one => /x{1000}/.test(own(one)) && !one.closest('pre, td')),
+        ...(/[\u202a-\u202e\u2066-\u2069]/.test(said) ? ['turned text'] : []),
+        ...(said.includes('💀') ? ['an emoji'] : []),
     ];
 }"""
+FAILED = 3  # trials, the first ones
 
 
 def study(home: Path, name: str = "hostile") -> Recorded:
@@ -85,7 +88,11 @@ def study(home: Path, name: str = "hostile") -> Recorded:
         sampler=NAMES[13],
         path=NAMES[6],
     )
-    for place, text in enumerate(NAMES):
+    for some in (NAMES[:7], NAMES[7:14], NAMES[15:]):  # so many a page has room for
+        number = recorded.begin()
+        traceback = "\n".join(NAMES)
+        recorded.end(number, "failed", reason="\n".join(some), traceback=traceback)
+    for place in range(len(NAMES)):
         params = {path: NAMES[(place + n) % len(NAMES)] for n, path in enumerate(paths)}
         params["train.lr"] = (place + 1) / 40
         number = recorded.begin(params=params)
@@ -95,8 +102,6 @@ def study(home: Path, name: str = "hostile") -> Recorded:
         predicted = classifier(classes=len(NAMES), skill=0.5 + place / 10, seed=place)
         keep(recorded.paths.trial(number) / "predictions.npz", predicted)
         recorded.end(number, values=[value], best_epoch=3, last_epoch=3, epochs_trained=3)
-        number = recorded.begin(params=params)
-        recorded.end(number, "failed", reason=text, traceback="\n".join(NAMES))
     recorded.over()
     _keep_rows(recorded, predicted.ids)
     return recorded

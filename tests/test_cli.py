@@ -355,7 +355,7 @@ def test_a_run_ends_with_a_leaderboard_and_the_next_commands(finished: Finished)
     ]
     assert commands == (
         "Every trial:\n  hpo trials s\n"
-        "Curves in the browser:\n  mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db\n"
+        "Curves in the browser, and which trial is really better:\n  hpo ui s\n"
     )
 
 

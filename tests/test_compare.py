@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from made_up import classifier
 from rich.console import Console
 from workbench import Workbench
 
-from hpo import comparison, results
+from hpo import comparison, results, tracking
 from hpo.cli import main
 from hpo.comparison_words import print_comparison
 from hpo.errors import UnknownStudy, UserError
+from hpo.paths import Home
+from hpo.results.catalog import Catalog
 
 GUESSES = '''
 import numpy as np
@@ -70,7 +73,7 @@ def hpo(*arguments: str | Path) -> tuple[int, str, str]:
 
 def said(home: Path, *runs: str, width: int | None = None, metric: str | None = None) -> str:
     """What the command prints of them."""
-    found = comparison.find_runs(runs, home)
+    found = comparison.find_runs(runs, Catalog(home))
     console = Console(
         file=io.StringIO(),
         width=width,
@@ -102,7 +105,7 @@ def test_runs_are_found_by_study_and_number(
     home: Path, written: list[str], meant: list[str]
 ) -> None:
     names = [name.format(home=home) for name in written]
-    assert [run.name for run in comparison.find_runs(names, home)] == meant
+    assert [run.name for run in comparison.find_runs(names, Catalog(home))] == meant
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_runs_are_found_by_study_and_number(
 )
 def test_runs_that_are_not_there_are_said(home: Path, written: list[str], says: str) -> None:
     with pytest.raises((UserError, UnknownStudy)) as error:
-        comparison.find_runs(written, home)
+        comparison.find_runs(written, Catalog(home))
     assert says in str(error.value)
 
 
@@ -127,8 +130,8 @@ def test_a_study_without_a_best_trial_asks_for_a_number(tmp_path: Path) -> None:
     ]
     bench.run(objective=objectives, budget__trials=2)
     with pytest.raises(UserError, match=r"several objectives, .* name one, e\.g\. s/0"):
-        comparison.find_runs(["s", "0"], tmp_path)
-    assert len(comparison.find_runs(["s/0", "1"], tmp_path)) == 2
+        comparison.find_runs(["s", "0"], Catalog(tmp_path))
+    assert len(comparison.find_runs(["s/0", "1"], Catalog(tmp_path))) == 2
 
 
 # -- what is said
@@ -149,7 +152,7 @@ def test_a_better_run_is_said_to_be_better_and_a_close_one_not(home: Path) -> No
 def test_metrics_stand_beside_each_other_with_intervals(home: Path) -> None:
     lines = said(home, "guess/0", "2").splitlines()
     row = next(line for line in lines if line.strip().startswith("val/accuracy"))
-    measured = comparison.find_runs(["guess/0", "2"], home)
+    measured = comparison.find_runs(["guess/0", "2"], Catalog(home))
     for run in measured:
         assert run.measured is not None
         found = run.measured.set_index("metric").loc["accuracy"]
@@ -205,11 +208,44 @@ def put(home: Path, study: str, number: int, predicted: results.Predicted) -> No
     np.savez(folder / "predictions.npz", **arrays)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\0" * 500])
+def test_damaged_predictions_are_said_and_the_others_tested(
+    content: bytes, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home / "studies", tmp_path / "studies")
+    (tmp_path / "studies" / "guess" / "trials" / "1" / "predictions.npz").write_bytes(content)
+    printed = said(tmp_path, "guess/0", "1", "2")
+    assert "No test of guess/1: guess/1: its predictions cannot be read" in printed
+    assert "trial.report(epoch" not in printed
+    assert "guess/2: worse" in printed
+
+
+def test_a_best_trial_was_chosen_among_all_of_its_study(home: Path) -> None:
+    assert "the best of 3 on these rows" in said(home, "guess/0", "2")
+    assert "the best of 2 on these rows" in said(home, "guess/1", "2")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_only_in_mlflow_is_compared_alike(home: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    where = Home(home)
+    assert tracking.sync(where.study("guess"), where, uri).pending == 0
+    command = [sys.executable, "-m", "hpo.cli", "compare", "guess/0", "2", "--json"]
+    done = subprocess.run(
+        [*command, "--home", str(tmp_path / "elsewhere"), "--tracking-uri", uri],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    here = json.loads(hpo("compare", "guess/0", "2", "--home", home, "--json")[1])
+    assert json.loads(done.stdout) == here
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_broken_or_cut_whatever_the_width(home: Path, width: int) -> None:
     printed = said(home, "guess/0", "1", "2", width=width)
     tables = printed.split("Is it real?")[0]
-    for run in comparison.find_runs(["guess/0", "1", "2"], home):
+    for run in comparison.find_runs(["guess/0", "1", "2"], Catalog(home)):
         assert run.measured is not None
         found = run.measured.set_index("metric").loc["roc_auc"]
         assert f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]" in tables
@@ -220,7 +256,7 @@ def test_no_line_is_broken_or_cut_whatever_the_width(home: Path, width: int) -> 
 
 def test_what_a_terminal_would_obey_is_not_printed(home: Path) -> None:
     runs = []
-    for run in comparison.find_runs(["guess/0", "2"], home):
+    for run in comparison.find_runs(["guess/0", "2"], Catalog(home)):
         long = f"{run.number}{'y' * 5000}"
         settings = {"train.name": f"\x1b[2J[bold]{run.number}[/]", "train.long": long}
         runs.append(replace(run, study=replace(run.study, configs={run.number: settings})))

@@ -17,6 +17,7 @@ from hpo.errors import StudyChanged, StudyLocked
 from hpo.launch import tell_running, total_trials
 from hpo.orchestrator import Ended
 from hpo.requests import Requests, Stop, Trials
+from hpo.tracking.outbox import Outbox
 
 WAITS = """
 import time
@@ -30,6 +31,10 @@ def train(trial):
 """
 SESSION = {"host": "h", "pid": 1, "started": 5.25}
 EARLIER = {**SESSION, "started": 4.0}
+
+
+def asked(inbox: Requests) -> list[requests.Request]:
+    return [request for _, request in inbox.take((Stop, Trials))]
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -68,19 +73,19 @@ def test_a_request_is_taken_once_in_order_and_by_the_session_that_it_is_to(
     bench: Workbench,
 ) -> None:
     inbox = Requests(bench.paths, SESSION)
-    assert list(inbox.take()) == []
+    assert asked(inbox) == []
     requests.send(bench.paths, SESSION, Stop())
     requests.send(bench.paths, EARLIER, Stop(now=True))
     requests.send(bench.paths, SESSION, Stop(now=True))
-    assert list(inbox.take()) == [Stop(False), Stop(True)]
-    assert list(inbox.take()) == []
+    assert asked(inbox) == [Stop(False), Stop(True)]
+    assert asked(inbox) == []
     assert list(bench.paths.requests.iterdir()) == []
 
 
 def test_a_request_is_there_until_it_has_been_met(bench: Workbench) -> None:
     inbox = Requests(bench.paths, SESSION)
     file = requests.send(bench.paths, SESSION, Stop())
-    taken = inbox.take()
+    taken = inbox.take((Stop,))
     next(taken)
     assert file.exists()
     assert list(taken) == []
@@ -95,13 +100,44 @@ def test_what_hpo_did_not_write_is_no_request(bench: Workbench, text: str) -> No
     inbox = Requests(bench.paths, SESSION)
     bench.paths.requests.mkdir(parents=True)
     (bench.paths.requests / "1.json").write_text(text.replace("SESSION", json.dumps(SESSION)))
-    assert list(inbox.take()) == []
+    assert asked(inbox) == []
 
 
 def test_a_new_session_starts_without_the_requests_to_those_before(bench: Workbench) -> None:
     requests.send(bench.paths, SESSION, Stop())
     Requests(bench.paths, EARLIER)
-    assert not bench.paths.requests.exists()
+    assert list(bench.paths.requests.iterdir()) == []
+
+
+def test_what_was_asked_before_the_session_looked_first_is_met(bench: Workbench) -> None:
+    requests.send(bench.paths, SESSION, Stop())  # its name is out before its inbox is open
+    assert asked(Requests(bench.paths, SESSION)) == [Stop(False)]
+
+
+def test_requests_of_another_kind_stay(bench: Workbench) -> None:
+    inbox = Requests(bench.paths, SESSION)
+    requests.send(bench.paths, SESSION, Trials(5))
+    requests.send(bench.paths, SESSION, Stop())
+    assert [request for _, request in inbox.take((Stop,))] == [Stop(False)]
+    assert asked(inbox) == [Trials(5)]
+
+
+def test_a_request_on_record_was_met_though_its_session_died_before_removing_it(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    send = requests.send
+
+    def noted(*args: Any) -> Any:
+        file = send(*args)
+        sent.append(file.name)
+        with Outbox(bench.paths.outbox) as outbox:
+            outbox.append({"kind": "budget", "time_ms": 1, "budget": {}, "request": file.name})
+        return file
+
+    assert not requests.ask_for_trials(bench.paths, SESSION, Trials(5, more=True))
+    monkeypatch.setattr(requests, "send", noted)
+    assert requests.ask_for_trials(bench.paths, SESSION, Trials(5, more=True))
 
 
 def test_to_stop_what_nobody_runs_creates_nothing(bench: Workbench) -> None:

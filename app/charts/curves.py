@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from app.charts import lines, style
@@ -60,14 +61,19 @@ def curves_table(epochs: pd.DataFrame, metric: str, smoothing: float = 0.0) -> p
         values = epochs[name].astype("float64")
         table[names[name]] = values.where(np.isfinite(values))
         if smoothing:
-            wide = table.pivot_table(
-                index="epoch", columns="run", values=names[name], aggfunc="last", dropna=False
-            )
-            smooth: Any = lines.smoothed(wide, smoothing).stack()
-            table = table.join(smooth.rename(f"{names[name]}.smoothed"), on=["epoch", "run"])
+            table[f"{names[name]}.smoothed"] = _smoothed(table, names[name], smoothing)
     first = {run: i for i, run in enumerate(dict.fromkeys(epochs["run"]))}
     order = table["run"].map(first)
     return table.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def _smoothed(table: pd.DataFrame, column: str, smoothing: float) -> npt.NDArray[np.float64]:
+    """The moving averages of all runs, in the order of the table's rows."""
+    steps, step = np.unique(table["epoch"], return_inverse=True)
+    run, runs = pd.factorize(table["run"])
+    wide = np.full((len(steps), len(runs)), np.nan)
+    wide[step, run] = table[column]
+    return lines.smoothed(pd.DataFrame(wide), smoothing).to_numpy()[step, run]
 
 
 def overlay(

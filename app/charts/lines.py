@@ -98,7 +98,8 @@ def traces(
 ) -> list[Trace]:
     """A trace for each line; of more than `MOST_NAMED` runs one for each colour.
 
-    Hovering names the run; ``customdata`` is its index. Each line needs a finite value.
+    Hovering names the run; ``customdata``, or its first column, is the run's index. Each line
+    needs a finite value.
 
     Args:
         hovers: As `app.charts.style.hover` takes them.
@@ -142,20 +143,13 @@ def traces(
 def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: str) -> list[Trace]:
     """So many lines that hovering must name them: a browser draws few traces far faster."""
     most = points_each(len(drawn), MOST_WITH_NAMES)
-    small = np.min_scalar_type(max(line.index for line in drawn) if drawn else 0)
     made = []
     for dashed in (True, False):  # what is dashed lies below
-        for color in style.PALETTE:
-            group = [
-                line
-                for line in drawn
-                if line.dashed == dashed and style.look(line.index).color == color
-            ]
-            if not group:
-                continue
+        for (color, name), group in _groups(drawn, dashed).items():
             shown = [thinned(line.x, line.y, most) for line in group]
             lengths = [len(x) + 1 for x, _ in shown]
-            texts = [style.plain(tail(line.run)) for line in group]
+            about = np.array([(line.index, hover_name(line.run)[1]) for line in group])
+            about = about.astype(np.min_scalar_type(about.max()))
             made.append(
                 {
                     "type": "scatter",
@@ -163,15 +157,35 @@ def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: s
                     "showlegend": False,
                     "x": joined([x for x, _ in shown]),
                     "y": joined([y for _, y in shown]),
-                    "customdata": np.repeat([line.index for line in group], lengths).astype(small),
-                    "text": [t for t, n in zip(texts, lengths, strict=True) for _ in range(n)],
+                    "customdata": np.repeat(about, lengths, axis=0),
                     "line": {"color": color, "width": 1, "shape": shape}
                     | ({"dash": "dot"} if dashed else {}),
                     "opacity": 0.4 if dashed else 0.7,
-                    "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
+                    "hovertemplate": style.hover(("", f"<b>{name}</b>"), *hovers),
                 }
             )
     return [*made, _ends([line for line in drawn if not line.dashed], hovers)]
+
+
+def _groups(drawn: Sequence[Line], dashed: bool) -> dict[tuple[str, str], list[Line]]:
+    """The lines that one trace can draw: those of one colour and one study."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for color in style.PALETTE:
+        for line in drawn:
+            if line.dashed == dashed and style.look(line.index).color == color:
+                found.setdefault((color, hover_name(line.run)[0]), []).append(line)
+    return found
+
+
+def hover_name(run: str) -> tuple[str, int]:
+    """A run's name on hover as a template of its study's, and the run's number in it.
+
+    A number takes a quarter of a name's bytes, and no time to be made safe.
+    """
+    study, _, number = run.rpartition("/")
+    if study and number.isascii() and number.isdigit() and len(number) < 10:
+        return f"{style.plain(tail(study))}/%{{customdata[1]}}", int(number)
+    return style.plain(tail(run)), 0
 
 
 def _ends(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]]) -> Trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from app.charts import style
@@ -14,12 +15,15 @@ Tables = Mapping[str, pd.DataFrame]  # a run's name → its table
 
 def together(tables: Tables, bands: Tables | None = None) -> pd.DataFrame:
     """One table with ``run`` as its first column; rows of bands have ``kind`` ``band``."""
-    parts = [table.assign(run=run) for run, table in tables.items()]
-    parts += [band.assign(run=run, kind="band") for run, band in (bands or {}).items()]
+    parts = [*tables.items()]
+    parts += [(run, band.assign(kind="band")) for run, band in (bands or {}).items()]
     if not parts:
         return pd.DataFrame(columns=["run"])
-    whole = pd.concat(parts, ignore_index=True)
-    return whole[["run", *(column for column in whole if column != "run")]]
+    whole = pd.concat([part for _, part in parts], ignore_index=True)
+    runs = np.array([run for run, _ in parts], object)
+    rows = [len(part) for _, part in parts]
+    whole.insert(0, "run", pd.Series(runs.repeat(rows), dtype="str"))
+    return whole
 
 
 def chance_line(x: Sequence[float], y: Sequence[float], name: str) -> Trace:

@@ -155,9 +155,14 @@ def hover(*lines: tuple[str, str]) -> str:
 
 def floats(values: Iterable[Any] | pd.Series | npt.NDArray[Any]) -> Floats:
     """As float32; what is missing, infinite or beyond float32 is NaN, which Plotly leaves out."""
-    if not isinstance(values, np.ndarray | pd.Series):
-        values = list(values)
-    wide = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if isinstance(values, pd.Series) and isinstance(values.dtype, np.dtype):
+        values = values.to_numpy()
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        wide = values  # of many short lines, the way through pandas is most of the time
+    else:
+        values = values if isinstance(values, np.ndarray | pd.Series) else list(values)
+        numbers = pd.to_numeric(pd.Series(values), errors="coerce")
+        wide = numbers.to_numpy(np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
         narrow: Floats = wide.astype(np.float32)
     narrow[~np.isfinite(narrow)] = np.nan

@@ -31,13 +31,12 @@ from app.report.blocks import Said, file_name
 from app.report.subject import Subject, subject
 from app.words import Words
 from hpo import __version__
-from hpo.errors import HpoError, UnknownStudy, UserError
+from hpo.errors import UserError
 from hpo.paths import replacing
 from hpo.results.catalog import Catalog
-from hpo.results.tables import StudyTables
+from hpo.results.whole import whole
 
 MARK = '<meta name="generator" content="hpo report">'  # by which a report is known
-PATIENCE_S = 60.0  # for curves from MLflow, before it is said how many are still to come
 PARTS: tuple[Callable[[Subject, Words], Any], ...] = (
     answer.answer,
     answer.suggestions,
@@ -74,7 +73,7 @@ def write_report(
     """
     path = path or Path(f"{file_name(study)}.html")
     check_target(path)
-    tables = _tables(catalog, study, say)
+    tables = whole(catalog, study, say)
     packages = catalog.text(tables.key, None, "versions.txt")
     about = subject(tables, best, lambda trial: _predicted(catalog, tables.key, trial), packages)
     text = page(about, w, datetime.now(UTC))
@@ -149,24 +148,6 @@ def policy(scripts: list[Markup]) -> str:
 
 
 # -- reading
-
-
-def _tables(catalog: Catalog, study: str, say: Callable[[str], None]) -> StudyTables:
-    """The study with all its curves, as far as they can be had."""
-    try:
-        tables = catalog.study(study, PATIENCE_S)
-    except UnknownStudy:
-        if catalog.trouble:
-            raise HpoError(f"There is no study '{study}' here. {catalog.trouble}") from None
-        known = ", ".join(catalog.studies()["key"]) or "none"
-        raise UnknownStudy(f"no study '{study}' here or in MLflow; there are: {known}") from None
-    while tables.missing_curves:
-        say(f"fetching the curves of {tables.missing_curves} more trials from MLflow")
-        before = tables.missing_curves
-        tables = catalog.study(study, PATIENCE_S)
-        if tables.missing_curves >= before:
-            break
-    return tables
 
 
 def _predicted(catalog: Catalog, key: str, trial: int) -> Any:

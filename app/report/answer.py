@@ -93,9 +93,8 @@ def _answer(about: Subject, w: Words) -> Iterator[Block]:
         return
     best = about.best[0]
     if about.comparison is not None:
-        complete = len(about.complete)
         mood = "good" if about.comparison.kind == "clear" else "plain"
-        yield Said([marked(verdict(about.comparison, w, safe, complete))], mood)
+        yield Said([marked(verdict(about.comparison, w, safe))], mood)
     elif len(about.best) > 1:
         yield Said([w("report.no_test", trial=best)])
     else:

@@ -85,7 +85,9 @@ class Subject:
         task = task_of(self.predicted[names[0]])
         metric = metric_of(self.metric, task) or METRICS[task][0]
         found = significance.compare(self.predicted, metric, names[0])
-        return None if math.isnan(found.table["value"].iloc[0]) else found
+        if math.isnan(found.table["value"].iloc[0]):
+            return None
+        return significance.of_its_study(found, self.tables, self.best[0])
 
 
 def subject(

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import address
 from app.charts import curves
-from app.compared import Compared, compared
+from app.compared import Compared, compared, unlike
 from app.parts import (
     LIVE_S,
     catalog,
@@ -45,6 +45,8 @@ def show() -> None:
         return
     if found.missing:
         st.warning(w("compare.missing", runs=inert(", ".join(found.missing[:5]), 300)))
+    if other := unlike(found):
+        st.warning(w("compare.unlike", runs=inert(", ".join(other[:5]), 300), count=len(other)))
     view = address.choice("view", VIEWS, lambda v: w(f"compare.view.{v}"), w("study.view"))
     live = any(
         tables.state == "running" or tables.missing_curves for tables in found.studies.values()
@@ -106,7 +108,11 @@ def _overview(runs: list[address.Run], w: Words) -> None:
     epochs = made(found.epochs, "epochs", *found.version)
     names = curves.metric_names([c for c in map(str, epochs) if "/" in c or _is_metric(found, c)])
     shown = st.multiselect(
-        w("compare.metrics"), names, default=first_metrics(names), key="metrics"
+        w("compare.metrics"),
+        names,
+        default=first_metrics(names),
+        key="metrics",
+        bind="query-params",
     )
     columns = st.columns(2)
     for place, metric in enumerate(shown):

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.charts import confusion, errors
 from app.compared import Compared, predictions
-from app.parts import chart, csv, made, panels
+from app.parts import chart, csv, made_of_run, panels
 from app.words import Words
 from hpo.results import evaluation
 from hpo.results.predicted import Predicted
@@ -39,6 +39,7 @@ def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
         default=list(kept)[:2],
         max_selections=SHOWN,
         key="confusion-runs",
+        bind="query-params",
     )
     if not shown:
         return
@@ -58,11 +59,12 @@ def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
         default="f1",
         required=True,
         key="class-metric",
+        bind="query-params",
     )
     tables = {
-        run: made(
+        run: made_of_run(
             partial(evaluation.per_class, kept[run]),
-            *("per-class", run, *found.version[len(found.names) :]),
+            *("per-class", run, *found.version[1:]),
         )
         for run in shown
     }

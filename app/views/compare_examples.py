@@ -29,6 +29,9 @@ def show(found: Compared, w: Words) -> None:
     table = made(
         lambda: differences.disagreements(kept[a], kept[b]), "disagree", a, b, *found.version
     )
+    if not differences.in_common(kept[a], kept[b]):
+        st.info(w("examples.nothing_common"))
+        return
     if table.empty:
         st.success(w("examples.agree"))
         return

@@ -12,7 +12,7 @@ from app import sentences
 from app.charts import comparisons
 from app.charts.style import cut
 from app.compared import Compared, predictions
-from app.parts import chart, csv, inert, made
+from app.parts import chart, csv, inert, made, made_of_run
 from app.sentences import interval, number
 from app.words import Words
 from hpo.results import differences, evaluation, significance
@@ -59,8 +59,11 @@ def verdict(found: Compared, w: Words, brief: bool = False) -> None:
             )
     result = made(
         lambda: significance.compare(kept, metric, reference or None),
-        *("real", metric, reference, *found.version),
+        *("real", metric, reference, tuple(kept), *found.version),
     )
+    if result.reference is not None:
+        key, trial = dict(zip(found.names, found.runs, strict=True))[result.reference]
+        result = significance.of_its_study(result, found.studies[key], trial)
     _say(result, w)
     if not brief:
         table = sentences.comparison_table(result, w)
@@ -78,9 +81,9 @@ def _say(result: significance.Comparison, w: Words) -> None:
 def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
     """Run → its metrics with intervals."""
     return {
-        name: made(
+        name: made_of_run(
             partial(evaluation.metrics, predicted),
-            *("metrics", name, *found.version[len(found.names) :]),
+            *("metrics", name, *found.version[1:]),
         )
         for name, predicted in predictions(found).items()
     }
@@ -95,7 +98,11 @@ def _intervals(found: Compared, w: Words) -> None:
     names = list(next(iter(found_metrics.values()))["metric"])
     first = _first_metric(found, predictions(found))
     metric = st.selectbox(
-        w("column.metric"), names, index=names.index(first), key="interval-metric"
+        w("column.metric"),
+        names,
+        index=names.index(first),
+        key="interval-metric",
+        bind="query-params",
     )
     long = pd.concat(
         [table.assign(run=run) for run, table in found_metrics.items()], ignore_index=True
@@ -137,7 +144,7 @@ def _differences(found: Compared, w: Words) -> None:
 
 
 def _spread(found: Compared, w: Words) -> None:
-    trials = found.trials()
+    trials = found.repeats()
     table = differences.spread(trials, "value")
     if table.empty:
         return

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
+from app import address
 from app.charts import probabilities, thresholds
 from app.charts.style import cut
 from app.compared import Compared, predictions
@@ -36,7 +38,7 @@ def roc_chart(found: Compared, w: Words) -> None:
     of = _kinds(next(iter(kept.values())))[0]
     one = made(
         lambda: thresholds.roc(_roc(kept, of), w, _name(kept, of, w), _areas(kept, of)),
-        *("roc", w.language, of, *found.version),
+        *("roc", w.language, of, tuple(kept), *found.version),
     )
     chart(one, "compare-roc", w)
 
@@ -46,17 +48,22 @@ def _curves(found: Compared, w: Words) -> None:
     first = next(iter(kept.values()))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kinds = _kinds(first)
-        of = st.selectbox(
-            w("probabilities.of"), kinds, format_func=lambda k: _name(kept, k, w), key="of"
+        of = address.choice_of_many(
+            "of", kinds, lambda kind: _name(kept, kind, w), w("probabilities.of")
         )
-        bands = st.toggle(w("probabilities.bands"), disabled=len(kept) > MOST_BANDS, key="bands")
+        bands = st.toggle(
+            w("probabilities.bands"),
+            disabled=len(kept) > MOST_BANDS,
+            key="bands",
+            bind="query-params",
+        )
         threshold = 0.5
         if isinstance(of, int):
             threshold = st.slider(
                 w("probabilities.threshold"), 0.0, 1.0, 0.5, 0.01, key="t", bind="query-params"
             )
     points = evaluation.operating_points(kept, of, threshold) if isinstance(of, int) else None
-    at = (w.language, of, *found.version)
+    at = (of, tuple(kept), *found.version)
     curves = made(lambda: _roc(kept, of), "roc-curves", *at)
     areas = made(lambda: _areas(kept, of), "roc-areas", *at)
     spread = made(lambda: _bands(kept, of), "roc-bands", *at) if bands else None
@@ -84,9 +91,14 @@ def _curves(found: Compared, w: Words) -> None:
     with left:
         tables = made(
             lambda: {run: evaluation.calibration(p) for run, p in kept.items()},
-            *("calibration", *found.version),
+            *("calibration", tuple(kept), *found.version),
         )
         chart(probabilities.calibration(tables, w), "calibration", w)
+        errors = made(
+            lambda: calibration_errors(kept, w),
+            *("calibration-errors", w.language, tuple(kept), *found.version),
+        )
+        st.dataframe(errors, hide_index=True, key="calibration-errors")
     with right:
         if isinstance(of, int):
             histograms = {
@@ -97,6 +109,12 @@ def _curves(found: Compared, w: Words) -> None:
                 "scores",
                 w,
             )
+
+
+def calibration_errors(kept: Mapping[str, Predicted], w: Words) -> pd.DataFrame:
+    """How far what each run says with a probability is from how often that is right."""
+    errors = [evaluation.expected_calibration_error(predicted) for predicted in kept.values()]
+    return pd.DataFrame({w("column.run"): list(kept), w("calibration.error"): errors})
 
 
 def _kinds(predicted: Predicted) -> list[Any]:

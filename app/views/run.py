@@ -42,8 +42,8 @@ def show() -> None:
         st.info(w("run.choose"))
         return
     key, trial = runs[0]
-    tables = study_or_stop(key, w)
     heading(inert(address.name((key, trial))), w)
+    tables = study_or_stop(key, w)
     trouble()
     if trial not in set(tables.trials["number"]):
         st.error(w("run.unknown", trial=trial, study=inert(key)))

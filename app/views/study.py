@@ -44,8 +44,8 @@ def show() -> None:
     """Draw the page."""
     w = current_words()
     key = address.study()
+    heading(inert(key) if key else w("page.study"), w)
     tables = study_or_stop(key, w)
-    heading(inert(tables.key), w)
     trouble()
     refresh_s = LIVE_S if tables.state == "running" or tables.missing_curves else None
     st.fragment(_state, run_every=refresh_s)(tables.key, w)
@@ -174,17 +174,16 @@ def _history(tables: StudyTables, w: Words) -> None:
 
 def _advice(tables: StudyTables, w: Words) -> None:
     st.subheader(w("advice"))
-    found = made(lambda: _advise(tables), "advice", *_over(tables))
+    best = tables.best()
+    predicted = None if best is None else predictions_of(tables, best)
+    found = made(
+        lambda: advising.advice(tables, advising.importances(tables), predicted),
+        *("advice", predicted is not None, *_over(tables)),
+    )
     for one in found:
         st.markdown("- " + suggestion(one, w, inert))
     if not found:
         st.caption(w("advice.none"))
-
-
-def _advise(tables: StudyTables) -> list[advising.Advice]:
-    best = tables.best()
-    predicted = None if best is None else predictions_of(tables, best)
-    return advising.advice(tables, advising.importances(tables), predicted)
 
 
 # -- which parameters matter
@@ -205,7 +204,12 @@ def _parameters(tables: StudyTables, w: Words) -> None:
         paths = ranked + [p for p in paths if p not in ranked]
     _parallel(tables, w)
     shown = st.multiselect(
-        w("slices.of"), paths, default=paths[:MOST_SLICES], format_func=_plain, key="slices"
+        w("slices.of"),
+        paths,
+        default=paths[:MOST_SLICES],
+        format_func=_plain,
+        key="slices",
+        bind="query-params",
     )
     if shown:
         chosen = selectable(
@@ -241,8 +245,12 @@ def _parallel(tables: StudyTables, w: Words) -> None:
 
 def _contour(tables: StudyTables, paths: list[str], w: Words) -> None:
     with st.container(horizontal=True):
-        x = st.selectbox(w("contour.x"), paths, index=0, key="x", format_func=_plain)
-        y = st.selectbox(w("contour.y"), paths, index=1, key="y", format_func=_plain)
+        x = st.selectbox(
+            w("contour.x"), paths, index=0, key="x", format_func=_plain, bind="query-params"
+        )
+        y = st.selectbox(
+            w("contour.y"), paths, index=1, key="y", format_func=_plain, bind="query-params"
+        )
     found = made(
         lambda: parameters.contour(tables.trials, tables.search, tables.objective, w, x, y),
         *("contour", w.language, *_over(tables), x, y),

@@ -60,7 +60,9 @@ def take(page: Page, url: str, charts: int, name: str) -> None:
     page.wait_for_function(f"document.querySelectorAll('{DRAWN}').length >= {charts}")
     page.wait_for_load_state("networkidle")
     page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
-    inner = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+    inner = page.evaluate(
+        "document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight"
+    )
     page.set_viewport_size({"width": WIDTH, "height": int(inner) + 20})
     page.wait_for_timeout(1000)  # charts take their new size
     page.screenshot(path=HERE / f"{name}.png")

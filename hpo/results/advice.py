@@ -22,13 +22,16 @@ TRIALS_PER_PARAMETER = 5  # likewise
 BEST_SHARE, LEAST_BEST = 0.1, 5  # the best trials, for looking at where they lie
 EDGE = 0.05  # of a range, at either end
 MOST_AT_EDGE = 0.6  # of the best trials
+MORE_AT_EDGE = 2  # times the share of all trials: the sampler alone may prefer the end
+LEAST_STEPS = 10  # of a range that has an end to speak of
+ALIKE = 1e-2  # relative; probabilities are stored in half precision
 IDLE = 0.02  # importance of a parameter that does not matter
 STALE = 0.5  # of the trials, since the last improvement
 
 
 @dataclass(frozen=True)
 class Importances:
-    """How much each parameter explains.
+    """How much each parameter decides whether a trial is among the best tenth.
 
     Attributes:
         table: ``param``, ``importance`` (they add up to 1), the largest first.
@@ -87,7 +90,9 @@ def importances(tables: StudyTables) -> Importances | None:
                 )
             )
         try:
-            found = optuna.importance.get_param_importances(study, normalize=True)
+            found = optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), normalize=True
+            )
         except (ValueError, RuntimeError):  # no two trials share a parameter, or all values equal
             return None
     table = pd.DataFrame({"param": list(found), "importance": list(found.values())})
@@ -132,16 +137,31 @@ def _edges(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
     found = []
     for path, said in tables.search.items():
         column = f"params.{path}"
-        if said["type"] == "choice" or column not in best or said["low"] == said["high"]:
+        if column not in best or not _has_edges(said):
             continue
-        at = place(said, best[column])
-        at = at[~np.isnan(at)]
-        shares = {"low": np.mean(at <= EDGE), "high": np.mean(at >= 1 - EDGE)} if len(at) else {}
-        for side, share in shares.items():
-            if share >= MOST_AT_EDGE and len(at) >= LEAST_BEST:
-                facts = {"param": path, "side": side, "bound": said[side], "share": float(share)}
-                found.append(Advice("edge", facts | {"among": len(at)}))
+        among, usual = _at_edges(said, best[column]), _at_edges(said, done[column])
+        count = int(best[column].notna().sum())
+        for side, share in among.items():
+            if share >= max(MOST_AT_EDGE, MORE_AT_EDGE * usual[side]) and count >= LEAST_BEST:
+                facts = {"param": path, "side": side, "bound": said[side], "share": share}
+                found.append(Advice("edge", facts | {"among": count}))
     return found
+
+
+def _has_edges(said: Mapping[str, Any]) -> bool:
+    """Not where a step is as wide as an edge: there trials lie on it by chance."""
+    if said["type"] == "choice" or said["low"] == said["high"]:
+        return False
+    step = said.get("step") or (1 if said["type"] == "int" else 0)
+    return not step or (said["high"] - said["low"]) / step >= LEAST_STEPS
+
+
+def _at_edges(said: Mapping[str, Any], values: pd.Series) -> dict[str, float]:
+    """The shares of values at either end of their range."""
+    at = place(said, values)
+    at = at[~np.isnan(at)]
+    shares = {"low": at <= EDGE, "high": at >= 1 - EDGE}
+    return {side: float(np.mean(there)) if len(at) else 0.0 for side, there in shares.items()}
 
 
 def _idle(found: Importances | None) -> list[Advice]:
@@ -159,10 +179,10 @@ def _noise(tables: StudyTables, done: pd.DataFrame, best: Predicted | None) -> l
     among = min(10, len(done))
     if best is None or among < 3:
         return []
-    error = _standard_error(best, tables.objective[0]["metric"])
+    values = done["value"].head(among)
+    error = _standard_error(best, tables.objective[0]["metric"], float(values.iloc[0]))
     if error is None:
         return []
-    values = done["value"].head(among)
     gain = float(abs(values.iloc[0] - values.iloc[-1]))
     facts = {"gain": gain, "noise": error, "among": among}
     return [Advice("noise", facts)] if gain <= error else []
@@ -187,12 +207,20 @@ def _failing(tables: StudyTables) -> list[Advice]:
     return [Advice("failing", {"share": share, "count": len(failed), "reason": reason})]
 
 
-def _standard_error(predicted: Predicted, metric: str) -> float | None:
-    """Of a metric of the validation rows, by the bootstrap; None if it cannot be said."""
+def _standard_error(predicted: Predicted, metric: str, recorded: float) -> float | None:
+    """Of a metric of the validation rows, by the bootstrap; None if it cannot be said.
+
+    Args:
+        recorded: What the trainer reported. Where predictions give something else it means
+            another thing by the metric's name, perhaps in other units.
+    """
     name = metric_of(metric, task_of(predicted))
     if name is None or name == "roc_auc":
         return None
-    error = float(np.std(sampled(predicted, [name])[1][name]))
+    values, samples = sampled(predicted, [name])
+    if not math.isclose(values[name], recorded, rel_tol=ALIKE):
+        return None
+    error = float(np.std(samples[name]))
     return error if error > 0 else None
 
 

@@ -45,7 +45,8 @@ def disagreements(a: Predicted, b: Predicted) -> pd.DataFrame:
         classes); ``a_confidence``, ``b_confidence`` in [0, 1]; ``right``: a, b or neither. The
         rows on which both are sure come first. Of regressions every row: ``id``, ``target``,
         ``a``, ``b``, ``difference`` (a − b), ``right`` (the nearer one; neither where both are
-        as near), the largest differences first. Empty where no row is in both.
+        as near), the largest differences first. Empty where no row is in both, or where these
+        rows have other targets in one, so that they are not the same rows at all.
 
     Raises:
         ValueError: One is a classifier and the other a regression.
@@ -56,13 +57,19 @@ def disagreements(a: Predicted, b: Predicted) -> pd.DataFrame:
     return _classes_differ(a, b) if a.is_classification else _values_differ(a, b)
 
 
+def in_common(a: Predicted, b: Predicted) -> int:
+    """How many rows both predicted with a number; none if the targets of these differ: equal ids
+    are then of different data."""
+    return len(_common(finite(a), finite(b))[0].ids)
+
+
 def spread(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
     """How a metric varies over runs with the same parameters, that is with the seed or fold.
 
     Args:
-        trials: A row for each run, with ``params.PATH`` columns and the metric's; of several
-            studies only if what their files fix is the same, or has columns too. Parameters
-            whose name is one of REPEATS are not looked at.
+        trials: A row for each run, with a ``params.PATH`` column for every setting, not only
+            those that were searched, and the metric's. Settings whose name is one of REPEATS are
+            not looked at.
 
     Returns:
         A row for each group of two runs or more: the parameters, ``rows`` (the labels of the
@@ -105,6 +112,8 @@ def _common(a: Predicted, b: Predicted) -> tuple[Predicted, Predicted]:
     """The rows of both, in the order of their ids; one with several predictions counts once."""
     a, b = by_id(a), by_id(b)
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
+    if not np.array_equal(a.target[in_a], b.target[in_b], equal_nan=True):
+        in_a = in_b = in_a[:0]
     return select(a, in_a), select(b, in_b)
 
 

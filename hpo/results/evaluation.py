@@ -109,21 +109,16 @@ def per_class(predicted: Predicted) -> pd.DataFrame:
     return found
 
 
-def operating_point(predicted: Predicted, class_index: int, threshold: float) -> dict[str, float]:
-    """What saying "it is `class_index`" from a probability of `threshold` on comes to.
-
-    Returns:
-        ``tpr``, ``fpr``, ``precision``, ``recall``, ``f1``, ``accuracy`` (of is it or is it not)
-        and the counts ``tp``, ``fp``, ``fn``, ``tn``; NaN where there is nothing to divide by.
-    """
-    row = operating_points({"": predicted}, class_index, threshold).iloc[0]
-    return {str(name): float(value) for name, value in row.drop("run").items()}
-
-
 def operating_points(
     runs: Mapping[str, Predicted], class_index: int, threshold: float
 ) -> pd.DataFrame:
-    """`operating_point` of many runs: ``run`` and a column for each number."""
+    """What saying "it is `class_index`" from a probability of `threshold` on comes to.
+
+    Returns:
+        A row for each ``run``: ``tpr``, ``fpr``, ``precision``, ``recall``, ``f1``, ``accuracy``
+        (of is it or is it not) and the counts ``tp``, ``fp``, ``fn``, ``tn``; NaN where there is
+        nothing to divide by.
+    """
     counts = np.array([_counts(predicted, class_index, threshold) for predicted in runs.values()])
     tp, fp, fn, tn = counts.reshape(-1, 4).T.astype(np.float64)
     table = {

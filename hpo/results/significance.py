@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ from hpo.results.predicted import Predicted
 from hpo.results.ranking import Of, Shares, auc_shares
 from hpo.results.rows import by_id, chosen, is_finite, same_rows_key
 from hpo.results.scores import GOALS, METRICS, Goal, task_of
+
+if TYPE_CHECKING:
+    from hpo.results.tables import StudyTables
 
 ALPHA = 0.05
 EXACT_BELOW = 25  # discordant rows: fewer, and McNemar's test is the exact one
@@ -59,7 +62,7 @@ class Comparison:
         metric: What was compared, and `goal`: which way is better.
         reference: The run that the others are held against; None where no run has the metric.
         best_of: The reference was chosen as the best of so many runs on the very rows of the
-            test, so it looks better than it is; None where it was named.
+            test, so it looks better than it is; None where it was named (see `of_its_study`).
         rows: How many rows the reference was judged on.
         table: In the order of the runs: ``run``; ``value``; ``difference`` to the reference (run −
             reference), ``low``, ``high``; ``p``, ``p_corrected``; ``verdict``: reference, better,
@@ -157,6 +160,14 @@ def compare(
     table = _with_verdicts(pd.DataFrame(rows, columns=_COLUMNS), GOALS[metric])
     count = len(runs[reference].ids) if reference is not None else 0
     return Comparison(metric, GOALS[metric], reference, best_of, count, table)
+
+
+def of_its_study(found: Comparison, tables: StudyTables, trial: int) -> Comparison:
+    """The same, knowing which trial the reference is: the best trial of a study was chosen among
+    all its complete ones, whichever of them are compared."""
+    if len(tables.objective) != 1 or tables.best() != trial:
+        return found
+    return replace(found, best_of=max(found.best_of or 0, len(tables.complete())))
 
 
 # -- one run, and two

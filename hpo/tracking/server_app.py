@@ -20,7 +20,7 @@ OPEN, WITH_USERS = "hpo", "hpo-users"  # as pyproject.toml calls them
 
 CLOSED = re.compile(
     r"/+((ajax-)?api/[0-9.]+/(mlflow/)?)?"
-    r"(assistant|gateway|gateway-proxy|genai|jobs|prompt-optimization|scorers?|webhooks)(/|$)"
+    r"(assistant|gateway|gateway-proxy|genai|issues|jobs|prompt-optimization|scorers?|webhooks)(/|$)"
 )
 
 

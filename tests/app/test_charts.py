@@ -40,7 +40,7 @@ IN_TURN = (  # three of them for each chart
     "'; DROP TABLE runs; --\\",
 )
 OURS = re.compile(r"</?b>|<br>|<extra></extra>")  # the markup that the charts write themselves
-FIELDS = re.compile(r"%\{(x|y|z|text|customdata)(:[^{}]*)?\}")
+FIELDS = re.compile(r"%\{(x|y|z|text|customdata(\[\d\])?)(:[^{}]*)?\}")
 TEMPLATES = ("hovertemplate", "texttemplate")
 
 

@@ -29,7 +29,7 @@ def parted(trace: Any) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     ends = np.flatnonzero(np.isnan(trace.x))
     starts = np.append(0, ends[:-1] + 1)
     return {
-        int(trace.customdata[start]): (trace.x[start:end], trace.y[start:end])
+        int(trace.customdata[start][0]): (trace.x[start:end], trace.y[start:end])
         for start, end in zip(starts, ends, strict=True)
     }
 
@@ -137,15 +137,16 @@ def test_overlay_over_samples_that_are_unknown_says_so() -> None:
 def test_many_runs_share_few_traces_and_lose_nothing(count: int) -> None:
     table = runs(count)
     chart = curves.overlay(table, "accuracy", W)
-    drawn = [t for t in chart.figure.data if t.mode == "lines" and t.text is not None]
+    drawn = [t for t in chart.figure.data if t.mode == "lines" and t.customdata is not None]
     assert len(drawn) <= 16
     solid = {i: xy for t in drawn if t.line.dash is None for i, xy in parted(t).items()}
     assert set(solid) == set(range(count))
     for index in (0, count - 1):
         mine = table[table["trial"] == index]
         np.testing.assert_allclose(solid[index][1], mine["val/accuracy"], rtol=1e-6)
-    texts = {text for trace in drawn for text in trace.text}
-    assert texts == {f"study/{i}" for i in range(count)}
+    assert all("<b>study/%{customdata[1]}</b>" in trace.hovertemplate for trace in drawn)
+    numbers = {int(number) for trace in drawn for number in trace.customdata[:, 1]}
+    assert numbers == set(range(count))
     assert "hovering names them" in chart.caption
 
 
@@ -435,3 +436,17 @@ def test_a_line_of_one_point_and_of_equal_values_is_drawn() -> None:
     assert len(trace["x"]) == 1
     many = [Line(f"s/{i}", i, one, one) for i in range(20)]
     assert lines.traces(many, [], 20)[-1]["mode"] == "markers"
+
+
+def test_hovering_names_runs_of_several_studies_and_runs_that_are_named_otherwise() -> None:
+    names = [f"{study}/{number}" for study in ("a/b", "c") for number in range(10)] + ["odd name"]
+    table = pd.concat([runs(1).assign(run=name) for name in names], ignore_index=True)
+    fig = curves.overlay(table, "accuracy", W, runs=names).figure
+    shown = set()
+    for trace in fig.data:
+        if trace.mode == "lines" and trace.customdata is not None:
+            name = trace.hovertemplate.partition("<b>")[2].partition("</b>")[0]
+            for index, number in trace.customdata:
+                assert names[index] == name.replace("%{customdata[1]}", str(number))
+                shown.add(names[index])
+    assert shown == set(names)

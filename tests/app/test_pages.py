@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import classifier
+from made_up import classifier, spoilt
 from recorded import (
+    LOSS,
     Recorded,
     a_regression,
     finished,
@@ -21,8 +23,12 @@ from recorded import (
 )
 from streamlit.testing.v1 import AppTest
 
+from app.compared import compared
+from app.parts import made_of_run
 from app.views import compare, study
 from app.words import WORDS, words
+from hpo.results import UserError, differences
+from hpo.results.catalog import Catalog
 
 # pyarrow does so to columns of times.
 pytestmark = pytest.mark.filterwarnings(
@@ -347,6 +353,128 @@ def test_runs_of_different_tasks_are_compared_as_far_as_they_go(
     for runs in ("digits/1,diabetes/1,mine/1", "mine/1,diabetes/1,digits/1"):
         for view in compare.VIEWS:
             open_page("compare", runs=runs, view=view)
+
+
+def two_data_sets(home: Path) -> None:
+    """Of other classes and other rows, with the same row numbers."""
+    finished(home)
+    dataset = {"task": "classification", "classes": ["ant", "bee"], "fingerprint": "b" * 64}
+    insects = Recorded(home, "insects", dataset=dataset)
+    for seed in range(2):
+        insects.trial(rising(0.8), predicted=classifier(classes=2, seed=seed, data=1))
+    insects.over()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "apart"),
+    [
+        ("digits/7,insects/0,insects/1,digits/6", "insects/0, insects/1"),
+        ("insects/0,digits/7,insects/1", "digits/7"),
+    ],
+)
+def test_runs_of_other_classes_are_named_and_left_out(
+    runs: str, apart: str, home: Path, open_page: OpenPage
+) -> None:
+    two_data_sets(home)
+    for view in compare.VIEWS:
+        test = open_page("compare", runs=runs, view=view)
+        warning = test.warning[0].value.replace("\\", "")
+        assert warning == W("compare.unlike", runs=apart, count=apart.count("/"))
+
+
+def test_rows_of_other_data_are_not_said_to_agree(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    other = Recorded(home, "other")
+    other.trial(rising(0.8), predicted=classifier(data=1))
+    other.over()
+    test = open_page("compare", runs="digits/7,other/0", view="examples")
+    assert W("examples.nothing_common") in [info.value for info in test.info]
+
+
+def test_repeats_have_all_settings_and_the_data_alike(home: Path) -> None:
+    study = Recorded(home)
+    params = {"train.lr": 0.1}
+    same = {"train.epochs": 5, "train.lr": 0.1}
+    for config in (
+        same | {"data.split_seed": 1},
+        same | {"data.split_seed": 2},
+        same | {"model.width": 8},  # not searched
+    ):
+        study.trial(rising(0.8), begun={"params": params, "config": config})
+    twin = "same configuration as trial 0"
+    study.trial([0.8], "pruned", reason=twin, begun={"params": params, "config": same})
+    study.trial([0.8], reason=twin, begun={"params": params, "config": same})
+    study.trial([0.8], "stopped", begun={"params": params, "config": same})
+    study.over()
+    for name, changed in {
+        "again": {},
+        "moved": {"dataset": {"fingerprint": "e" * 64}},
+        "loss": {"objective": [LOSS]},
+    }.items():
+        other = Recorded(home, name, **changed)
+        other.trial(rising(0.7), begun={"params": params, "config": same})
+        other.over()
+    runs = [*(("digits", n) for n in range(6)), ("again", 0), ("moved", 0), ("loss", 0)]
+    found = compared(runs)
+    assert found is not None
+    table = differences.spread(found.repeats(), "value")
+    assert table["rows"].to_list() == [["digits/0", "digits/1", "again/0"]]
+    alone = compared([("digits", 5)])
+    assert alone is not None
+    assert differences.spread(alone.repeats(), "value").empty
+
+
+def test_only_runs_that_can_be_compared_are_counted(home: Path, open_page: OpenPage) -> None:
+    study = finished(home)
+    study.trial(rising(0.5), predicted=spoilt(classifier()))
+    study.trial(rising(0.5), predicted=classifier(data=1))
+    test = open_page("compare", runs="digits/7,digits/0,digits/12,digits/13", view="metrics")
+    said = test.success[0].value.replace("\\", "")
+    assert "better** than all 1 others" in said
+    assert W("real.apart.rows", count=1) in said
+    assert W("real.apart.numbers", count=1) in said
+    assert W("real.best_of", count=10) in said  # of all in the study
+
+
+def test_predictions_that_could_not_be_had_are_used_once_they_can(
+    home: Path, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(home)
+
+    def no_answer(self: Catalog, key: str, trial: int) -> None:
+        raise UserError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "predicted", no_answer)
+        test = open_page("compare", runs="digits/7,digits/0", view="metrics")
+        assert W("real.no_predictions") in [info.value for info in test.info]
+    with monkeypatch.context() as patch:
+        whole = Catalog.predicted
+        patch.setattr(
+            Catalog, "predicted", lambda s, k, t: no_answer(s, k, t) if t == 6 else whole(s, k, t)
+        )
+        test = open_page("compare", runs="digits/7,digits/6,digits/0", view="metrics")
+        assert "digits/6" not in test.dataframe[0].value.to_csv()
+    test = open_page("compare", runs="digits/7,digits/6,digits/0", view="metrics")
+    assert "digits/6" in test.dataframe[0].value.to_csv()
+
+
+def test_as_many_runs_as_a_page_shows_are_kept(home: Path) -> None:
+    asked: list[tuple[str, int]] = []
+    for _ in range(2):
+        for what in ("predictions", "metrics"):
+            for run in range(200):
+                made_of_run(partial(asked.append, (what, run)), what, run)
+    assert len(asked) == 400
+
+
+def test_the_calibration_error_of_each_run_is_said(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("compare", runs="digits/7,digits/0", view="probabilities")
+    (table,) = [f.value for f in test.dataframe if W("calibration.error") in f.value]
+    assert list(table[W("column.run")]) == ["digits/7", "digits/0"]
+    assert table[W("calibration.error")].between(0, 1).all()
 
 
 def test_at_most_200_runs_are_compared(home: Path, open_page: OpenPage) -> None:

@@ -11,7 +11,7 @@ import pytest
 from made_up import classifier, regression, said, shuffled, spoilt
 from scipy import stats
 
-from hpo.results.differences import differing, disagreements, spread
+from hpo.results.differences import differing, disagreements, in_common, spread
 
 # -- parameters
 
@@ -103,6 +103,13 @@ def test_only_rows_that_both_predicted_can_disagree() -> None:
     assert first not in set(disagreements(spoilt(a, place), b)["id"])
     assert disagreements(a, replace(b, ids=b.ids + 1)).empty
     assert list(disagreements(a, replace(b, ids=b.ids + 1)))[:2] == ["id", "target"]
+
+
+def test_rows_of_other_data_have_nothing_in_common() -> None:
+    a, b = classifier(), classifier(seed=1, data=1)
+    assert in_common(a, b) == 0
+    assert disagreements(a, b).empty
+    assert in_common(a, shuffled(classifier(seed=1))) == len(a.ids)
 
 
 def test_a_classifier_and_a_regression_are_not_held_against_each_other() -> None:

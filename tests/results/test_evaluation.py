@@ -18,7 +18,6 @@ from hpo.results.evaluation import (
     confusion,
     expected_calibration_error,
     metrics,
-    operating_point,
     operating_points,
     per_class,
     residuals,
@@ -252,7 +251,7 @@ def test_an_operating_point_is_sklearn_s(threshold: float) -> None:
     predicted = CASES[0]
     truth = predicted.target == 2
     yes = predicted.output[:, 2] >= np.float32(threshold)
-    found = operating_point(predicted, 2, threshold)
+    found = operating_points({"": predicted}, 2, threshold).iloc[0]
     tn, fp, fn, tp = sk.confusion_matrix(truth, yes, labels=[False, True]).ravel()
     assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
     expected = {
@@ -270,12 +269,13 @@ def test_operating_points_of_many_runs_are_theirs() -> None:
     runs = {f"s/{seed}": classifier(seed=seed) for seed in range(3)}
     table = operating_points(runs, 1, 0.4).set_index("run")
     for name, predicted in runs.items():
-        assert table.loc[name].to_dict() == operating_point(predicted, 1, 0.4)
+        alone = operating_points({name: predicted}, 1, 0.4).set_index("run")
+        pd.testing.assert_series_equal(table.loc[name], alone.loc[name])
     assert operating_points({}, 1, 0.4).empty
 
 
 def test_a_point_at_which_nothing_is_said_has_no_precision() -> None:
-    found = operating_point(said([0, 1], [0.1, 0.2]), 1, 0.9)
+    found = operating_points({"": said([0, 1], [0.1, 0.2])}, 1, 0.9).iloc[0]
     assert math.isnan(found["precision"])
     assert (found["recall"], found["f1"], found["accuracy"]) == (0, 0, 0.5)
 

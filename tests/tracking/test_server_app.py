@@ -45,6 +45,7 @@ def test_all_of_what_acts_for_others_is_closed(router: str) -> None:
         "/api/3.0/mlflow/scorers/register",
         "/api/3.0/mlflow/prompt-optimization/jobs",
         "//ajax-api/3.0/mlflow/assistant/config",
+        "/ajax-api/3.0/mlflow/issues/invoke",
     ],
 )
 def test_the_rest_of_it_too(path: str) -> None:
