@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
 
-from app.parts import inert
+from app.parts import catalog, inert
 from app.words import Words
 from hpo.results.tables import StudyTables
 
-TIMEOUT_S = 20.0
-STARTED_S = 3.0  # so long at least runs what was started well
+TIMEOUT_S = 20.0  # at most so long is a command waited for; it goes on
+POLL_S = 0.1
 MORE = 20
+LOG = "ui.log"  # in the study's folder: what the commands that were started here print
+TAIL = 500  # characters of it that are shown
 
 
 def controls(tables: StudyTables, w: Words) -> None:
@@ -27,34 +31,69 @@ def controls(tables: StudyTables, w: Words) -> None:
         if tables.state == "running" and st.button(
             w("control.stop"), icon=":material/stop:", help=w("control.stop.help")
         ):
-            _run(w, "stop", tables.key)
+            _run(tables, w, "control.stopping", "stop", tables.key)
         if tables.path is None or not tables.budget.get("trials"):
             return
         with st.popover(w("control.more"), icon=":material/add:"):
             count = st.number_input(w("control.more.count"), 1, 100_000, MORE)
             if st.button(w("control.more.go"), type="primary"):
-                _run(w, "run", tables.path, "--trials", f"+{count}", wait=False)
+                more = ("run", tables.path, "--trials", f"+{count}")
+                _run(tables, w, "control.started", *more)
 
 
-def _run(w: Words, *command: str, wait: bool = True) -> None:
-    """Call the ``hpo`` command on this study's folder and show what it says."""
-    home = Path(os.environ.get("HPO_UI_HOME", "."))
-    line = [sys.executable, "-m", "hpo.cli", *command, "--home", str(home.resolve())]
+def _run(tables: StudyTables, w: Words, going_on: str, *command: str) -> None:
+    """Call the ``hpo`` command on this study's folder and show what it says, or `going_on`."""
+    home = Path(os.environ.get("HPO_UI_HOME", ".")).resolve()
+    log = home / "studies" / tables.name / LOG
+    was_running = tables.state == "running"
+
+    def has_started() -> bool:
+        return not was_running and catalog().study(tables.key).state == "running"
+
+    try:
+        code, said = called([*command, "--home", str(home)], log, has_started)
+    except OSError as error:  # the folder is not ours to write
+        st.error(inert(error))
+        return
+    if code is None:
+        st.toast(w(going_on, log=inert(log.relative_to(home))))
+    else:
+        (st.toast if code == 0 else st.error)(inert(said, TAIL))
+
+
+def called(
+    arguments: Sequence[str],
+    log: Path,
+    has_started: Callable[[], bool],
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[int | None, str]:
+    """Start ``hpo`` so that it outlives the app, and wait until it ends or `has_started`.
+
+    Args:
+        log: What it prints is put at the end of this file. A pipe would stop it once nobody reads.
+
+    Returns:
+        Its exit code (None: it goes on), and the end of what it has printed.
+
+    Raises:
+        OSError: The log cannot be written.
+    """
     uri = os.environ.get("HPO_UI_TRACKING_URI")
-    with tempfile.TemporaryFile() as output:  # a pipe that nobody reads would stop it
+    with open(log, "ab") as output:
+        before = output.tell()
         process = subprocess.Popen(
-            line,
+            [sys.executable, "-m", "hpo.cli", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | ({"MLFLOW_TRACKING_URI": uri} if uri else {}),
-            start_new_session=True,  # it outlives the app
+            start_new_session=True,
         )
-        try:
-            process.wait(TIMEOUT_S if wait else STARTED_S)
-        except subprocess.TimeoutExpired:
-            st.toast(w("control.started"))
-            return
-        output.seek(0)
-        said = output.read().decode(errors="replace").strip()
-    (st.toast if process.returncode == 0 else st.error)(inert(said, 500))
+    until_s = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < until_s and not has_started():
+        time.sleep(POLL_S)
+    code = process.returncode
+    threading.Thread(target=process.wait, daemon=True).start()  # so that its end is taken note of
+    with open(log, "rb") as file:
+        file.seek(max(before, file.seek(0, os.SEEK_END) - 4 * TAIL))
+        return code, file.read().decode(errors="replace").strip()[-TAIL:]

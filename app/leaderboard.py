@@ -47,6 +47,7 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
     event = st.dataframe(
         for_people(found.head(MOST_ROWS)[chosen], w),
         hide_index=True,
+        placeholder="",
         key="leaderboard",
         on_select="rerun",
         selection_mode="multi-row",

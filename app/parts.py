@@ -251,6 +251,10 @@ def offer(runs: Sequence[address.Run], key: str, w: Words) -> None:
         names = ", ".join(address.name(run) for run in runs[:5])
         more = "" if len(runs) <= 5 else w("and_more", count=len(runs) - 5)
         st.caption(inert(f"{names}{more}"))
+        if len(runs) > 1 and st.button(
+            w("compare.these", count=len(runs)), key=f"{key}-compare", type="primary"
+        ):
+            address.go(address.COMPARE, runs=address.join(runs[: address.MOST_RUNS]))
         if st.button(w("compare.add", count=len(runs)), key=f"{key}-add"):
             address.choose(runs)
             st.rerun()

@@ -97,9 +97,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "{why} What is shown is what was known before.",
         "{why} 页面显示的是此前已知的内容。",
     ),
-    "compare.chosen": ("{count} runs put aside", "已选 {count} 个试验"),
+    "compare.chosen": ("{count} runs chosen to compare", "已选 {count} 个试验"),
     "compare.open": ("Compare", "对比"),
     "compare.clear": ("Clear", "清空"),
+    "compare.these": ("Compare these {count}", "对比这 {count} 个"),
     "compare.add": ("Add {count} to the comparison", "将 {count} 个加入对比"),
     "run.open": ("Open this run", "打开该试验"),
     "time.days": ("{days} d {hours} h", "{days} 天 {hours} 小时"),
@@ -140,6 +141,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "advice.none": (
         "Nothing stands out: no range is exhausted, no parameter is idle.",
         "暂无明显问题：没有触及边界的范围，也没有无关的超参数。",
+    ),
+    "advice.early": (
+        "Too early to say more: {trials} trials are complete.",
+        "为时尚早：只有 {trials} 个试验已完成。",
     ),
     "advice.edge.low": (
         "**Widen {param} downwards**: {share:.0%} of the best {among} trials lie at its lower "
@@ -207,7 +212,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "control.more": ("More trials", "追加试验"),
     "control.more.count": ("How many more", "追加数量"),
     "control.more.go": ("Go on", "继续运行"),
-    "control.started": ("Started; it appears here in a moment.", "已启动，稍后会显示在这里。"),
+    "control.started": (
+        "Started; it appears here in a moment. What it says is in {log}.",
+        "已启动，稍后会显示在这里。其输出在 {log} 中。",
+    ),
+    "control.stopping": (
+        "It is still stopping. What it says is in {log}.",
+        "仍在停止中。其输出在 {log} 中。",
+    ),
     # -- charts: what several of them say
     "term.trial": ("trial", "试验"),
     "term.epoch": ("epoch", "轮"),
@@ -490,8 +502,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "{run} 的 {metric} 为 {value}；没有可与之比较的试验。",
     ),
     "real.clear": (
-        "**Yes: {run} is better** than all {count} others ({metric} {value}); the differences are "
-        "larger than chance.",
+        "**Yes: {run} is better** ({metric} {value}) than every other run compared ({count}); the "
+        "differences are larger than chance.",
         "**是的：{run} 优于**其余全部 {count} 个试验（{metric} {value}）；差异超出随机波动。",
     ),
     "real.some": (
@@ -501,8 +513,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "但与另外 {unsure} 个难以区分。",
     ),
     "real.cannot_tell": (
-        "**Cannot tell**: {run} has the best {metric} ({value}), but on these rows none of the "
-        "{count} others is worse for sure.",
+        "**Cannot tell**: {run} has the best {metric} ({value}), but on these rows no other "
+        "run ({count} compared) is worse for sure.",
         "**无法断定**：{run} 的 {metric} 最好（{value}），但在这些样本上，其余 {count} 个试验"
         "都不能确定更差。",
     ),

@@ -29,8 +29,8 @@ meanwhile, warnings and errors go to stderr. After an error the object is `{"err
 | 0 | done |
 | 1 | failed: the study, MLflow, or something on this machine |
 | 2 | the input must change: the study file, an option, the name of a study |
-| 130 | stopped by Ctrl-C; `hpo run` goes on |
-| 143 | stopped by SIGTERM; `hpo run` goes on |
+| 130 | stopped by Ctrl-C; `hpo run` goes on (`hpo server` and `hpo ui` end with 0) |
+| 143 | stopped by SIGTERM; `hpo run` goes on (`hpo server` and `hpo ui` end with 0) |
 """
 
 # In the order in which a person meets them.

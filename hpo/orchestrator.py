@@ -557,16 +557,14 @@ class Orchestrator:
         return due
 
     def _look_at_requests(self) -> None:
+        for _, stop in self.requests.take(Stop):
+            # As from the keyboard; but to ask twice for the same is not to insist.
+            wanted = 2 if stop.now else 1
+            self.signals += [signal.SIGINT] * (wanted - len(self.signals))
         # Once the end is decided more trials would come to nothing: who asks finds out.
-        kinds = (Stop, Trials) if self.ending is None else (Stop,)
-        for name, request in self.requests.take(kinds):
-            match request:
-                case Stop(now):
-                    # As from the keyboard; but to ask twice for the same is not to insist.
-                    wanted = 2 if now else 1
-                    self.signals += [signal.SIGINT] * (wanted - len(self.signals))
-                case Trials(count, more):
-                    self._set_trials(count, more, name)
+        if self.ending is None and not self.signals:
+            for name, trials in self.requests.take(Trials):
+                self._set_trials(trials.count, trials.more, name)
 
     def _set_trials(self, count: int, more: bool, request: str) -> None:
         if more:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hpo import lease
 from hpo.errors import HpoError, StudyLocked
@@ -53,6 +53,7 @@ class Trials:
 
 
 Request = Stop | Trials
+Asked = TypeVar("Asked", Stop, Trials)
 KINDS: Mapping[str, type[Request]] = {"stop": Stop, "trials": Trials}
 
 
@@ -67,16 +68,16 @@ class Requests:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
-    def take(self, kinds: tuple[type[Request], ...]) -> Iterator[tuple[str, Request]]:
-        """Those of these kinds that have arrived, each with its name, in order; each is removed
+    def take(self, kind: type[Asked]) -> Iterator[tuple[str, Asked]]:
+        """Those of this kind that have arrived, each with its name, in order; each is removed
         once the caller asks for more. Others stay where they are.
         """
         for file in self._files():
             request = _read(file, self._session)
-            if request is not None and not isinstance(request, kinds):
-                continue
-            if request is not None:
+            if isinstance(request, kind):
                 yield file.name, request
+            elif request is not None:
+                continue
             with contextlib.suppress(OSError):
                 file.unlink()
 
@@ -169,13 +170,14 @@ def ask_for_trials(
         if time.monotonic() - began_s > wait_s:
             break
         time.sleep(POLL_S)
-    try:
-        file.unlink()
-    except FileNotFoundError:
-        return True
-    if lease.owner(paths.lease) != session:  # it may have died between the record and the file
+    is_there = file.exists()
+    file.unlink(missing_ok=True)
+    # It may have died between the record and the file, and the next one have cleared that away.
+    if lease.owner(paths.lease) != session:
         records = (r for r, _ in outbox.read(paths.outbox)) if paths.outbox.exists() else ()
         return any(record.get("request") == file.name for record in records)
+    if not is_there:
+        return True
     raise StudyLocked(
         f"process {session['pid']} on {session['host']} runs the study, but takes no requests: "
         "its last trial is over and MLflow gets the rest, or it hangs.\n"

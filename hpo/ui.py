@@ -132,7 +132,7 @@ def _command(listening: Listening, main: Path) -> list[str]:
         **OPTIONS,
     }
     return [
-        *(sys.executable, "-P", "-m", "streamlit", "run", str(main)),
+        *(sys.executable, "-P", "-m", "app.serve", "run", str(main)),
         *(f"--{key}={value}" for key, value in options.items()),
         *(f"--server.allowedHosts={host}" for host in hosts),
     ]

@@ -210,9 +210,8 @@ class AssignedTrial:
             return {}
         import numpy as np
 
-        output = self._best.output
-        if output.ndim == 2:  # probabilities: float16 keeps three digits, in half the space
-            output = output.astype(np.float16)
+        # Not in half precision: where a model is sure, the order of its scores would be lost.
+        output = self._best.output.astype(np.float32)
         path = self._assignment.folder / "predictions.npz"
         with replacing(path) as file:
             np.savez_compressed(file, ids=self._best.ids, target=self._best.target, output=output)

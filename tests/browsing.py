@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    TimeoutError,
     ViewportSize,
     sync_playwright,
 )
@@ -55,6 +57,16 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+STICKS_OUT = """() => {
+    const main = document.querySelector('[data-testid=stMain]');
+    const wide = [document.documentElement, main].some(
+        one => one.scrollWidth > one.clientWidth);
+    return wide ? [...main.querySelectorAll('*')]
+        .filter(one => one.getBoundingClientRect().right > innerWidth + 1)
+        .map(one => one.outerHTML.slice(0, 120)) : [];
+}"""
 
 
 class Visit:
@@ -129,19 +141,12 @@ class Visit:
         ]
 
     def overflow(self) -> list[str]:
-        """Elements that stick out of the page to the right, if it can be scrolled there."""
-        return list(
-            self.page.evaluate(
-                """() => {
-                    const main = document.querySelector('[data-testid=stMain]');
-                    const wide = [document.documentElement, main].some(
-                        one => one.scrollWidth > one.clientWidth);
-                    return wide ? [...main.querySelectorAll('*')]
-                        .filter(one => one.getBoundingClientRect().right > innerWidth + 1)
-                        .map(one => one.outerHTML.slice(0, 120)) : [];
-                }"""
-            )
-        )
+        """Elements that stick out of the page to the right, if it can be scrolled there; tables
+        take a moment to fit a new window.
+        """
+        with contextlib.suppress(TimeoutError):
+            self.page.wait_for_function(f"({STICKS_OUT})().length === 0")
+        return list(self.page.evaluate(STICKS_OUT))
 
     def text(self) -> str:
         """All that the page says, that of tables, titles and closed boxes, too."""

@@ -215,7 +215,7 @@ def rising(best: float, epochs: int = 5) -> list[float]:
 def keep(path: Path, predicted: Predicted) -> None:
     """Write predictions as a worker does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    output = predicted.output.astype(np.float16)
+    output = predicted.output.astype(np.float32)
     np.savez(path, ids=predicted.ids, target=predicted.target, output=output)
 
 

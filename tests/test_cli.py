@@ -367,6 +367,17 @@ def test_the_commands_it_prints_work_from_here(
     called = hpo("run", finished.bench.file, "--home", folder, *SIX)
     command = called.out.split("Every trial:\n  hpo ")[1].splitlines()[0]
     assert hpo(*command.split()) == hpo("trials", "s", "--home", folder)
+    assert called.out.endswith(f"\n  hpo ui s --home {folder}\n")
+
+
+def test_the_address_of_an_mlflow_server_is_printed_without_its_password(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:s3cret@127.0.0.1:9")
+    said = hpo("run", "study.yaml", *SIX).out
+    assert "hpo ui s\nIn MLflow:\n  http://" in said
+    assert "127.0.0.1:9" in said
+    assert "s3cret" not in said
 
 
 def test_a_changed_study_exits_2_with_the_difference(finished: Finished) -> None:

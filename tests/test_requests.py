@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from workbench import Workbench
 
-from hpo import lease, requests
+from hpo import launch, lease, requests
 from hpo.errors import StudyChanged, StudyLocked
 from hpo.launch import tell_running, total_trials
 from hpo.orchestrator import Ended
+from hpo.progress import Silent
 from hpo.requests import Requests, Stop, Trials
 from hpo.tracking.outbox import Outbox
 
@@ -34,7 +35,7 @@ EARLIER = {**SESSION, "started": 4.0}
 
 
 def asked(inbox: Requests) -> list[requests.Request]:
-    return [request for _, request in inbox.take((Stop, Trials))]
+    return [request for kind in (Stop, Trials) for _, request in inbox.take(kind)]
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -85,7 +86,7 @@ def test_a_request_is_taken_once_in_order_and_by_the_session_that_it_is_to(
 def test_a_request_is_there_until_it_has_been_met(bench: Workbench) -> None:
     inbox = Requests(bench.paths, SESSION)
     file = requests.send(bench.paths, SESSION, Stop())
-    taken = inbox.take((Stop,))
+    taken = inbox.take(Stop)
     next(taken)
     assert file.exists()
     assert list(taken) == []
@@ -118,7 +119,7 @@ def test_requests_of_another_kind_stay(bench: Workbench) -> None:
     inbox = Requests(bench.paths, SESSION)
     requests.send(bench.paths, SESSION, Trials(5))
     requests.send(bench.paths, SESSION, Stop())
-    assert [request for _, request in inbox.take((Stop,))] == [Stop(False)]
+    assert [request for _, request in inbox.take(Stop)] == [Stop(False)]
     assert asked(inbox) == [Trials(5)]
 
 
@@ -135,6 +136,13 @@ def test_a_request_on_record_was_met_though_its_session_died_before_removing_it(
             outbox.append({"kind": "budget", "time_ms": 1, "budget": {}, "request": file.name})
         return file
 
+    def cleared(*args: Any) -> Any:
+        file = send(*args)
+        file.unlink()  # by the next session
+        return file
+
+    assert not requests.ask_for_trials(bench.paths, SESSION, Trials(5, more=True))
+    monkeypatch.setattr(requests, "send", cleared)
     assert not requests.ask_for_trials(bench.paths, SESSION, Trials(5, more=True))
     monkeypatch.setattr(requests, "send", noted)
     assert requests.ask_for_trials(bench.paths, SESSION, Trials(5, more=True))
@@ -160,6 +168,34 @@ def test_a_study_stops_at_its_epochs_end_and_goes_on_as_if_it_had_not(bench: Wor
     reported = [(r["number"], r["epoch"]) for r in bench.records("epoch")]
     assert reported == [(n, e) for n in range(5) for e in range(1, 9)]
     assert {end["state"] for end in bench.records("end")} == {"complete"}
+
+
+def test_a_session_that_is_to_stop_takes_no_more_trials(bench: Workbench) -> None:
+    with running(bench, train__epochs=2, train__seconds=0.5, budget__trials=1):
+        session = requests.session_of(bench.paths)
+        assert session is not None
+        requests.send(bench.paths, session, Stop())
+        assert not requests.ask_for_trials(bench.paths, session, Trials(3, more=True))
+    assert [r["budget"]["trials"] for r in bench.records("budget")] == [1]  # its own
+    assert list(bench.paths.requests.iterdir()) == []
+
+
+def test_trials_that_were_asked_for_while_workers_started_are_kept(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(budget__trials=2)
+    study = bench.load()
+    more = {"budget": study.with_trials(9).budget.model_dump()}
+    ready = launch._first_ready
+
+    def meanwhile(*args: Any) -> Any:
+        with Outbox(bench.paths.outbox) as outbox:  # the session before this one, at its end
+            outbox.append({"kind": "budget", "time_ms": time.time_ns() // 1_000_000, **more})
+        return ready(*args)
+
+    monkeypatch.setattr(launch, "_first_ready", meanwhile)
+    with launch.opened(study, bench.home, Silent()) as orchestrator:
+        assert orchestrator.spec.budget.trials == 9
 
 
 def test_to_ask_twice_is_not_to_insist(bench: Workbench) -> None:

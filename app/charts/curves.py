@@ -62,9 +62,8 @@ def curves_table(epochs: pd.DataFrame, metric: str, smoothing: float = 0.0) -> p
         table[names[name]] = values.where(np.isfinite(values))
         if smoothing:
             table[f"{names[name]}.smoothed"] = _smoothed(table, names[name], smoothing)
-    first = {run: i for i, run in enumerate(dict.fromkeys(epochs["run"]))}
-    order = table["run"].map(first)
-    return table.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
+    order = np.argsort(pd.factorize(table["run"])[0], kind="stable")
+    return table.iloc[order].reset_index(drop=True)
 
 
 def _smoothed(table: pd.DataFrame, column: str, smoothing: float) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,6 +178,7 @@ def _groups(drawn: Sequence[Line], dashed: bool) -> dict[tuple[str, str], list[L
     return found
 
 
+@functools.lru_cache(maxsize=1024)
 def hover_name(run: str) -> tuple[str, int]:
     """A run's name on hover as a template of its study's, and the run's number in it.
 
@@ -185,7 +187,7 @@ def hover_name(run: str) -> tuple[str, int]:
     study, _, number = run.rpartition("/")
     if study and number.isascii() and number.isdigit() and len(number) < 10:
         return f"{style.plain(tail(study))}/%{{customdata[1]}}", int(number)
-    return style.plain(tail(run)), 0
+    return _short(run), 0
 
 
 def _ends(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]]) -> Trace:
@@ -198,10 +200,15 @@ def _ends(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]]) -> Trace:
         "x": floats([line.x[place] for line, place in last]),
         "y": floats([line.y[place] for line, place in last]),
         "customdata": np.array([line.index for line, _ in last], np.int32),
-        "text": [style.plain(tail(line.run)) for line, _ in last],
+        "text": [_short(line.run) for line, _ in last],
         "marker": {"size": 5, "color": [style.look(line.index).color for line, _ in last]},
         "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def _short(run: str) -> str:
+    return style.plain(tail(run))
 
 
 def tail(run: str, most: int = 24) -> str:

@@ -89,11 +89,13 @@ def _curves(found: Compared, w: Words) -> None:
         csv(points, "operating-points", w)
     left, right = st.columns(2)
     with left:
-        tables = made(
-            lambda: {run: evaluation.calibration(p) for run, p in kept.items()},
-            *("calibration", tuple(kept), *found.version),
+        one = made(
+            lambda: probabilities.calibration(
+                {run: evaluation.calibration(predicted) for run, predicted in kept.items()}, w
+            ),
+            *("calibration", w.language, tuple(kept), *found.version),
         )
-        chart(probabilities.calibration(tables, w), "calibration", w)
+        chart(one, "calibration", w)
         errors = made(
             lambda: calibration_errors(kept, w),
             *("calibration-errors", w.language, tuple(kept), *found.version),

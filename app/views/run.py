@@ -98,7 +98,8 @@ def _top(key: str, trial: int, w: Words) -> None:
 
 def _parameters(tables: StudyTables, trial: int, w: Words) -> None:
     st.subheader(w("run.parameters"))
-    searched = set(tables.search)
+    row = _row(tables, trial)
+    searched = {p for p in tables.search if not pd.isna(row.get(f"params.{p}"))}
     config = tables.configs.get(trial, {})
     table = pd.DataFrame(
         {

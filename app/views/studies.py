@@ -42,11 +42,11 @@ def _table(w: Words, wanted: str) -> None:
         hide_index=True,
         key="studies",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="single-cell",
         column_config=_columns(w),
     )
     st.caption(w("studies.how"))
-    rows = event["selection"]["rows"]
+    rows = [row for row, _ in event["selection"]["cells"]]
     if rows and rows[0] < len(found):
         address.go(address.STUDY, study=str(found["key"][rows[0]]))
     with st.container(horizontal=True):

@@ -37,6 +37,7 @@ from hpo.results.tables import OVER, STATES, StudyTables
 
 BY: tuple[progress.By, ...] = ("trial", "time")
 VIEWS = ("overview", "parameters", "curves", "workers")
+IDLE_S = 10.0  # between two looks at whether a study that rests goes on
 MOST_SLICES = 6  # parameters shown unless others are asked for
 
 
@@ -48,7 +49,7 @@ def show() -> None:
     tables = study_or_stop(key, w)
     trouble()
     refresh_s = LIVE_S if tables.state == "running" or tables.missing_curves else None
-    st.fragment(_state, run_every=refresh_s)(tables.key, w)
+    st.fragment(_state, run_every=refresh_s or IDLE_S)(tables.key, tables.state, w)
     view = address.choice("view", VIEWS, lambda v: w(f"study.view.{v}"), w("study.view"))
     st.fragment(_view, run_every=refresh_s)(view, tables.key, tables.state, w)
 
@@ -68,8 +69,10 @@ def _view(view: str, key: str, state: str, w: Words) -> None:
 # -- how far it is
 
 
-def _state(key: str, w: Words) -> None:
+def _state(key: str, state: str, w: Words) -> None:
     tables = study_or_stop(key, w)
+    if tables.state != state:
+        st.rerun()  # somebody goes on with it, or it has ended
     counts = tables.trials["state"].value_counts()
     shown = ", ".join(f"{counts[s]} {w(f'state.{s}')}" for s in STATES if s in counts)
     best = tables.best() if len(tables.objective) == 1 else None
@@ -128,8 +131,11 @@ def _busy(tables: StudyTables, w: Words) -> str | None:
     """How many workers there are, and which share of the time they trained."""
     if tables.spans.empty:
         return None
-    idle = workers.idle_shares(workers.timeline_table(tables.spans, tables.updated_ms))
-    return w("study.busy", workers=len(idle), share=1 - idle.mean())
+    ends = tables.spans["end_ms"].fillna(tables.updated_ms)
+    trained_s = float((ends - tables.spans["start_ms"]).sum()) / 1000
+    count = tables.spans["worker"].nunique()
+    share = min(1.0, trained_s / (count * max(busy_s(tables), 1e-9)))
+    return w("study.busy", workers=count, share=share)
 
 
 # -- what it found

@@ -45,6 +45,8 @@ def main() -> None:
                 for suffix, language in (("", "en"), (".zh-CN", "zh")):
                     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
                     more = f"&lang={language}" if language == "zh" else ""
+                    page.goto(f"{address}/study?study=quickstart{more}")
+                    page.wait_for_selector("[data-testid=stDataFrame] canvas")  # loaded once
                     take(page, f"{address}/study?study=quickstart{more}", 1, f"study{suffix}")
                     take(page, f"{address}/compare?runs={runs}{more}", 4, f"compare{suffix}")
                     page.close()
@@ -58,7 +60,6 @@ def take(page: Page, url: str, charts: int, name: str) -> None:
     """A picture of the whole page once so many charts are drawn."""
     page.goto(url)
     page.wait_for_function(f"document.querySelectorAll('{DRAWN}').length >= {charts}")
-    page.wait_for_load_state("networkidle")
     page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
     inner = page.evaluate(
         "document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight"

@@ -53,11 +53,12 @@ class Advice:
             as ``side``, ``bound``, ``share``); ``idle``: a parameter does not matter (``param``,
             ``importance``); ``noise``: the best trials differ by less than the validation rows'
             chance (``gain``, ``noise``, ``among``); ``stale``: long without improvement
-            (``trials``, ``best``); ``failing``: many trials fail (``share``, ``reason``).
+            (``trials``, ``best``); ``early``: too few trials for more (``trials``);
+            ``failing``: many trials fail (``share``, ``reason``).
         facts: What the sentence needs.
     """
 
-    kind: Literal["edge", "idle", "noise", "stale", "failing"]
+    kind: Literal["edge", "idle", "noise", "stale", "failing", "early"]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -112,6 +113,8 @@ def advice(tables: StudyTables, found: Importances | None, best: Predicted | Non
         return []
     done = tables.complete()
     done = done[np.isfinite(done["value"])]
+    if len(done) < LEAST_BEST:
+        return [*_failing(tables), Advice("early", {"trials": len(done)})]
     return [
         *_failing(tables),
         *_noise(tables, done, best),
@@ -137,6 +140,7 @@ def _edges(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
     found = []
     for path, said in tables.search.items():
         column = f"params.{path}"
+        said = _as_range(said)
         if column not in best or not _has_edges(said):
             continue
         among, usual = _at_edges(said, best[column]), _at_edges(said, done[column])
@@ -148,10 +152,21 @@ def _edges(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
     return found
 
 
+def _as_range(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Three or more numbers to choose from are a range of their places, whose ends are choices."""
+    choices = said.get("choices", ())
+    numeric = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
+    if len(choices) < 3 or not numeric:
+        return said
+    return {"type": "numbers", "low": min(choices), "high": max(choices)}
+
+
 def _has_edges(said: Mapping[str, Any]) -> bool:
     """Not where a step is as wide as an edge: there trials lie on it by chance."""
     if said["type"] == "choice" or said["low"] == said["high"]:
         return False
+    if said["type"] == "numbers":
+        return True
     step = said.get("step") or (1 if said["type"] == "int" else 0)
     return not step or (said["high"] - said["low"]) / step >= LEAST_STEPS
 
@@ -175,17 +190,17 @@ def _idle(found: Importances | None) -> list[Advice]:
 
 
 def _noise(tables: StudyTables, done: pd.DataFrame, best: Predicted | None) -> list[Advice]:
-    """Whether the best ten differ by less than one standard error of the best one's metric."""
-    among = min(10, len(done))
-    if best is None or among < 3:
+    """Whether three or more lie within one standard error of the best one's metric."""
+    if best is None or len(done) < 3:
         return []
-    values = done["value"].head(among)
+    values = done["value"]
     error = _standard_error(best, tables.objective[0]["metric"], float(values.iloc[0]))
     if error is None:
         return []
-    gain = float(abs(values.iloc[0] - values.iloc[-1]))
-    facts = {"gain": gain, "noise": error, "among": among}
-    return [Advice("noise", facts)] if gain <= error else []
+    tied = values[(values - values.iloc[0]).abs() <= error]
+    gain = float(abs(tied.iloc[0] - tied.iloc[-1]))
+    facts = {"gain": gain, "noise": error, "among": len(tied)}
+    return [Advice("noise", facts)] if len(tied) >= 3 else []
 
 
 def _stale(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
@@ -193,7 +208,7 @@ def _stale(tables: StudyTables, done: pd.DataFrame) -> list[Advice]:
         return []
     last = done.loc[done["value"] == done["value"].iloc[0], "number"].min()
     since = int((tables.trials["number"] > last).sum())
-    if since < max(LEAST_TRIALS, STALE * len(tables.trials)):
+    if since < max(2 * LEAST_BEST, STALE * len(tables.trials)):
         return []
     return [Advice("stale", {"trials": since, "best": int(last)})]
 

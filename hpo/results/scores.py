@@ -18,9 +18,9 @@ from hpo.results.rows import chosen
 
 Goal = Literal["maximize", "minimize"]
 
-# Half of the smallest number above zero in float16, in which probabilities are stored: the most
+# Half of the smallest number above zero in float32, in which probabilities are stored: the most
 # that a probability stored as zero can have been.
-LEAST_PROBABILITY = 2.0**-25
+LEAST_PROBABILITY = 2.0**-150
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _f1_weighted(means: Floats) -> Floats:
 
 
 def _probabilities(predicted: Predicted) -> Floats:
-    """(n, C) that sum to 1: in float16 they do not quite."""
+    """(n, C) that sum to 1: rounded, they do not quite."""
     output = np.clip(predicted.output.astype(np.float64), 0, None)
     total = output.sum(axis=1, keepdims=True)
     return output / np.where(total > 0, total, 1)

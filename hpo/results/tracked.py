@@ -474,7 +474,9 @@ def _facts(run: Run, search: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] 
         "ended": info.end_time if is_over else None,
         "run_id": info.run_id,
         **{
-            f"params.{p}": config[p] for p in search if p in config and _applies(p, search, config)
+            f"params.{path}": setting(config, path)
+            for path in search
+            if _applies(path, search, config)
         },
         "best": best,
         "latest": "" if is_over else json.dumps(metrics, sort_keys=True),  # another: an epoch more
@@ -485,14 +487,23 @@ def _facts(run: Run, search: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] 
     }
 
 
+def setting(config: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path: ``model.hidden.0`` is the first of the list ``model.hidden``."""
+    if path in config:
+        return config[path]
+    above, _, index = path.rpartition(".")
+    found = setting(config, above) if above and index.isdigit() else None
+    return found[int(index)] if isinstance(found, list) and int(index) < len(found) else None
+
+
 def _applies(
     path: str, search: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]
 ) -> bool:
     """Whether a searched path was set: it is there, and its conditions hold."""
-    if path not in config:
+    if setting(config, path) is None:
         return False
     for parent, wanted in (search[path].get("when") or {}).items():
-        if config.get(parent) not in (wanted if isinstance(wanted, list) else [wanted]):
+        if setting(config, parent) not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
         if parent in search and not _applies(parent, search, config):
             return False

@@ -2,8 +2,8 @@
 
 MLflow's own app also has an assistant, which runs shell commands and edits files here, told by a
 model of the asker's choice; everybody who reaches the loopback interface may set it up so, and,
-with users, every user. Its gateway, webhooks and scorers let this machine send requests for
-others. A tracking server needs none of them.
+with users, every user. Its gateway, webhooks, scorers and search for issues let this machine send
+requests for others. A tracking server needs none of them.
 
 pyproject.toml makes the two apps known to MLflow; ``mlflow server`` starts them with uvicorn.
 """
@@ -20,7 +20,8 @@ OPEN, WITH_USERS = "hpo", "hpo-users"  # as pyproject.toml calls them
 
 CLOSED = re.compile(
     r"/+((ajax-)?api/[0-9.]+/(mlflow/)?)?"
-    r"(assistant|gateway|gateway-proxy|genai|issues|jobs|prompt-optimization|scorers?|webhooks)(/|$)"
+    r"(assistant|demo|gateway|gateway-proxy|genai|issues|jobs|prompt-optimization|scorers?|webhooks)"
+    r"(/|$)"
 )
 
 

@@ -431,7 +431,7 @@ def test_only_runs_that_can_be_compared_are_counted(home: Path, open_page: OpenP
     study.trial(rising(0.5), predicted=classifier(data=1))
     test = open_page("compare", runs="digits/7,digits/0,digits/12,digits/13", view="metrics")
     said = test.success[0].value.replace("\\", "")
-    assert "better** than all 1 others" in said
+    assert "than every other run compared (1)" in said
     assert W("real.apart.rows", count=1) in said
     assert W("real.apart.numbers", count=1) in said
     assert W("real.best_of", count=10) in said  # of all in the study

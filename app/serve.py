@@ -1,0 +1,39 @@
+"""``python -m app.serve run main.py …``: Streamlit, with what the first page needs on its way.
+
+Streamlit runs no page before somebody asks for one. Only then would it import pandas, Plotly,
+SciPy and scikit-learn and read the studies, which takes seconds; here that begins at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+
+from streamlit.web.cli import main as streamlit
+
+# Not in the thread: they look for one another, and would find each other half imported.
+from app.parts import catalog
+from app.views import compare, run, studies, study  # noqa: F401
+
+# Imported by functions that a first page is likely to call.
+LATER = (
+    "scipy.optimize",
+    "scipy.stats",
+    "statsmodels.stats.contingency_tables",
+    "statsmodels.stats.proportion",
+    "optuna.importance",
+)
+
+
+def prepare() -> None:
+    """Read the studies and import the rest. What goes wrong is for a page to say."""
+    with contextlib.suppress(Exception):
+        catalog().studies()
+        for name in LATER:
+            importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=prepare, daemon=True, name="prepare").start()
+    streamlit(prog_name="streamlit")
