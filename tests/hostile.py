@@ -53,7 +53,8 @@ TRACES = r"""() => {
         ...of('math', one => one.matches('.katex, .MathJax, mjx-container, math')),
         ...of('markup', one => /^\s*hostile-\w+\s*$/.test(own(one))),
         ...of('icon', one => own(one).trim() === 'skull'),
-        ...of('a text that is not cut', one => /x{1000}/.test(own(one)) && !one.closest('pre, td')),
+        ...of('a text that is not cut',
+            one => /x{1000}/.test(own(one)) && !one.closest('pre, td')),
         ...(/[\u202a-\u202e\u2066-\u2069]/.test(said) ? ['turned text'] : []),
         ...(said.includes('💀') ? ['an emoji'] : []),
     ];
