@@ -7,6 +7,7 @@ SciPy and scikit-learn and read the studies, which takes seconds; here that begi
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import threading
 
@@ -32,6 +33,7 @@ def prepare() -> None:
         catalog().studies()
         for name in LATER:
             importlib.import_module(name)
+    gc.freeze()  # what was read stays: no need to look for garbage in it again and again
 
 
 if __name__ == "__main__":

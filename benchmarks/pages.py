@@ -118,12 +118,23 @@ def redrawn_ms(page: Page, act: str, event: str, within: Sequence[str]) -> float
     """
     page.evaluate(
         """([event, within]) => {
-            const before = within.map((one) => look(one));
+            const left = new Map(within.map((one) => [one, look(one)]));
+            let stirred = false;
+            const observer = new MutationObserver(() => { stirred = true; });
+            observer.observe(document.body, {subtree: true, childList: true, attributes: true});
+            const changed = () => {
+                if (!stirred) return false;
+                stirred = false;
+                for (const [one, before] of left) {
+                    const now = look(one);
+                    if (now && now !== before) left.delete(one);
+                }
+                return !left.size;
+            };
             window.redrawn_ms = null;
             document.addEventListener(event, () => {
                 const began = performance.now();
-                when(() => within.every((one, i) => look(one) && look(one) !== before[i]),
-                     (now) => { window.redrawn_ms = now - began; });
+                when(changed, (now) => { window.redrawn_ms = now - began; observer.disconnect(); });
             }, {capture: true, once: true});
         }""",
         [event, list(within)],

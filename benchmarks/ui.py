@@ -40,6 +40,7 @@ from pages import (
     redrawn_ms,
     streamlit,
 )
+from playwright.sync_api import Page
 from ui_data import SHOWN, Data, quiet
 
 from hpo import lease
@@ -48,6 +49,8 @@ from hpo.tracking.outbox import Outbox
 
 METRIC = "val/loss"
 CURVES = [f".st-key-compare-{name}" for name in ("loss", "accuracy", "f1_macro")]
+RANKED = [".st-key-roc", ".st-key-precision-recall"]
+QUIET_MS = 2_000  # until a page has come to rest
 BARE = """
 import plotly.express as px
 import streamlit as st
@@ -242,29 +245,39 @@ def curves(bench: Bench) -> Found:
 
 
 def changes(bench: Bench) -> Found:
+    """From the event in the page until all charts that depend on it have changed."""
     count = 3 * bench.rounds
-    figures = []
     with bench.browser.opened(bench.compare_url(bench.many), "charts().length >= 4") as (page, *_):
-        page.wait_for_timeout(2_000)
+        page.wait_for_timeout(QUIET_MS)
         page.locator(".st-key-smooth input").focus()
         smoothing = [redrawn_ms(page, "ArrowRight", "keydown", CURVES) for _ in range(count)]
-        axes = [
-            redrawn_ms(page, f".st-key-over-Epochs button >> nth={place}", "pointerdown", CURVES)
-            for place in (1, 2, 0) * bench.rounds
-        ]
-    say(f"{smoothing} {axes}")
-    figures = [redrawn("smoothing", smoothing), redrawn("axis", axes)]
-    url = bench.compare_url(bench.many, view="probabilities")
-    with bench.browser.opened(url, "charts().length >= 3") as (page, *_):
-        page.locator(".st-key-of input").click()
-        page.get_by_role("option", name="class 0").click()
-        page.wait_for_timeout(4_000)
+        places = (1, 2, 0) * bench.rounds
+        buttons = [f".st-key-over-Epochs button >> nth={place}" for place in places]
+        axis = [redrawn_ms(page, button, "pointerdown", CURVES) for button in buttons]
+        selection = [take_out(page, trial) for trial in bench.data.runs(bench.data.many)[:count]]
+    url = bench.compare_url(bench.many, view="probabilities", of="0")
+    with bench.browser.opened(url, "charts().length >= 4") as (page, *_):
+        page.wait_for_timeout(QUIET_MS)
         page.locator(".st-key-t input").focus()
-        threshold = [
-            redrawn_ms(page, "ArrowRight", "keydown", [".st-key-roc", ".st-key-precision-recall"])
-            for _ in range(count)
-        ]
-    return [], [*figures, redrawn("threshold", threshold)]
+        threshold = [redrawn_ms(page, "ArrowRight", "keydown", RANKED) for _ in range(count)]
+    took = {"smoothing": smoothing, "axis": axis, "selection": selection, "threshold": threshold}
+    rows = [
+        (f"{what} changed: each, ms", "  ".join(map("{:.0f}".format, ms)))
+        for what, ms in took.items()
+    ]
+    return rows, [redrawn(what, took_ms) for what, took_ms in took.items()]
+
+
+def take_out(page: Page, trial: int) -> float:
+    """Milliseconds from the click that takes a run out until loss, accuracy, F1, ROC are new."""
+    if not page.locator(".st-key-pick-out").is_visible():
+        page.get_by_role("button", name="Runs (").click()
+    page.locator(".st-key-pick-out input").fill(f"{SHOWN}/{trial}")
+    page.get_by_role("option", name=f"{SHOWN}/{trial}", exact=True).click()
+    page.locator(".st-key-pick-out-go button").wait_for()
+    page.wait_for_timeout(QUIET_MS)
+    charts = [*CURVES, ".st-key-compare-roc"]
+    return redrawn_ms(page, ".st-key-pick-out-go button", "pointerdown", charts)
 
 
 # -- what is sent
@@ -309,11 +322,11 @@ def live(bench: Bench) -> Found:
     return rows, figures
 
 
-def report_epoch_and_wait(page: object, report_epoch: Callable[[], int]) -> float:
+def report_epoch_and_wait(page: Page, report_epoch: Callable[[], int]) -> float:
     time.sleep(random.uniform(0.5, 2.0))
     epoch = report_epoch()
     said_ms = time.time() * 1000
-    shown_ms = page.evaluate(  # type: ignore[attr-defined]
+    shown_ms = page.evaluate(
         """(epoch) => new Promise((done) => when(
             () => [...document.querySelectorAll('.js-plotly-plot')].some((plot) =>
                 plot.querySelector('path.js-line') && plot.calcdata.some((points) =>

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
@@ -18,12 +19,14 @@ from playwright.sync_api import (
     Page,
     TimeoutError,
     ViewportSize,
+    expect,
     sync_playwright,
 )
 
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 30_000
+expect.set_options(timeout=TIMEOUT_MS)  # on a busy machine Streamlit may take seconds
 
 Theme = Literal["light", "dark"]
 
@@ -73,19 +76,18 @@ class Visit:
     """A visitor with a page of their own.
 
     Args:
+        context: A browser that has kept what its visits loaded.
         pictures: Where pictures go.
-        options: Of Playwright's ``new_context``.
 
     Attributes:
         errors: What the console and the page complained of.
         requests: The addresses that were asked for.
     """
 
-    def __init__(self, chromium: Browser, url: str, pictures: Path, **options: Any) -> None:
+    def __init__(self, context: BrowserContext, url: str, pictures: Path) -> None:
         self.url = url
-        self.context: BrowserContext = chromium.new_context(viewport=DESKTOP, **options)
-        self.context.set_default_timeout(TIMEOUT_MS)
-        self.page: Page = self.context.new_page()
+        self.page: Page = context.new_page()
+        self.page.set_default_timeout(TIMEOUT_MS)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._pictures = pictures
@@ -145,7 +147,7 @@ class Visit:
         take a moment to fit a new window.
         """
         with contextlib.suppress(TimeoutError):
-            self.page.wait_for_function(f"({STICKS_OUT})().length === 0")
+            self.page.wait_for_function(f"({STICKS_OUT})().length === 0", timeout=5_000)
         return list(self.page.evaluate(STICKS_OUT))
 
     def text(self) -> str:
@@ -159,5 +161,9 @@ class Visit:
             )
         )
 
+    def hosts(self) -> set[str | None]:
+        """The machines that the page asked for anything."""
+        return {urlsplit(url).hostname for url in self.requests if url.startswith("http")}
+
     def close(self) -> None:
-        self.context.close()
+        self.page.close()

@@ -10,7 +10,6 @@ import pandas as pd
 from made_up import classifier
 from recorded import Recorded, keep
 
-EVIL = "evil.example"
 NAMES = (
     '<img src=x onerror="window.ranAway=1">',
     "<script>window.ranAway=2</script><hostile-tag>x</hostile-tag>",

@@ -95,7 +95,7 @@ def _overview(runs: list[address.Run], w: Words) -> None:
     found = compared(runs)
     if found is None:
         return
-    compare_metrics.verdict(found, w, brief=True)
+    answer = st.container()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         over = address.choice(
             "over", OVER, lambda v: w(f"compare.over.{v}"), w("compare.over"), hidden=False
@@ -124,6 +124,8 @@ def _overview(runs: list[address.Run], w: Words) -> None:
             chart(one, f"compare-{metric}", w)
     with columns[len(shown) % 2]:
         roc_chart(found, w)
+    with answer:  # last, since it takes longer than the charts
+        compare_metrics.verdict(found, w, brief=True)
 
 
 def first_metrics(names: list[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from app import address
 from app.charts import probabilities, thresholds
 from app.charts.style import cut
 from app.compared import Compared, predictions
-from app.parts import chart, csv, made
+from app.parts import Made, chart, csv, made, made_of_run
 from app.words import Words
 from hpo.results import evaluation, ranking
 from hpo.results.predicted import Predicted
@@ -37,7 +38,12 @@ def roc_chart(found: Compared, w: Words) -> None:
         return
     of = _kinds(next(iter(kept.values())))[0]
     one = made(
-        lambda: thresholds.roc(_roc(kept, of), w, _name(kept, of, w), _areas(kept, of)),
+        lambda: thresholds.roc(
+            _of_each(ranking.roc, kept, of, found),
+            w,
+            _name(kept, of, w),
+            _of_each(ranking.auc, kept, of, found),
+        ),
         *("roc", w.language, of, tuple(kept), *found.version),
     )
     chart(one, "compare-roc", w)
@@ -64,17 +70,15 @@ def _curves(found: Compared, w: Words) -> None:
             )
     points = evaluation.operating_points(kept, of, threshold) if isinstance(of, int) else None
     at = (of, tuple(kept), *found.version)
-    curves = made(lambda: _roc(kept, of), "roc-curves", *at)
-    areas = made(lambda: _areas(kept, of), "roc-areas", *at)
+    curves = made(lambda: _of_each(ranking.roc, kept, of, found), "roc-curves", *at)
+    areas = made(lambda: _of_each(ranking.auc, kept, of, found), "roc-areas", *at)
     spread = made(lambda: _bands(kept, of), "roc-bands", *at) if bands else None
     left, right = st.columns(2)
     with left:
         chart(thresholds.roc(curves, w, _name(kept, of, w), areas, spread, points), "roc", w)
-    falls = made(
-        lambda: {run: ranking.precision_recall(p, of) for run, p in kept.items()}, "pr-curves", *at
-    )
+    falls = made(lambda: _of_each(ranking.precision_recall, kept, of, found), "pr-curves", *at)
     precisions = made(
-        lambda: {run: ranking.average_precision(p, of) for run, p in kept.items()}, "pr-areas", *at
+        lambda: _of_each(ranking.average_precision, kept, of, found), "pr-areas", *at
     )
     chance = float((first.target == of).mean()) if isinstance(of, int) else None
     with right:
@@ -131,12 +135,15 @@ def _name(kept: Mapping[str, Predicted], of: Any, w: Words) -> str:
     return w(f"average.{of}")
 
 
-def _roc(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
-    return {run: ranking.roc(predicted, of) for run, predicted in kept.items()}
-
-
-def _areas(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
-    return {run: ranking.auc(predicted, of) for run, predicted in kept.items()}
+def _of_each(
+    make: Callable[[Predicted, Any], Made], kept: Mapping[str, Predicted], of: Any, found: Compared
+) -> dict[str, Made]:
+    """What `make` says of each run: kept, so that another selection makes only what is new."""
+    versions = found.version[len(found.names) :]  # of the studies
+    return {
+        run: made_of_run(partial(make, predicted, of), make.__name__, run, of, *versions)
+        for run, predicted in kept.items()
+    }
 
 
 def _bands(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:

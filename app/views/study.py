@@ -154,9 +154,9 @@ def _overview(tables: StudyTables, w: Words) -> None:
     left, right = st.columns([3, 2])
     with left:
         _history(tables, w)
-    with right:
-        _advice(tables, w)
     leaderboard(tables, w)
+    with right:  # last, since it takes longer
+        _advice(tables, w)
 
 
 def _history(tables: StudyTables, w: Words) -> None:

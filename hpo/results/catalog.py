@@ -299,6 +299,7 @@ class _Here:
         self._lock = threading.RLock()
         self._log = StudyLog.read(self._paths, home.results_cache)
         self._tables: StudyTables | None = None
+        self._summary: tuple[int, dict[str, Any]] | None = None  # of these tables' version
         self._shipped = -1.0
 
     @property
@@ -339,10 +340,13 @@ class _Here:
     def summary(self) -> dict[str, Any]:
         with self._lock:
             try:
-                return summary(self.tables(0))
+                tables = self.tables(0)
             except OutboxReplaced:
                 self._log, self._tables = StudyLog.read(self._paths), None
-                return summary(self.tables(0))
+                tables = self.tables(0)
+            if self._summary is None or self._summary[0] != tables.version:
+                self._summary = (tables.version, summary(tables))
+            return self._summary[1]
 
     def pending(self) -> int:
         return pending(self._paths)

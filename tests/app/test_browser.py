@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 import hostile
 import pandas as pd
 import pytest
-from browsing import PHONE, Visit, browser
-from playwright.sync_api import Browser, Locator, Page, expect
+from browsing import DESKTOP, PHONE, Visit, browser
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from served import free_port, served
 
 from hpo import results
@@ -133,32 +134,41 @@ def hostile_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def ui(home: Path, uri: str | None = None) -> Any:
+@contextmanager
+def ui(home: Path, uri: str | None = None) -> Iterator[str]:
     """`hpo ui`, while it is up: its address."""
-    from contextlib import contextmanager
+    more = ("--tracking-uri", uri) if uri else ()
+    port = str(free_port())
+    with served("ui", "--home", home, "--port", port, "--no-browser", *more) as found:
+        yield found.url
 
-    @contextmanager
-    def up() -> Iterator[str]:
-        more = ("--tracking-uri", uri) if uri else ()
-        port = str(free_port())
-        with served("ui", "--home", home, "--port", port, "--no-browser", *more) as found:
-            yield found.url
 
-    return up()
+@pytest.fixture(scope="module")
+def context(chromium: Browser) -> BrowserContext:
+    """One browser for most visits, so that Streamlit's own files are loaded once."""
+    return chromium.new_context(viewport=DESKTOP)
 
 
 @pytest.fixture
-def new_visit(place: Place, chromium: Browser, pictures: Path) -> Iterator[NewVisit]:
-    """Makes visitors, who must not have met an error when they leave."""
+def new_visit(
+    chromium: Browser, context: BrowserContext, pictures: Path, request: pytest.FixtureRequest
+) -> Iterator[NewVisit]:
+    """Makes visitors, to the app beside the study unless another is named; with options, from a
+    browser of their own. They must not have met an error when they leave.
+    """
     visits: list[Visit] = []
+    own: list[BrowserContext] = []
 
-    def visit(url: str = place.ui, **options: Any) -> Visit:
-        visits.append(Visit(chromium, url, pictures, **options))
+    def visit(url: str | None = None, **options: Any) -> Visit:
+        url = url or request.getfixturevalue("place").ui
+        if options:
+            own.append(chromium.new_context(viewport=DESKTOP, **options))
+        visits.append(Visit(own[-1] if options else context, url, pictures))
         return visits[-1]
 
     yield visit
     errors = [error for one in visits for error in one.errors]
-    for one in visits:
+    for one in [*visits, *own]:
         one.close()
     assert not errors
 
@@ -263,39 +273,29 @@ def test_a_page_without_anything_to_show_says_what_to_do(
     assert visit.violations() == []
 
 
-def test_an_empty_home_says_how_to_begin(
-    chromium: Browser, pictures: Path, tmp_path: Path
-) -> None:
+def test_an_empty_home_says_how_to_begin(new_visit: NewVisit, tmp_path: Path) -> None:
     with ui(tmp_path) as url:
-        visit = Visit(chromium, url, pictures)
+        visit = new_visit(url)
         page = visit.open("/")
         expect(page.get_by_text("hpo run studies/quickstart.yaml")).to_be_visible()
         visit.picture("state-empty")
         assert visit.violations() == []
-        assert visit.errors == []
-        visit.close()
+        visit.close()  # before its app is gone
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_from_the_server_alone_shows_the_same(
+def test_a_page_is_whole_from_the_server_alone(
     name: str, place: Place, far: str, new_visit: NewVisit
 ) -> None:
-    path = pages(STUDY, place.runs)[name]
-    here, there = new_visit(), new_visit(far)
-    charts = []
-    for visit in (here, there):
-        page = visit.open(path)
-        if name == "studies":
-            table = page.locator("[data-testid=stDataFrame] td", has_text=STUDY)
-            expect(table.first).to_be_attached()
-        expect(page.get_by_text("still being fetched")).to_have_count(0)
-        visit.settle()
-        charts.append(page.locator(".js-plotly-plot").count())
-    assert charts[0] == charts[1]
-    expect(there.page.locator("[data-testid=stException]")).to_have_count(0)
-    assert [h.inner_text() for h in here.page.locator("h1, h2, h3").all()] == [
-        h.inner_text() for h in there.page.locator("h1, h2, h3").all()
-    ]
+    visit = new_visit(far)
+    page = visit.open(pages(STUDY, place.runs)[name])
+    if name == "studies":
+        expect(page.locator(".st-key-studies td", has_text=STUDY).first).to_be_attached()
+    expect(page.get_by_text("still being fetched")).to_have_count(0)
+    expect(page.locator("[data-testid=stException]")).to_have_count(0)
+    visit.settle()
+    assert page.locator(".js-plotly-plot").count() >= CHARTS.get(name, 0)
+    visit.picture(f"{name}.far")
 
 
 # -- hands on
@@ -303,7 +303,7 @@ def test_a_page_from_the_server_alone_shows_the_same(
 
 def test_a_click_on_a_row_opens_its_study(new_visit: NewVisit) -> None:
     page = new_visit().open("/")
-    click_cell(page.locator(".st-key-studies"), row=0, left=60)
+    click_cell(page.locator(".st-key-studies"), row=0, left=200)
     expect(page.locator("h1")).to_have_text(STUDY)
     assert query(page)["study"] == [STUDY]
 
@@ -323,12 +323,12 @@ def test_runs_picked_in_charts_and_tables_are_compared(new_visit: NewVisit) -> N
     page = visit.open(f"/study?study={STUDY}")
     click_point(chart(page, "history"), 0)
     page.get_by_role("button", name="Add 1 to the comparison").click()
-    expect(page.get_by_text("1 runs put aside")).to_be_visible()
+    expect(page.get_by_text("1 runs chosen to compare")).to_be_visible()
     table = page.locator(".st-key-leaderboard")
     for row in (0, 1):
         click_cell(table, row=row, left=18)
     page.get_by_role("button", name="Add 2 to the comparison").click()
-    expect(page.get_by_text(re.compile("[23] runs put aside"))).to_be_visible()
+    expect(page.get_by_text(re.compile("[23] runs chosen to compare"))).to_be_visible()
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("h1")).to_have_text("Compare")
     visit.settle()
@@ -353,7 +353,7 @@ def test_brushing_selects_the_runs_that_pass_through(place: Place, new_visit: Ne
     expect(found).to_have_text(f"Add {len(within)} to the comparison")
     visit.picture("hands-brushed")
     found.click()
-    expect(page.get_by_text("runs put aside")).to_be_visible()
+    expect(page.get_by_text("runs chosen to compare")).to_be_visible()
 
 
 def test_the_threshold_is_dragged(place: Place, new_visit: NewVisit) -> None:
@@ -407,7 +407,7 @@ def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVis
     sender.settle()
     expect(page.get_by_text("smoothed 0.2").first).to_be_attached()
     link = urlsplit(page.url)
-    friend = new_visit()
+    friend = new_visit(locale="en-GB")
     other = friend.open(f"{link.path}?{link.query}")
     assert query(other) == query(page)
     assert query(page)["runs"] == [place.runs]
@@ -482,14 +482,10 @@ def test_a_live_study_is_watched_stopped_and_gone_on_with(
         expect(state(page)).to_have_text("running")
         page.evaluate("document.querySelector('h1').dataset.mark = 'the same page'")
         scrolled = page.evaluate(SCROLL)
-        seen = []
-        for _ in range(3):  # what is reported is seen, within seconds
+        for _ in range(3):  # what is reported is seen (how soon: benchmarks/ui.py)
             reported = epochs(study.outbox) + 1
             wait_until(lambda now=reported: epochs(study.outbox) >= now)  # type: ignore[misc]
-            began = time.monotonic()
             wait_until(lambda now=reported: last_epoch(page) >= now)  # type: ignore[misc]
-            seen.append(time.monotonic() - began)
-        assert sorted(seen)[1] < 5
         expect(selected(page)).to_have_text("Learning curves")
         assert page.get_by_text("Learning curves of all trials: cost").count()
         assert page.evaluate("document.querySelector('h1').dataset.mark") == "the same page"
@@ -540,7 +536,7 @@ def test_names_from_runs_are_text_and_no_more(
         box.click()
         assert page.evaluate(hostile.TRACES) == []
         page.keyboard.press("Escape")
-    assert [url for url in visit.requests if hostile.EVIL in url] == []
+    assert visit.hosts() == {urlsplit(hostile_ui).hostname}
 
 
 def test_experiments_of_any_name_are_text(
@@ -565,7 +561,7 @@ def test_experiments_of_any_name_are_text(
         assert page.evaluate(hostile.TRACES) == []
         visit.open(f"/run?runs={query(page)['study'][0]}/3".replace("#", "%23"))
         assert page.evaluate(hostile.TRACES) == []
-        assert [url for url in visit.requests if hostile.EVIL in url] == []
+        assert visit.hosts() == {urlsplit(far).hostname}
     finally:
         rename_experiment(place.server, name, "gone")
     assert study.name == "hostile"
@@ -682,8 +678,9 @@ def epochs(path: Path) -> int:
 def last_epoch(page: Page) -> int:
     """The same as the page shows it, of the one trial that is trained."""
     cells = page.evaluate(
-        """() => [...document.querySelectorAll('.st-key-running tr')].map(
-            row => [...row.querySelectorAll('th, td')].map(cell => cell.textContent))"""
+        """() => [...document.querySelector('[data-testid=stDataFrame]')
+            ?.querySelectorAll('tr') || []].map(
+                row => [...row.querySelectorAll('th, td')].map(cell => cell.textContent))"""
     )
     if len(cells) < 2:
         return 0
