@@ -37,7 +37,13 @@ def controls(tables: StudyTables, w: Words) -> None:
         with st.popover(w("control.more"), icon=":material/add:"):
             count = st.number_input(w("control.more.count"), 1, 100_000, MORE)
             if st.button(w("control.more.go"), type="primary"):
-                more = ("run", tables.path, "--trials", f"+{count}")
+                again = (
+                    "run",
+                    tables.path,
+                    "--set",
+                    f"study={tables.name}",
+                )  # the file may say another
+                more = (*again, "--trials", f"+{count}")
                 _run(tables, w, "control.started", *more)
 
 
