@@ -507,8 +507,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "**是的：{run} 优于**其余全部 {count} 个试验（{metric} {value}）；差异超出随机波动。",
     ),
     "real.some": (
-        "**{run} is the best** ({metric} {value}): better than {worse} others for real, but not "
-        "told apart from {unsure} more.",
+        "**{run} is the best** ({metric} {value}): better for real than {worse} of the others, "
+        "but not told apart from {unsure}.",
         "**{run} 最优**（{metric} {value}）：确实优于 {worse} 个试验，"
         "但与另外 {unsure} 个难以区分。",
     ),

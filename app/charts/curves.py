@@ -17,6 +17,7 @@ from app.words import Words
 
 Over = Literal["epoch", "time", "samples"]
 RAW_BEHIND = 6  # runs up to which the unsmoothed curves are drawn behind
+FEW_MEASURED = 50  # values up to which each has a marker
 SPLITS = ("train", "val")
 COLUMNS: dict[Over, str] = {"epoch": "epoch", "time": "elapsed_s", "samples": "samples"}
 _NOTHING = np.zeros(0, np.float32)
@@ -268,8 +269,11 @@ def resources(epochs: pd.DataFrame, w: Words, columns: int = 2) -> Chart:
     x = style.floats(elapsed / unit_s)
     for index, name in enumerate(names):
         hovers = ((x_title, "%{x:.3~g}"), (name, f"%{{y:{style.NUMBER}}} {unit_of(name)}"))
-        line = lines.thinned(x, style.floats(epochs[name]), lines.MOST_POINTS)
-        trace: Trace = {"type": "scatter", "mode": "lines", "x": line[0], "y": line[1]}
+        y = style.floats(epochs[name])
+        known = np.isfinite(y)  # they are measured every second or so, not in every epoch
+        line = lines.thinned(x[known], y[known], lines.MOST_POINTS)
+        mode = "lines+markers" if known.sum() <= FEW_MEASURED else "lines"
+        trace: Trace = {"type": "scatter", "mode": mode, "x": line[0], "y": line[1]}
         trace |= {"line": {"color": style.look(index).color, "width": 2}, "showlegend": False}
         fig.add_traces(at(index, [trace | {"hovertemplate": style.hover(*hovers)}]))
     return Chart(fig, table)

@@ -211,7 +211,8 @@ def figure(title: str, x_title: str, y_title: str, height: int = HEIGHT) -> go.F
     return go.Figure(
         layout={
             "title": {"text": "<br>".join(_inert(line) for line in lines), "x": 0, "y": 0.99}
-            | {"xanchor": "left", "yanchor": "top", "yref": "container"},
+            | {"xanchor": "left", "yanchor": "top", "yref": "container"}
+            | {"pad": {"t": 0 if len(lines) == 1 else 12}},  # Plotly anchors the first line
             "height": height,
             "margin": {"l": MARGIN, "r": 12, "t": 24 + 22 * len(lines), "b": MARGIN},
             "xaxis": {"title": {"text": _inert(cut(x_title))}, "automargin": True},

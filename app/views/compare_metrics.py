@@ -139,7 +139,7 @@ def _differences(found: Compared, w: Words) -> None:
         st.caption(w("differs.nothing"))
         return
     shown = table.map(lambda value: "" if value is None else cut(value, 60))
-    st.dataframe(shown, key="differs")
+    st.dataframe(shown.rename_axis(w("term.parameter")), key="differs")
     csv(table.reset_index(), "compare-parameters", w)
 
 

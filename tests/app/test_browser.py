@@ -28,6 +28,7 @@ from browsing import DESKTOP, PHONE, Visit, browser
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from served import free_port, served
 
+from app.words import WORDS, words
 from hpo import results
 from hpo.paths import Home
 from hpo.tracking import outbox
@@ -42,6 +43,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 STUDY = "quickstart"
+W, ZH = words("en"), words("zh")
 WORDS_OF_OURS = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 SLOW_TRAINER = """
@@ -55,17 +57,18 @@ def train(trial):
         quality = trial.params["train"]["x"] + epoch / 100
         trial.report(epoch, {"quality": quality, "cost": 1 / epoch})
 """
-SLOW_STUDY = """
+EPOCHS = 40
+SLOW_STUDY = f"""
 study: live
 trainer: slowly:train
-train: {epochs: 40, x: 0.5}
+train: {{epochs: {EPOCHS}, x: 0.5}}
 search:
-  train.x: {low: 0.0, high: 1.0}
-objective: {metric: quality, goal: maximize}
+  train.x: {{low: 0.0, high: 1.0}}
+objective: {{metric: quality, goal: maximize}}
 sampler: random
 pruner: none
 workers: 1
-budget: {trials: 3}
+budget: {{trials: 3}}
 """
 
 
@@ -233,8 +236,6 @@ def test_a_page_is_whole_for_every_eye(name: str, place: Place, new_visit: NewVi
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_chinese_throughout(name: str, place: Place, new_visit: NewVisit) -> None:
-    from app.words import WORDS
-
     visit = new_visit()
     path = pages(STUDY, place.runs)[name]
     visit.open(f"{path}{'&' if '?' in path else '?'}lang=zh")
@@ -256,11 +257,11 @@ def test_the_browsers_language_is_the_first(new_visit: NewVisit) -> None:
 @pytest.mark.parametrize(
     ("name", "path", "said"),
     [
-        ("no-study", "/study", "Choose a study first."),
-        ("no-runs", "/compare", "Pick two runs or more"),
-        ("no-run", "/run", "Choose a run first"),
-        ("unknown-study", "/study?study=nix", "There is no study nix here."),
-        ("unknown-run", f"/run?runs={STUDY}/99", f"Study {STUDY} has no trial 99."),
+        ("no-study", "/study", W("study.choose")),
+        ("no-runs", "/compare", W("compare.empty")),
+        ("no-run", "/run", W("run.choose")),
+        ("unknown-study", "/study?study=nix", W("study.unknown", study="nix")),
+        ("unknown-run", f"/run?runs={STUDY}/99", W("run.unknown", study=STUDY, trial=99)),
     ],
 )
 def test_a_page_without_anything_to_show_says_what_to_do(
@@ -291,7 +292,8 @@ def test_a_page_is_whole_from_the_server_alone(
     page = visit.open(pages(STUDY, place.runs)[name])
     if name == "studies":
         expect(page.locator(".st-key-studies td", has_text=STUDY).first).to_be_attached()
-    expect(page.get_by_text("still being fetched")).to_have_count(0)
+    captions = page.locator("[data-testid=stCaptionContainer]")
+    expect(captions.filter(has_text="still being fetched")).to_have_count(0)
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
     visit.settle()
     assert page.locator(".js-plotly-plot").count() >= CHARTS.get(name, 0)
@@ -312,8 +314,8 @@ def test_a_click_on_a_point_offers_its_run(place: Place, new_visit: NewVisit) ->
     visit = new_visit()
     page = visit.open(f"/study?study={STUDY}")
     click_point(chart(page, "history"), 0)
-    expect(page.get_by_role("button", name="Add 1 to the comparison")).to_be_visible()
-    page.get_by_role("button", name="Open this run").click()
+    expect(page.get_by_role("button", name=W("compare.add", count=1))).to_be_visible()
+    page.get_by_role("button", name=W("run.open")).click()
     expect(page.locator("h1")).to_have_text(re.compile(rf"{STUDY}/\d+"))
     assert re.fullmatch(rf"{STUDY}/\d+", query(page)["runs"][0])
 
@@ -322,14 +324,15 @@ def test_runs_picked_in_charts_and_tables_are_compared(new_visit: NewVisit) -> N
     visit = new_visit()
     page = visit.open(f"/study?study={STUDY}")
     click_point(chart(page, "history"), 0)
-    page.get_by_role("button", name="Add 1 to the comparison").click()
-    expect(page.get_by_text("1 runs chosen to compare")).to_be_visible()
-    table = page.locator(".st-key-leaderboard")
+    page.get_by_role("button", name=W("compare.add", count=1)).click()
+    expect(page.get_by_text(W("compare.chosen", count=1))).to_be_visible()
     for row in (0, 1):
-        click_cell(table, row=row, left=18)
-    page.get_by_role("button", name="Add 2 to the comparison").click()
-    expect(page.get_by_text(re.compile("[23] runs chosen to compare"))).to_be_visible()
-    page.get_by_role("button", name="Compare", exact=True).click()
+        visit.settle()
+        click_cell(page.locator(".st-key-leaderboard"), row=row, left=18)
+    page.get_by_role("button", name=W("compare.add", count=2)).click()
+    several = "|".join(W("compare.chosen", count=count) for count in (2, 3))
+    expect(page.get_by_text(re.compile(several))).to_be_visible()
+    page.get_by_role("button", name=W("compare.open"), exact=True).click()
     expect(page.locator("h1")).to_have_text("Compare")
     visit.settle()
     assert len(query(page)["runs"][0].split(",")) in (2, 3)
@@ -349,48 +352,48 @@ def test_brushing_selects_the_runs_that_pass_through(place: Place, new_visit: Ne
     within = [p for p in points if p and p["x"] > left and p["y"] + p["height"] / 2 < bottom]
     assert 0 < len(within) < 8
     drag(page, (left, axes["y"] + 2), (axes["x"] + axes["width"] - 2, bottom))
-    found = page.get_by_role("button", name=re.compile(r"Add \d+ to the comparison"))
-    expect(found).to_have_text(f"Add {len(within)} to the comparison")
+    found = page.get_by_role("button", name=W("compare.add", count=len(within)))
+    expect(found).to_be_visible()
     visit.picture("hands-brushed")
     found.click()
-    expect(page.get_by_text("runs chosen to compare")).to_be_visible()
+    expect(page.get_by_text(W("compare.chosen", count=len(within)))).to_be_visible()
 
 
 def test_the_threshold_is_dragged(place: Place, new_visit: NewVisit) -> None:
     visit = new_visit()
     page = visit.open(f"/compare?runs={place.runs}&view=probabilities&of=3")
-    expect(page.get_by_text("Saying yes from a probability of 0.50 on:")).to_be_visible()
-    slider = page.get_by_role("slider", name="Threshold")
+    expect(page.get_by_text(W("probabilities.point", threshold="0.50"))).to_be_visible()
+    slider = page.get_by_role("slider", name=W("probabilities.threshold"))
     thumb = slider.bounding_box()
     assert thumb is not None
     middle = (thumb["x"] + thumb["width"] / 2, thumb["y"] + thumb["height"] / 2)
     drag(page, middle, (middle[0] + 60, middle[1]))
-    expect(page.get_by_text("Saying yes from a probability of 0.50 on:")).to_have_count(0)
+    expect(page.get_by_text(W("probabilities.point", threshold="0.50"))).to_have_count(0)
     visit.settle()
     threshold = float(query(page)["t"][0])
     assert 0.5 < threshold < 1
-    said = f"Saying yes from a probability of {threshold:.2f} on:"
+    said = W("probabilities.point", threshold=f"{threshold:.2f}")
     expect(page.get_by_text(said)).to_be_visible()
 
 
 def test_the_language_is_switched_and_back_on_the_same_view(new_visit: NewVisit) -> None:
     visit = new_visit()
     page = visit.open(f"/study?study={STUDY}&view=curves&metric=val%2Floss")
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name=W("settings")).click()
     page.get_by_text("中文").click()
-    expect(page.get_by_role("button", name="设置")).to_be_visible()
+    expect(page.get_by_role("button", name=ZH("settings"))).to_be_visible()
     visit.settle()
     assert query(page)["lang"] == ["zh"]
     assert query(page)["view"] == ["curves"]
-    expect(selected(page)).to_have_text("学习曲线")
-    expect(page.get_by_text("全部试验的学习曲线：val/loss").first).to_be_attached()
+    expect(selected(page)).to_have_text(ZH("study.view.curves"))
+    expect(page.get_by_text(ZH("bands.title", metric="val/loss")).first).to_be_attached()
     visit.picture("hands-chinese")
     if not page.get_by_text("English").is_visible():
-        page.get_by_role("button", name="设置").click()
+        page.get_by_role("button", name=ZH("settings")).click()
     page.get_by_text("English").click()
-    expect(page.get_by_role("button", name="Settings")).to_be_visible()
+    expect(page.get_by_role("button", name=W("settings"))).to_be_visible()
     visit.settle()
-    expect(selected(page)).to_have_text("Learning curves")
+    expect(selected(page)).to_have_text(W("study.view.curves"))
     assert query(page)["metric"] == ["val/loss"]
     assert "lang" not in query(page)
 
@@ -398,12 +401,12 @@ def test_the_language_is_switched_and_back_on_the_same_view(new_visit: NewVisit)
 def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVisit) -> None:
     sender = new_visit()
     page = sender.open(f"/compare?runs={place.runs}")
-    page.get_by_text("Samples seen").click()
-    smoothing = page.get_by_role("slider", name="Smoothing")
+    page.get_by_text(W("compare.over.samples")).click()
+    smoothing = page.get_by_role("slider", name=W("compare.smoothing"))
     smoothing.focus()
     for _ in range(4):
         smoothing.press("ArrowRight")
-    page.get_by_text("Log y").click()
+    page.get_by_text(W("compare.log_y")).click()
     sender.settle()
     expect(page.get_by_text("smoothed 0.2").first).to_be_attached()
     link = urlsplit(page.url)
@@ -414,28 +417,28 @@ def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVis
     assert query(page)["over"] == ["samples"]
     expect(other.get_by_text("smoothed 0.2").first).to_be_attached()
     expect(other.locator(".js-plotly-plot").first.locator(".xtitle")).to_have_text("samples seen")
-    expect(other.get_by_role("switch", name="Log y")).to_be_checked()
+    expect(other.get_by_role("switch", name=W("compare.log_y"))).to_be_checked()
 
     page = sender.open(f"/compare?runs={place.runs}&view=probabilities")
-    page.get_by_role("combobox", name="Of").click()
+    page.get_by_role("combobox", name=W("probabilities.of")).click()
     page.get_by_role("option", name="3", exact=True).click()
-    threshold = page.get_by_role("slider", name="Threshold")
+    threshold = page.get_by_role("slider", name=W("probabilities.threshold"))
     threshold.focus()
     threshold.press("ArrowLeft")
-    expect(page.get_by_text("Saying yes from a probability of 0.49 on:")).to_be_visible()
+    expect(page.get_by_text(W("probabilities.point", threshold="0.49"))).to_be_visible()
     sender.settle()
     link = urlsplit(page.url)
     other = friend.open(f"{link.path}?{link.query}")
-    expect(other.get_by_text("Saying yes from a probability of 0.49 on:")).to_be_visible()
-    expect(selected(other)).to_have_text("Probabilities")
+    expect(other.get_by_text(W("probabilities.point", threshold="0.49"))).to_be_visible()
+    expect(selected(other)).to_have_text(W("compare.view.probabilities"))
 
     page = sender.open(f"/study?study={STUDY}&view=curves")
-    page.get_by_role("combobox", name="Metric").click()
+    page.get_by_role("combobox", name=W("column.metric")).click()
     page.get_by_role("option", name="val/loss").click()
     sender.settle()
     link = urlsplit(page.url)
     other = friend.open(f"{link.path}?{link.query}")
-    expect(other.get_by_text("Learning curves of all trials: val/loss").first).to_be_attached()
+    expect(other.get_by_text(W("bands.title", metric="val/loss")).first).to_be_attached()
 
 
 def test_data_and_pictures_are_downloaded(place: Place, new_visit: NewVisit) -> None:
@@ -450,7 +453,7 @@ def test_data_and_pictures_are_downloaded(place: Place, new_visit: NewVisit) -> 
     name, content = download(page, camera(page))
     assert name.endswith(".png")
     assert content.startswith(b"\x89PNG")
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name=W("settings")).click()
     page.get_by_text("SVG", exact=True).click()
     page.keyboard.press("Escape")
     visit.settle()
@@ -485,23 +488,23 @@ def test_a_live_study_is_watched_stopped_and_gone_on_with(
         for _ in range(3):  # what is reported is seen (how soon: benchmarks/ui.py)
             reported = epochs(study.outbox) + 1
             wait_until(lambda now=reported: epochs(study.outbox) >= now)  # type: ignore[misc]
-            wait_until(lambda now=reported: last_epoch(page) >= now)  # type: ignore[misc]
-        expect(selected(page)).to_have_text("Learning curves")
-        assert page.get_by_text("Learning curves of all trials: cost").count()
+            wait_until(lambda now=reported: epochs_seen(page) >= now)  # type: ignore[misc]
+        expect(selected(page)).to_have_text(W("study.view.curves"))
+        assert page.get_by_text(W("bands.title", metric="cost")).count()
         assert page.evaluate("document.querySelector('h1').dataset.mark") == "the same page"
         assert page.evaluate(SCROLL) == scrolled
         visit.picture("live-running")
-        page.get_by_role("button", name="Stop", exact=True).click()
+        page.get_by_role("button", name=W("control.stop"), exact=True).click()
         expect(state(page)).to_have_text(re.compile("stopped|interrupted"), timeout=30_000)
         running.wait(30)
-    expect(page.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
-    expect(selected(page)).to_have_text("Learning curves")
+    expect(page.get_by_role("button", name=W("control.stop"), exact=True)).to_have_count(0)
+    expect(selected(page)).to_have_text(W("study.view.curves"))
     visit.picture("live-stopped")
     (tmp_path / "hurry").touch()
-    page.get_by_role("button", name="More trials").click()
-    page.get_by_role("spinbutton", name="How many more").fill("2")
-    page.get_by_role("spinbutton", name="How many more").press("Enter")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name=W("control.more")).click()
+    page.get_by_role("spinbutton", name=W("control.more.count")).fill("2")
+    page.get_by_role("spinbutton", name=W("control.more.count")).press("Enter")
+    page.get_by_role("button", name=W("control.more.go")).click()
     expect(state(page)).to_have_text("complete", timeout=60_000)
     wait_until(lambda: results.status("live", place.home)["state"] == "complete")
     assert results.status("live", place.home)["trials"]["complete"] == 5
@@ -668,15 +671,14 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 def epochs(path: Path) -> int:
-    """The newest epoch of the newest trial, as far as it is on the disk."""
+    """How many epochs of the live study are on the disk."""
     if not path.exists():
         return 0
-    last = [record["epoch"] for record, _ in outbox.read(path) if record["kind"] == "epoch"]
-    return last[-1] if last else 0
+    return sum(record["kind"] == "epoch" for record, _ in outbox.read(path))
 
 
-def last_epoch(page: Page) -> int:
-    """The same as the page shows it, of the one trial that is trained."""
+def epochs_seen(page: Page) -> int:
+    """As many as its page shows, of the one trial that is trained and those before it."""
     cells = page.evaluate(
         """() => [...document.querySelector('[data-testid=stDataFrame]')
             ?.querySelectorAll('tr') || []].map(
@@ -684,7 +686,9 @@ def last_epoch(page: Page) -> int:
     )
     if len(cells) < 2:
         return 0
-    return int(dict(zip(cells[0], cells[1], strict=False)).get("Epoch", 0) or 0)
+    row = dict(zip(cells[0], cells[1], strict=False))
+    trial, epoch = row.get(W("column.number")), row.get(W("column.last_epoch"))
+    return int(trial) * EPOCHS + int(epoch) if trial and epoch else 0
 
 
 def rename_experiment(uri: str, before: str, after: str) -> None:

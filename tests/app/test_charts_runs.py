@@ -450,3 +450,20 @@ def test_hovering_names_runs_of_several_studies_and_runs_that_are_named_otherwis
                 assert names[index] == name.replace("%{customdata[1]}", str(number))
                 shown.add(names[index])
     assert shown == set(names)
+
+
+def test_what_was_measured_in_few_epochs_is_drawn_and_joined() -> None:
+    epochs = pd.DataFrame(
+        {
+            "trial": 0,
+            "epoch": range(1, 7),
+            "seconds": 1.0,
+            "system/cpu_percent": [np.nan, 10, np.nan, np.nan, 30, np.nan],
+            "system/memory_mb": [np.nan, np.nan, 5, np.nan, np.nan, np.nan],
+        }
+    )
+    cpu, memory = curves.resources(epochs, words("en")).figure.data
+    assert list(cpu.x) == [2, 5]
+    assert list(cpu.y) == [10, 30]
+    assert list(memory.y) == [5]
+    assert "markers" in memory.mode
