@@ -134,7 +134,10 @@ def redrawn_ms(page: Page, act: str, event: str, within: Sequence[str]) -> float
             window.redrawn_ms = null;
             document.addEventListener(event, () => {
                 const began = performance.now();
-                when(changed, (now) => { window.redrawn_ms = now - began; observer.disconnect(); });
+                when(changed, (now) => {
+                    window.redrawn_ms = now - began;
+                    observer.disconnect();
+                });
             }, {capture: true, once: true});
         }""",
         [event, list(within)],
