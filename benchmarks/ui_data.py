@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from hpo.paths import Home
 from hpo.tracking import pending, sync
 
 STUDIES, TRIALS = 10, 1_000
-FEW = 100
+FEW = 120  # of which 100 are complete
 SHOWN = "study-00"  # whose pages are measured
 COMPARED = 100
 
@@ -25,18 +26,17 @@ class Data:
     """The homes and stores in a folder.
 
     Attributes:
-        many: 10 studies of 1,000 runs; the first is in its MLflow store, too.
-        few: One study of 100 runs.
-        empty: No study: what it shows comes from MLflow.
+        many: 10 studies of 1,000 runs; the first is in its MLflow store.
+        count: How many runs `many` has.
+        few: One study of 120 runs, in its MLflow store.
         optuna: The address of an Optuna storage with the first study's trials.
     """
 
     def __init__(self, folder: Path, studies: int = STUDIES, trials: int = TRIALS) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.count = studies * trials
         self.many = _home(folder / f"many-{studies}x{trials}", studies, trials)
-        self.few = _home(folder / "few", 1, FEW)
-        self.empty = Home(folder / "empty")
-        self.empty.root.mkdir(exist_ok=True)
+        self.few = _home(folder / f"few-{FEW}", 1, FEW)
         self.optuna = f"sqlite:///{folder.resolve()}/optuna-{trials}.db"
         self._optuna_file = folder / f"optuna-{trials}.db"
 
@@ -45,14 +45,14 @@ class Data:
         table = results.trials(SHOWN, home)
         return [int(n) for n in table[table["state"] == "complete"]["number"].head(COMPARED)]
 
-    def ship(self) -> None:
+    def ship(self, home: Home) -> None:
         """Send the shown study to the MLflow store of its home, by the way `hpo run` does."""
-        paths = self.many.study(SHOWN)
+        paths = home.study(SHOWN)
         if paths.shipped.is_file() and not pending(paths):
             return
-        say(f"sending {SHOWN} to MLflow …")
+        say(f"sending {SHOWN} of {home.root.name} to MLflow …")
         began_s = time.perf_counter()
-        shipped = sync(paths, self.many, self.many.tracking_uri)
+        shipped = sync(paths, home, home.tracking_uri)
         assert not shipped.pending, shipped.error
         say(f"  {time.perf_counter() - began_s:.0f} s")
 
@@ -126,6 +126,4 @@ def _optuna_trials(tables: results.StudyTables) -> list[object]:
 
 def quiet() -> None:
     """One thread a process, as the servers have."""
-    import os
-
     os.environ.update(environment())

@@ -59,9 +59,12 @@ def smoothed(values: pd.DataFrame, weight: float) -> pd.DataFrame:
 
 def joined(parts: Sequence[npt.NDArray[Any]]) -> Floats:
     """Many lines as one trace's coordinates: a NaN after each lifts the pen."""
-    gap = np.array([np.nan], dtype=np.float32)
-    with_gaps = [piece for part in parts for piece in (floats(part), gap)]
-    return np.concatenate(with_gaps) if with_gaps else np.zeros(0, dtype=np.float32)
+    lines = np.full(sum(len(part) + 1 for part in parts), np.nan, np.float32)
+    start = 0
+    for part in parts:
+        lines[start : start + len(part)] = floats(part)
+        start += len(part) + 1
+    return lines
 
 
 def above_zero(values: Floats) -> tuple[Floats, int]:
@@ -171,10 +174,10 @@ def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: s
 def _groups(drawn: Sequence[Line], dashed: bool) -> dict[tuple[str, str], list[Line]]:
     """The lines that one trace can draw: those of one colour and one study."""
     found: dict[tuple[str, str], list[Line]] = {}
-    for color in style.PALETTE:
-        for line in drawn:
-            if line.dashed == dashed and style.look(line.index).color == color:
-                found.setdefault((color, hover_name(line.run)[0]), []).append(line)
+    for line in drawn:
+        if line.dashed == dashed:
+            look = style.look(line.index)
+            found.setdefault((look.color, hover_name(line.run)[0]), []).append(line)
     return found
 
 

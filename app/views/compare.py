@@ -73,19 +73,31 @@ def _pick(runs: list[address.Run], w: Words) -> None:
             if st.button(w("compare.add_best"), key="pick-add"):
                 best = study_or_stop(key, w).complete()["number"].head(int(count))
                 _set([*runs, *((key, int(number)) for number in best)])
-        typed = st.text_input(w("compare.type"), key="pick-typed")
-        if st.button(w("compare.type.add"), key="pick-typed-add"):
-            _set([*runs, *filter(None, map(address.parse, typed.split(",")))])
-        out = st.multiselect(w("compare.take_out"), list(map(address.name, runs)), key="pick-out")
-        if out and st.button(w("compare.take_out.go"), key="pick-out-go"):
-            _set([run for run in runs if address.name(run) not in out])
+                st.rerun()
+        # What these do, they do before the page runs, so that it runs once.
+        st.text_input(w("compare.type"), key="pick-typed")
+        st.button(w("compare.type.add"), key="pick-typed-add", on_click=_add_typed, args=(runs,))
+        names = list(map(address.name, runs))
+        if st.multiselect(w("compare.take_out"), names, key="pick-out"):
+            st.button(
+                w("compare.take_out.go"), key="pick-out-go", on_click=_take_out, args=(runs,)
+            )
+
+
+def _add_typed(runs: list[address.Run]) -> None:
+    typed = st.session_state["pick-typed"].split(",")
+    _set([*runs, *filter(None, map(address.parse, typed))])
+
+
+def _take_out(runs: list[address.Run]) -> None:
+    out = st.session_state["pick-out"]
+    _set([run for run in runs if address.name(run) not in out])
 
 
 def _set(runs: list[address.Run]) -> None:
     kept = list(dict.fromkeys(runs))[: address.MOST_RUNS]
     st.session_state["chosen"] = kept
     address.set_runs(kept)
-    st.rerun()
 
 
 # -- the overview: curves and ROC
