@@ -16,11 +16,24 @@ A trainer is a function ``train(trial)``::
 `save` before `report`: it offers the state at the end of the epoch; whether it is written then is
 decided in `report`, by how much training would be lost without it. `report` returns to go on, or
 raises `StopTraining` to end the trial; let it pass.
+
+A trainer that can train several trials as one program, in lanes, has a second function
+``train_together(trials)``, whose trials all have the same `trainers.registry.stack_key`::
+
+    def train_together(trials):
+        lanes = []
+        while True:
+            lanes += [Lane(trial) for trial in trials.begin()]
+            if not lanes:
+                return
+            train_an_epoch(lanes)
+            leaving = trials.report([lane.epoch() for lane in lanes])
+            lanes = [lane for lane in lanes if lane.trial.number not in leaving]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,7 +130,55 @@ class Trial(Protocol):
         """The state last saved by an earlier attempt at this trial, or None."""
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What is to be said of one trial at the end of an epoch.
+
+    Attributes:
+        epoch, metrics, predictions: As for `Trial.report`.
+        state: Gives what `Trial.save` takes; called only when a checkpoint is written.
+        last: The trial is complete with this epoch.
+    """
+
+    trial: Trial
+    epoch: int
+    metrics: Mapping[str, float]
+    predictions: Predictions | None = None
+    state: Callable[[], Mapping[str, Any]] | None = None
+    last: bool = False
+
+
+class Trials(Protocol):
+    """Trials that one worker trains together. Their own `report` and `save` are not used."""
+
+    def begin(self) -> Sequence[Trial]:
+        """Those that are to begin now, each for the first or, after a crash, a further time.
+
+        At first one or more; later what has come to take free places, often none.
+        """
+
+    def report(self, epochs: Sequence[Epoch]) -> Collection[int]:
+        """Record an epoch of each trial.
+
+        Returns:
+            The numbers of the trials that are to be trained no further: those whose last epoch
+            this was, and those that are pruned, stopped, interrupted, or failed.
+        """
+
+    def finish(self, trial: Trial) -> None:
+        """End a trial as complete without another epoch: it was resumed after its last one."""
+
+    def fail(self, trial: Trial, error: Exception) -> None:
+        """End a trial that cannot be trained; the others go on."""
+
+
 class Trainer(Protocol):
     """A function that trains one trial."""
 
     def __call__(self, trial: Trial, /) -> None: ...
+
+
+class TogetherTrainer(Protocol):
+    """A function that trains trials together until none is left."""
+
+    def __call__(self, trials: Trials, /) -> None: ...

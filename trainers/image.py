@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from trainers.contract import Trial
-from trainers.data import Dataset
-from trainers.loop import fit
-from trainers.models import build
+from trainers.contract import Trial, Trials
+from trainers.loop import fit, fit_together
 
 
 def train(trial: Trial) -> None:
     """Train the model named by ``model.name`` on images."""
+    fit(trial)
 
-    def model(data: Dataset) -> nn.Module:
-        return build(trial.params["model"], data.shape, data.outputs)
 
-    fit(trial, model)
+def train_together(trials: Trials) -> None:
+    """The same of several trials that differ only in what a lane has of its own."""
+    fit_together(trials)

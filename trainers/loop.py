@@ -2,7 +2,10 @@
 
 A trial is a function of its parameters, its seed and its data: each epoch draws from a seed made
 of the trial's, the fold and the epoch, so that a trial resumed after any epoch goes on exactly as
-if it had not been interrupted.
+if it had not been interrupted, and trains alike whatever else is trained together with it.
+
+Models whose layers can be stacked train as one program (`trainers.lanes`), a trial alone as a
+stack of one; others in turn (`trainers.in_turn`).
 
 Metrics named ``train/…`` are of the outputs during the epoch, while the weights changed and with
 dropout on: they cost no second pass.
@@ -11,172 +14,225 @@ dropout on: they cost no second pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
 
 from trainers import metrics
-from trainers.contract import Predictions, Trial
-from trainers.data import Dataset, Split
-from trainers.metrics import Estimates, Scores
-from trainers.optim import OPTIMIZERS, Optimizer
-from trainers.schedules import SCHEDULES
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-# Rows are gathered and standardized this many numbers at a time (16 MB), not batch by batch: on
-# small data the gathering would otherwise cost as much as the training.
-CHUNK_NUMBERS = 2**22
-# Rows validated at once: bounds what a convolutional network holds in memory.
-VALIDATION_NUMBERS = 2**20
+from trainers.contract import Epoch, Predictions, Trial, Trials
+from trainers.data import Dataset
+from trainers.in_turn import InTurn
+from trainers.lanes import Lane, Said, Stack
+from trainers.lanes.layers import unsupported
+from trainers.metrics import Scores
+from trainers.models import build
+from trainers.seeds import seed_everything
 
 
-def fit(trial: Trial, build: Callable[[Dataset], nn.Module]) -> None:
-    """Train a model a fold, side by side, and report the mean of their metrics each epoch.
+class Team(Protocol):
+    """Models that are trained side by side."""
 
-    Args:
-        build: Makes a model for the data, drawing its weights from torch's global generator.
-    """
-    data = trial.data.to(trial.device)
-    options = trial.params["train"]
-    if trial.device != "cpu":
-        torch.backends.cudnn.deterministic = True  # the same seed gives the same metrics
-    learners = [
-        Learner.begin(build, data, split, options, seed=(trial.seed, fold))
-        for fold, split in enumerate(data.splits)
-    ]
-    stopper = Stopper(**options["early_stopping"]) if options["early_stopping"] else None
-    done = 0
-    if (state := trial.resume()) is not None:
-        done = state["epoch"]
-        for learner, saved in zip(learners, state["learners"], strict=True):
-            learner.load_state(saved)
-        if stopper is not None:
-            stopper.best, stopper.waited = state["stopper"]
-    for epoch in range(done + 1, options["epochs"] + 1):
-        if stopper is not None and stopper.is_over:
+    lanes: list[Lane]
+
+    def add(self, lanes: Sequence[Lane]) -> None:
+        """Let models in."""
+
+    def keep(self, lanes: Sequence[Lane]) -> None:
+        """Let all others go."""
+
+    def train(self) -> Sequence[Said]:
+        """An epoch of each; what it said of each batch just before learning from it."""
+
+    def validate(self) -> Sequence[Said]:
+        """What each says of its validation rows, in their order."""
+
+    def state(self, lane: Lane) -> dict[str, Any]:
+        """For a checkpoint."""
+
+    def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+
+def fit(trial: Trial) -> None:
+    """Train one trial, as `fit_together` does."""
+    fit_together(_Alone(trial))
+
+
+def fit_together(trials: Trials) -> None:
+    """Train trials of one `trainers.registry.stack_key`; report the mean of each one's folds."""
+    team: Team | None = None
+    fitting: list[Fitting] = []
+    while True:
+        for trial in trials.begin():
+            try:
+                begun = Fitting.begin(trial)
+                team = _joined(team, begun.lanes)
+                begun.resume(team)
+            except Exception as error:
+                if team is not None:
+                    team.keep(_lanes(fitting))
+                trials.fail(trial, error)
+                continue
+            if begun.is_over:
+                trials.finish(trial)
+            else:
+                fitting.append(begun)
+        if not fitting or team is None:
             return
-        trained = [learner.train(epoch) for learner in learners]
-        validated = [learner.validate() for learner in learners]
-        measured = {
-            **_mean("train", [metrics.measure(predicted) for predicted in trained]),
-            **_mean("val", [metrics.measure(predicted) for predicted in validated]),
-        }
-        if stopper is not None:
-            stopper.see(measured)
-        trial.save(
-            {
-                "epoch": epoch,
-                "learners": [learner.state() for learner in learners],
-                "stopper": None if stopper is None else [stopper.best, stopper.waited],
-            }
-        )
-        trial.report(epoch, measured, _predictions(data, validated))
+        _leave_only(team, fitting)
+        trained, validated = _measured(team.train()), _measured(team.validate())
+        leaving = trials.report([fit.epoch(team, trained, validated) for fit in fitting])
+        fitting = [fit for fit in fitting if fit.trial.number not in leaving]
+        _leave_only(team, fitting)
+
+
+def _joined(team: Team | None, lanes: Sequence[Lane]) -> Team:
+    """The team with `lanes` in it; a new one if there is none, or nobody is in it."""
+    if team is None or not team.lanes:
+        return (InTurn if unsupported(lanes[0].model) else Stack)(lanes)
+    team.add(lanes)
+    return team
+
+
+def _leave_only(team: Team, fitting: Sequence[Fitting]) -> None:
+    lanes = _lanes(fitting)
+    if len(lanes) < len(team.lanes):
+        team.keep(lanes)
+
+
+def _lanes(fitting: Sequence[Fitting]) -> list[Lane]:
+    return [lane for fit in fitting for lane in fit.lanes]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one lane said.
+
+    Attributes:
+        values: Metric → value.
+        output: (N, C) probabilities, or (N,) values.
+        target: (N,)
+    """
+
+    values: Mapping[str, float]
+    output: torch.Tensor
+    target: torch.Tensor
+
+
+def _measured(said: Sequence[Said]) -> dict[Lane, Measured]:
+    found = {}
+    for of_some in said:
+        predicted = of_some.predicted
+        output = predicted.probabilities if isinstance(predicted, Scores) else predicted.output
+        for place, values in enumerate(metrics.measure_each(predicted)):
+            lane = of_some.lanes[place]
+            found[lane] = Measured(values, output[place], predicted.target[place])
+    return found
 
 
 @dataclass
-class Learner:
-    """One model and what trains it on one split."""
+class Fitting:
+    """A trial that is being trained: a lane a fold, and how far it is.
 
-    model: nn.Module
-    optimizer: Optimizer
-    split: Split
-    loss: Loss
-    options: Mapping[str, Any]
-    seed: tuple[int, int]
-    convolves: bool
+    Attributes:
+        done: Epochs.
+    """
+
+    trial: Trial
+    data: Dataset
+    lanes: Sequence[Lane]
+    stopper: Stopper | None
+    done: int = 0
 
     @classmethod
-    def begin(
-        cls,
-        build: Callable[[Dataset], nn.Module],
-        data: Dataset,
-        split: Split,
-        options: Mapping[str, Any],
-        seed: tuple[int, int],
-    ) -> Learner:
-        _seed_everything(*seed, 0)
-        model = build(data).to(split.target.device)
-        convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-        if convolves:
-            model = model.to(memory_format=torch.channels_last)
-        optimizer = OPTIMIZERS[options["optimizer"]](model.parameters(), options)
-        loss: Loss = cross_entropy if data.task == "classification" else mse_loss
-        return cls(model, optimizer, split, loss, options, seed, convolves)
+    def begin(cls, trial: Trial) -> Fitting:
+        """Make the models."""
+        data, options = trial.data.to(trial.device), trial.params["train"]
+        if trial.device != "cpu":
+            torch.backends.cudnn.deterministic = True  # the same seed gives the same metrics
+        model, lanes = trial.params["model"], []
+        for fold, split in enumerate(data.splits):
+            seed_everything(trial.seed, fold, 0)
+            built = build(model, data.shape, data.outputs)
+            dropout = model.get("dropout", 0.0)
+            lanes.append(Lane(built, split, options, dropout, (trial.seed, fold)))
+        stopper = Stopper(**options["early_stopping"]) if options["early_stopping"] else None
+        return cls(trial, data, lanes, stopper)
 
-    def train(self, epoch: int) -> Scores | Estimates:
-        """One epoch; what the model said of each batch just before learning from it."""
-        _seed_everything(*self.seed, epoch)
-        rows = self.split.train[torch.randperm(len(self.split.train))]
-        size = min(self.options["batch_size"], len(rows))
-        if len(rows) % size == 1 and size > 1:
-            rows = rows[:-1]  # batch norm knows no spread of one row
-        steps = math.ceil(len(rows) / size)
-        schedule = SCHEDULES[self.options["schedule"]]
-        done, all_steps = (epoch - 1) * steps, self.options["epochs"] * steps
-        parameters = self.optimizer.parameters
-        outputs, targets = [], []
-        self.model.train()
-        for inputs, target in self._chunks(rows, size, CHUNK_NUMBERS):
-            wanted = self._standardized(target)
-            batches = zip(torch.split(inputs, size), torch.split(wanted, size), strict=True)
-            for x, y in batches:
-                output = self.model(x)
-                for parameter in parameters:
-                    parameter.grad = None
-                self.loss(output, y).backward()  # type: ignore[no-untyped-call]
-                with torch.no_grad():
-                    self.optimizer.step(self.options["lr"] * schedule(done / all_steps))
-                outputs.append(output.detach())
-                done += 1
-            targets.append(target)
-        return self._predicted(torch.cat(outputs), torch.cat(targets))
+    def resume(self, team: Team) -> None:
+        """Go on from what an earlier attempt saved, if there was one."""
+        state = self.trial.resume()
+        if state is None:
+            return
+        self.done = state["epoch"]
+        for lane, saved in zip(self.lanes, state["lanes"], strict=True):
+            team.load(lane, saved)
+            lane.done = self.done
+        if self.stopper is not None:
+            self.stopper.best, self.stopper.waited = state["stopper"]
 
-    @torch.no_grad()
-    def validate(self) -> Scores | Estimates:
-        """What the model says of the validation rows, in their order."""
-        self.model.eval()
-        rows = self.split.validation
-        outputs, targets = [], []
-        for inputs, target in self._chunks(rows, self.options["batch_size"], VALIDATION_NUMBERS):
-            outputs.append(self.model(inputs))
-            targets.append(target)
-        return self._predicted(torch.cat(outputs), torch.cat(targets))
+    @property
+    def is_over(self) -> bool:
+        """Whether no other epoch is to be trained."""
+        stopped = self.stopper is not None and self.stopper.is_over
+        return stopped or self.done >= self.trial.params["train"]["epochs"]
 
-    def state(self) -> dict[str, Any]:
-        """For `Trial.save`: refers to the live tensors."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state()}
+    def epoch(
+        self, team: Team, trained: Mapping[Lane, Measured], validated: Mapping[Lane, Measured]
+    ) -> Epoch:
+        """What is to be said of the epoch that has just been trained."""
+        self.done += 1
+        measured = {
+            **_mean("train", [trained[lane].values for lane in self.lanes]),
+            **_mean("val", [validated[lane].values for lane in self.lanes]),
+        }
+        if self.stopper is not None:
+            self.stopper.see(measured)
+        predictions = self._predictions([validated[lane] for lane in self.lanes])
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state(state["optimizer"])
+        def state() -> dict[str, Any]:
+            return {
+                "epoch": self.done,
+                "lanes": [team.state(lane) for lane in self.lanes],
+                "stopper": self.stopper and [self.stopper.best, self.stopper.waited],
+            }
 
-    def _chunks(self, rows: Tensor, batch: int, numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of `rows`, some whole batches at a time, on the device."""
-        row_numbers = math.prod(self.split.inputs.shape[1:])
-        size = max(1, numbers // (row_numbers * batch)) * batch
-        for some in torch.split(rows, size):
-            inputs, target = self.split.batch(some)
-            if self.convolves:  # much faster for convolutions, on CPUs as on GPUs
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            yield inputs, target
+        return Epoch(self.trial, self.done, measured, predictions, state, self.is_over)
 
-    def _standardized(self, target: Tensor) -> Tensor:
-        """What the model is to put out for `target`."""
-        if target.dtype == torch.int64:
-            return target
-        return ((target - self.split.target_mean) / self.split.target_std).unsqueeze(1)
+    def _predictions(self, validated: Sequence[Measured]) -> Predictions:
+        """What each validation row was given, by the model that did not train on it."""
+        rows = torch.cat([split.validation for split in self.data.splits])
+        return Predictions(
+            self.data.ids[rows].numpy(),
+            torch.cat([of_fold.target for of_fold in validated]).cpu().numpy(),
+            torch.cat([of_fold.output for of_fold in validated]).cpu().numpy(),
+        )
 
-    def _predicted(self, output: Tensor, target: Tensor) -> Scores | Estimates:
-        if target.dtype == torch.int64:
-            return Scores(output, target)
-        values = output.squeeze(1) * self.split.target_std + self.split.target_mean
-        return Estimates(values, target, self.split.target_std)
+
+class _Alone:
+    """One trial as `Trials`, reported by its own methods."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._waiting = [trial]
+
+    def begin(self) -> Sequence[Trial]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def report(self, epochs: Sequence[Epoch]) -> Collection[int]:
+        (said,) = epochs
+        if said.state is not None:
+            said.trial.save(said.state())
+        said.trial.report(said.epoch, said.metrics, said.predictions)
+        return [said.trial.number] if said.last else []
+
+    def finish(self, trial: Trial) -> None:
+        pass
+
+    def fail(self, trial: Trial, error: Exception) -> None:
+        raise error
 
 
 @dataclass
@@ -202,31 +258,9 @@ class Stopper:
             self.waited += 1
 
 
-def _seed_everything(seed: int, fold: int, epoch: int) -> None:
-    """Seed torch's own generators, from which weights, order and dropout are drawn.
-
-    Not by ``torch.manual_seed``: that also prepares for devices that are not in use, at a cost.
-    """
-    mixed = int(np.random.SeedSequence((seed, fold, epoch)).generate_state(1)[0])
-    torch.default_generator.manual_seed(mixed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed(mixed)
-
-
 def _mean(split: str, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean over folds, under the names that are reported."""
     return {
         f"{split}/{name}": math.fsum(of_fold[name] for of_fold in measured) / len(measured)
         for name in measured[0]
     }
-
-
-def _predictions(data: Dataset, validated: Sequence[Scores | Estimates]) -> Predictions:
-    """What each validation row was given, by the model that did not train on it."""
-    rows = torch.cat([split.validation for split in data.splits])
-    outputs = [v.probabilities if isinstance(v, Scores) else v.output for v in validated]
-    return Predictions(
-        data.ids[rows].numpy(),
-        torch.cat([predicted.target for predicted in validated]).cpu().numpy(),
-        torch.cat(outputs).cpu().numpy(),
-    )

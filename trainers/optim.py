@@ -83,6 +83,7 @@ class AdamW:
         self._update = adamw
         self.parameters = [p for p in parameters if p.requires_grad]
         self._weight_decay = train["weight_decay"]
+        self._betas = (train["beta1"], train["beta2"])
         self._means = [torch.zeros_like(p) for p in self.parameters]
         self._squares = [torch.zeros_like(p) for p in self.parameters]
         self._steps = [torch.zeros((), device=p.device) for p in self.parameters]
@@ -97,8 +98,8 @@ class AdamW:
             self._steps,
             fused=True,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
             lr=lr,
             weight_decay=self._weight_decay,
             eps=1e-8,

@@ -13,16 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainers.metrics import METRICS
 from trainers.models import MODELS
+from trainers.models.init import INITIALIZATIONS
 from trainers.optim import OPTIMIZERS
 from trainers.schedules import SCHEDULES
 
 if TYPE_CHECKING:  # the names in a table are known when it is imported, not to a type checker
     OptimizerName: TypeAlias = str
     ScheduleName: TypeAlias = str
+    InitializationName: TypeAlias = str
     StoppingMetric: TypeAlias = str
 else:
     OptimizerName = Literal[tuple(OPTIMIZERS)]
     ScheduleName = Literal[tuple(SCHEDULES)]
+    InitializationName = Literal[tuple(INITIALIZATIONS)]
     StoppingMetric = Literal[tuple(f"val/{name}" for name in METRICS)]
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -114,7 +117,17 @@ class TableData(_Data):
     ignore: tuple[str, ...] = Field((), description="Columns to leave out.")
 
 
-class ImageModel(_Options):
+class _Model(_Options):
+    """What every model has."""
+
+    init: InitializationName = Field(
+        "default",
+        description="How the weights of linear and convolutional layers are drawn; default: as "
+        "PyTorch does.",
+    )
+
+
+class ImageModel(_Model):
     """The ``model`` section of `image_classifier`."""
 
     name: str = Field(
@@ -143,7 +156,7 @@ class ImageModel(_Options):
     )
 
 
-class TableModel(_Options):
+class TableModel(_Model):
     """The ``model`` section of `tabular`."""
 
     name: Literal["mlp"] = Field("mlp", description="`mlp`: fully connected layers.")
@@ -176,6 +189,29 @@ class Train(_Options):
     nesterov: bool = Field(False, description="sgd only: Nesterov's momentum.")
     weight_decay: float = Field(
         0.0, ge=0, le=1000, description="L2 penalty (sgd), decoupled decay (adamw)."
+    )
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="adamw only: how much of its mean gradient stays at a step."
+    )
+    beta2: float = Field(
+        0.999, ge=0, lt=1, description="adamw only: the same of its mean squared gradient."
+    )
+    l1: float = Field(0.0, ge=0, le=1000, description="L1 penalty on every parameter.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="A longer gradient (all parameters together) is made this long."
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Classification only: the share of the target that goes to all classes alike.",
+    )
+    ema: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Validate, and keep, an exponential moving average of the weights, of which "
+        "this share stays at a step (less in the first steps).",
     )
     schedule: ScheduleName = Field(
         "constant", description="How the learning rate goes from the first step to the last."

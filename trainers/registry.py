@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import BaseModel
 
 from trainers import options
-from trainers.contract import DataError, Trainer
+from trainers.contract import DataError, TogetherTrainer, Trainer
+from trainers.models import STACKED
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
@@ -32,12 +34,14 @@ class BuiltIn:
 
     Attributes:
         function: ``module:function``, imported when it is used.
+        together: The same of its `trainers.contract.TogetherTrainer`.
         kind: Of the data that it can use.
         data, model, train: What those sections of a study file may say.
         description: One line for the documentation.
     """
 
     function: str
+    together: str
     kind: Literal["images", "table"]
     data: type[BaseModel]
     model: type[BaseModel]
@@ -48,6 +52,7 @@ class BuiltIn:
 TRAINERS: dict[str, BuiltIn] = {
     "image_classifier": BuiltIn(
         "trainers.image:train",
+        "trainers.image:train_together",
         "images",
         options.ImageData,
         options.ImageModel,
@@ -56,6 +61,7 @@ TRAINERS: dict[str, BuiltIn] = {
     ),
     "tabular": BuiltIn(
         "trainers.tabular:train",
+        "trainers.tabular:train_together",
         "table",
         options.TableData,
         options.TableModel,
@@ -77,8 +83,7 @@ def resolve(name: str, folder: Path) -> Trainer:
             user's module raises while it is imported is passed on as it is.
     """
     if name in TRAINERS:
-        module_name, attribute = TRAINERS[name].function.split(":")
-        return cast(Trainer, getattr(importlib.import_module(module_name), attribute))
+        return cast(Trainer, _imported(TRAINERS[name].function))
     reference = _REFERENCE.fullmatch(name)
     if reference is None:
         raise DataError(
@@ -89,6 +94,50 @@ def resolve(name: str, folder: Path) -> Trainer:
     function = _attribute(_module(reference["module"], folder), reference["attribute"])
     _check_signature(name, function)
     return cast(Trainer, function)
+
+
+def resolve_together(name: str) -> TogetherTrainer | None:
+    """What trains trials of the trainer `name` together; None where only one at a time can be."""
+    return cast(TogetherTrainer, _imported(TRAINERS[name].together)) if name in TRAINERS else None
+
+
+# What trials that are trained together may differ in: a lane each has its own.
+PER_LANE = frozenset(
+    {
+        "model.dropout",
+        "model.init",
+        "train.epochs",
+        "train.lr",
+        "train.momentum",
+        "train.nesterov",
+        "train.weight_decay",
+        "train.beta1",
+        "train.beta2",
+        "train.l1",
+        "train.clip_norm",
+        "train.label_smoothing",
+        "train.ema",
+        "train.schedule",
+        "train.early_stopping",
+    }
+)
+
+
+def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What trials have in common that can be trained together, or None: it cannot be.
+
+    Args:
+        params: The sections ``data``, ``model`` and ``train``, with every default.
+    """
+    if name not in TRAINERS or params["model"]["name"] not in STACKED:
+        return None
+    shared = {
+        f"{section}.{key}": value
+        for section, values in params.items()
+        for key, value in values.items()
+        if f"{section}.{key}" not in PER_LANE
+    }
+    return json.dumps([name, shared], sort_keys=True)
 
 
 def prepare(name: str, params: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
@@ -104,6 +153,11 @@ def prepare(name: str, params: Mapping[str, Mapping[str, Any]], dataset: Dataset
     from trainers.preparation import check
 
     check(TRAINERS[name].kind, params, dataset)
+
+
+def _imported(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _module(name: str, folder: Path) -> Any:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from recording_trial import sections
 from torch import Tensor
 
 from trainers.contract import DataError
 from trainers.models import MODELS, build
+from trainers.models.init import INITIALIZATIONS
 from trainers.options import ImageModel
 
 
@@ -94,7 +96,7 @@ def test_a_head_for_other_classes_stays_as_drawn(file: Path) -> None:
     same_as_saved = [key for key in saved if torch.equal(loaded[key], saved[key])]
     same_as_drawn = [key for key in drawn if torch.equal(loaded[key], drawn[key])]
     assert same_as_saved == ["1.weight", "1.bias"]
-    assert same_as_drawn == ["3.weight", "3.bias"]
+    assert same_as_drawn == ["4.weight", "4.bias"]
 
 
 class Trap:
@@ -121,9 +123,9 @@ def write(path: Path, content: Any) -> None:
         (b"no weights", "is not a state_dict"),
         ([1, 2], "is not a state_dict but list"),
         ({"1.weight": 3}, "is not a state_dict but dict"),
-        ({"1.weight": torch.zeros(64, 64)}, "1.bias is missing, 3.weight is missing, 3.bias"),
+        ({"1.weight": torch.zeros(64, 64)}, "1.bias is missing, 4.weight is missing, 4.bias"),
         ({"1.weight": torch.zeros(9, 64), "1.bias": torch.zeros(64), "5.bias": torch.zeros(1),
-          "3.weight": torch.zeros(10, 64), "3.bias": torch.zeros(10)},
+          "4.weight": torch.zeros(10, 64), "4.bias": torch.zeros(10)},
          "5.bias is not in the model, 1.weight is 9×64, the model's 64×64"),
     ],
 )  # fmt: skip
@@ -148,3 +150,27 @@ def test_weights_run_no_code(tmp_path: Path, save: Any) -> None:
     with pytest.raises(DataError, match="is not a state_dict"):
         build(options(weights=str(tmp_path / "trap.pt")), (1, 8, 8), 10)
     assert not (tmp_path / "touched").exists()
+
+
+STDS = {
+    "normal": 0.02,
+    "uniform": 0.1 / 12**0.5,
+    "xavier_normal": (2 / (64 + 256)) ** 0.5,
+    "xavier_uniform": (2 / (64 + 256)) ** 0.5,
+    "kaiming_normal": (2 / 64) ** 0.5,
+    "kaiming_uniform": (2 / 64) ** 0.5,
+    "orthogonal": 1 / 256**0.5,
+    "default": 1 / (3 * 64) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("name", INITIALIZATIONS)
+def test_weights_are_drawn_as_asked(name: str) -> None:
+    torch.manual_seed(0)
+    options = sections("tabular", {"source": "wine"}, {"hidden": [256], "init": name})["model"]
+    weight = build(options, (64,), 3)[0].weight
+    assert weight.std().item() == pytest.approx(STDS[name], rel=0.05)
+    bias = build(options, (64,), 3)[0].bias
+    assert bool((bias == 0).all()) == (name != "default")
+    if name == "orthogonal":
+        torch.testing.assert_close(weight.T @ weight, torch.eye(64), atol=1e-5, rtol=0)

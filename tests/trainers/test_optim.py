@@ -11,7 +11,7 @@ from torch import nn
 from trainers.optim import OPTIMIZERS
 from trainers.schedules import SCHEDULES
 
-TRAIN = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.01}
+TRAIN = {"beta1": 0.9, "beta2": 0.999, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01}
 
 
 def steps(model: nn.Module, step: Any, count: int = 5) -> list[torch.Tensor]:

@@ -133,7 +133,7 @@ params = {{
     "train": built_in.train(epochs=1).model_dump(),
 }}
 class Trial:
-    seed, device = 0, "cpu"
+    number, seed, device = 0, 0, "cpu"
     def report(self, *_): pass
     save = report
     def resume(self): pass

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Data above this share of a GPU's free memory stays in main memory; models need the rest.
 DEVICE_SHARE = 0.5
+# Up to so many numbers (16 MB) are standardized once, not each time that a row is used.
+STANDARDIZED_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,24 @@ class Split:
             rows: (B,) int64 rows of `inputs`, in main memory.
         """
         device = self.target.device
+        target = self.target[rows.to(device)]
+        if self._standardized is not None:
+            return self._standardized.index_select(0, rows.to(device)), target
         inputs = self.inputs[rows.to(self.inputs.device)]
         if inputs.device != device:
             inputs = inputs.pin_memory().to(device, non_blocking=True)
         if self.mean is not None and self.std is not None:
             inputs = inputs.float().sub_(self.mean).div_(self.std)
-        return inputs, self.target[rows.to(device)]
+        return inputs, target
+
+    @cached_property
+    def _standardized(self) -> Tensor | None:
+        """All inputs as `batch` gives them, where they are small and on the device; else None."""
+        if self.inputs.numel() > STANDARDIZED_NUMBERS or self.inputs.device != self.target.device:
+            return None
+        if self.mean is None or self.std is None:
+            return self.inputs
+        return self.inputs.float().sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device, inputs: Tensor) -> Split:
         return replace(

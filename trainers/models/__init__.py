@@ -20,6 +20,9 @@ Build = Callable[[Mapping[str, Any], tuple[int, ...], int], "nn.Module"]
 
 MODELS: dict[str, Build] = {"mlp": mlp, "cnn": cnn}
 
+# Those whose layers all have a rule in `trainers.lanes.layers`.
+STACKED = frozenset({"mlp"})
+
 
 def build(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The model of a ``model`` section.
@@ -32,10 +35,11 @@ def build(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.
     Raises:
         DataError: There is no such model, or its weights cannot be loaded.
     """
-    from trainers.models import vision, weights
+    from trainers.models import init, vision, weights
 
     make = MODELS.get(model["name"], vision.named)
     built = make(model, shape, outputs)
+    init.draw(built, model["init"])
     if model.get("weights") is not None:
         weights.load(built, model["weights"])
     return built

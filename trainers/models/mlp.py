@@ -17,8 +17,7 @@ def mlp(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Mo
     layers: list[nn.Module] = [nn.Flatten()] if len(shape) > 1 else []
     width = math.prod(shape)
     for hidden in model["hidden"]:
-        layers += [nn.Linear(width, hidden), nn.ReLU()]
-        if model["dropout"] > 0:
-            layers.append(nn.Dropout(model["dropout"]))
+        # With dropout even if none is dropped: so models that differ in it have the same shape.
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(model["dropout"])]
         width = hidden
     return nn.Sequential(*layers, nn.Linear(width, outputs))

@@ -1,0 +1,257 @@
+"""The layers that many models of one shape run at once: a table of a class for each module type.
+
+Between layers the activations are ``(k, features, B)``, the batch last (*features first*), so that
+a linear layer of all lanes is one batched product with weights as ``nn.Linear`` keeps them.
+
+The gradients of the commonest layers are written out: on models as small as these autograd costs
+as much as the arithmetic. The others use autograd, layer by layer (`ByAutograd`).
+
+Not here: convolutions, whose stacking pays only for tiny images on a CPU (docs/decisions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainers.lanes import noise
+
+Tensors = Mapping[str, Tensor]  # a layer's own, by name: (k, …)
+
+
+@dataclass
+class Pass:
+    """One pass of a batch through all layers of the lanes.
+
+    Attributes:
+        training: Whether dropout drops and batch norm uses the batch.
+        dropout: (k, 1, 1) the share to drop, in [0, 1).
+        threshold: (k, 1) int32 of `dropout`, see `noise.threshold`.
+        keys: (draws, k, 2) int32, a key for each dropout layer; None if no lane drops anything.
+        drawn: How many of the keys have been used.
+    """
+
+    training: bool
+    dropout: Tensor | None = None
+    threshold: Tensor | None = None
+    keys: Tensor | None = None
+    drawn: int = 0
+
+
+class Layer(Protocol):
+    """A layer of some neighbouring lanes. Used under ``torch.no_grad()``."""
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        """(k, in, B) → (k, out, B); `x` is the layer's, it may be changed."""
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        """Put the gradients of the layer's own parameters where they belong.
+
+        Args:
+            gradient: Of the loss by what `forward` gave last; it may be changed.
+            further: Whether the gradient by its `x` is wanted, too.
+        """
+
+
+# From the module, its parameters and buffers, and where the gradients of the former belong.
+Make = Callable[[Any, Tensors, Tensors], Layer]
+
+
+class Linear:
+    def __init__(self, _: nn.Linear, own: Tensors, gradients: Tensors) -> None:
+        self._weight, self._bias = own["weight"], own.get("bias")
+        self._gradients = gradients
+        self._x = self._weight
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        self._x = x
+        if self._bias is None:
+            return _product(self._weight, x)
+        return _product(self._weight, x, self._bias.unsqueeze(2))
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        # Not by `out=`: its lanes do not lie side by side, and then torch does one after another.
+        self._gradients["weight"].copy_(_product(gradient, self._x.mT))
+        if self._bias is not None:
+            self._gradients["bias"].copy_(gradient.sum(2))
+        return _product(self._weight.mT, gradient) if further else None
+
+
+def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
+    """Each lane's product, the same whatever the number of lanes."""
+    if len(a) == 1 and 1 in (*a.shape[1:], b.shape[2]):
+        # Of one lane this would be a product with a vector, which is summed up in another order.
+        twice = _product(a.expand(2, -1, -1), b.expand(2, -1, -1), plus)
+        return twice[:1]
+    return torch.bmm(a, b) if plus is None else torch.baddbmm(plus, a, b)
+
+
+class ReLU:
+    def __init__(self, _: nn.ReLU, _own: Tensors, _gradients: Tensors) -> None:
+        self._y = torch.empty(0)
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        self._y = x.relu_()
+        return self._y
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        by_input: Tensor = torch.ops.aten.threshold_backward(gradient, self._y, 0)
+        return by_input
+
+
+class Dropout:
+    def __init__(self, _: nn.Dropout, _own: Tensors, _gradients: Tensors) -> None:
+        self._scale: Tensor | None = None
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        self._scale = None
+        if not run.training or run.keys is None or run.dropout is None or run.threshold is None:
+            return x
+        lanes, features, batch = x.shape
+        elements = torch.arange(features * batch, dtype=torch.int32, device=x.device)
+        drawn = noise.uniform(run.keys[run.drawn], elements)
+        run.drawn += 1
+        self._scale = (drawn >= run.threshold).view(lanes, features, batch) / (1 - run.dropout)
+        return x * self._scale  # not in place: a ReLU before it still needs its x
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        return gradient if self._scale is None else gradient.mul_(self._scale)
+
+
+class Nothing:
+    """What changes nothing: the inputs are flat already."""
+
+    def __init__(self, _: nn.Module, _own: Tensors, _gradients: Tensors) -> None:
+        pass
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        return x
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        return gradient
+
+
+# The module, its tensors, the activations, and the pass → new activations.
+Function = Callable[[Any, Tensors, Tensor, Pass], Tensor]
+
+
+class ByAutograd:
+    """A layer given by what it does forward."""
+
+    def __init__(self, function: Function, module: Any, own: Tensors, gradients: Tensors) -> None:
+        self._function, self._module, self._own = function, module, own
+        self._names = list(gradients)
+        self._gradients = list(gradients.values())
+        self._x = self._y = torch.empty(0)
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        if not run.training:
+            return self._function(self._module, self._own, x, run)
+        with torch.enable_grad():
+            self._x = x.detach().requires_grad_()
+            self._y = self._function(self._module, self._own, self._x, run)
+        return self._y.detach()
+
+    def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
+        wanted = [self._x, *(self._own[name] for name in self._names)]
+        by_input, *by_own = torch.autograd.grad(self._y, wanted, gradient)
+        for place, found in zip(self._gradients, by_own, strict=True):
+            place.copy_(found)
+        return by_input
+
+
+def _by_autograd(function: Function) -> Make:
+    return lambda module, own, gradients: ByAutograd(function, module, own, gradients)
+
+
+def batch_norm(layer: nn.BatchNorm1d, own: Tensors, x: Tensor, run: Pass) -> Tensor:
+    # One batch norm over all lanes' channels: the statistics are each channel's own.
+    lanes, features, batch = x.shape
+    flat = {name: tensor.reshape(-1) for name, tensor in own.items() if tensor.dim() == 2}
+    running = {name: flat.get(name) for name in ("running_mean", "running_var")}
+    y = functional.batch_norm(
+        x.reshape(1, lanes * features, batch),
+        running["running_mean"],
+        running["running_var"],
+        flat.get("weight"),
+        flat.get("bias"),
+        run.training or running["running_mean"] is None,
+        0.1 if layer.momentum is None else layer.momentum,
+        layer.eps,
+    )
+    if run.training:
+        own["num_batches_tracked"].add_(1)
+    return y.view(lanes, features, batch)
+
+
+def layer_norm(layer: nn.LayerNorm, own: Tensors, x: Tensor, _: Pass) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+    y = (x - mean) * torch.rsqrt(variance + layer.eps)
+    if "weight" in own:
+        y = y * own["weight"].unsqueeze(2)
+    return y + own["bias"].unsqueeze(2) if "bias" in own else y
+
+
+def elementwise(layer: nn.Module, _: Tensors, x: Tensor, _pass: Pass) -> Tensor:
+    y: Tensor = layer(x)
+    return y
+
+
+LAYERS: dict[type[nn.Module], Make] = {
+    nn.Linear: Linear,
+    nn.ReLU: ReLU,
+    nn.Dropout: Dropout,
+    nn.Flatten: Nothing,
+    nn.Identity: Nothing,
+    nn.BatchNorm1d: _by_autograd(batch_norm),
+    nn.LayerNorm: _by_autograd(layer_norm),
+    **dict.fromkeys(
+        (
+            nn.LeakyReLU,
+            nn.ELU,
+            nn.SELU,
+            nn.GELU,
+            nn.SiLU,
+            nn.Mish,
+            nn.Hardswish,
+            nn.Tanh,
+            nn.Sigmoid,
+        ),
+        _by_autograd(elementwise),
+    ),
+}
+
+
+def unsupported(model: nn.Module) -> str | None:
+    """Why `model` cannot be stacked, in words, or None."""
+    if not isinstance(model, nn.Sequential):
+        return f"{type(model).__name__} is no nn.Sequential"
+    for layer in model:
+        if type(layer) not in LAYERS:
+            return f"there is no rule for {type(layer).__name__}"
+    return None
+
+
+def forward(layers: Sequence[Layer], inputs: Tensor, run: Pass) -> Tensor:
+    """(k, B, …) inputs → (k, outputs, B)."""
+    x = inputs.flatten(2).mT
+    for layer in layers:
+        x = layer.forward(x, run)
+    return x
+
+
+def backward(layers: Sequence[Layer], gradient: Tensor) -> None:
+    """From the gradient of the loss by what `forward` gave.
+
+    Args:
+        layers: From the first one that learns.
+    """
+    through: Tensor | None = gradient
+    for place in range(len(layers) - 1, -1, -1):
+        assert through is not None
+        through = layers[place].backward(through, further=place > 0)
