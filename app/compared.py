@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from app import address
+from app.charts.curves import in_order
 from app.parts import catalog, made_of_run
 from hpo.results import UserError
 from hpo.results.predicted import Predicted
@@ -61,7 +62,7 @@ class Compared:
         return pd.concat(parts).loc[list(self.names)]
 
     def epochs(self) -> pd.DataFrame:
-        """The epochs of all runs, with ``run`` and ``samples`` (seen so far)."""
+        """The epochs of all runs, with ``run`` and ``samples`` (seen so far), in order."""
         parts = []
         for key, tables in self.studies.items():
             mine = [trial for study, trial in self.runs if study == key]
@@ -69,7 +70,7 @@ class Compared:
             part = part.assign(run=f"{key}/" + part["trial"].astype("str"))
             rows = tables.dataset.get("train")
             parts.append(part.assign(samples=part["epoch"] * rows) if rows else part)
-        return pd.concat(parts, ignore_index=True)
+        return in_order(pd.concat(parts, ignore_index=True))
 
     def repeats(self) -> pd.DataFrame:
         """What `hpo.results.differences.spread` takes: the complete runs with the first run's

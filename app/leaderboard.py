@@ -17,7 +17,7 @@ MOST_ROWS = 1000  # the browser gets no more; all are in the CSV
 
 def leaderboard(tables: StudyTables, w: Words) -> None:
     """Draw it; the runs whose rows are chosen may be compared."""
-    st.subheader(w("leaderboard"))
+    st.header(w("leaderboard"))
     table = ranked(tables)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         present = [state for state in STATES if (table["state"] == state).any()]

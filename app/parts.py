@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import os
 import re
+import threading
 import unicodedata
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
 
 from app import address
-from app.charts.style import Chart, cut
+from app.charts.style import Chart, Trace, cut
+from app.plot import Selected, Selecting, plot
 from app.words import LANGUAGES, Language, Words, words
 from hpo.results import UnknownStudy
 from hpo.results.catalog import Catalog
@@ -26,7 +28,6 @@ NAMES = dict[str, str](LANGUAGES.items())
 PICTURES = ("png", "svg")
 TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of Unicode
 
-Selecting = Literal["points", "box", "lasso"]
 Made = TypeVar("Made")
 
 
@@ -59,19 +60,27 @@ def made_of_run(make: Callable[[], Made], what: str, *key: Hashable) -> Made:
 
     Each `what` is kept apart, so that a comparison does not push out what it still needs.
     """
-    kept: Made = _of_runs(what)(key, make)
-    return kept
+    kept = _of_runs()[what]
+    with _LOCK:
+        if key in kept:
+            kept.move_to_end(key)
+            found: Made = kept[key]
+            return found
+    found = make()
+    with _LOCK:
+        kept[key] = found
+        if len(kept) > 2 * address.MOST_RUNS:
+            kept.popitem(last=False)
+    return found
 
 
-@functools.cache
-def _of_runs(what: str) -> Callable[[tuple[Hashable, ...], Callable[[], Any]], Any]:
-    def make_(key: tuple[Hashable, ...], _make: Callable[[], Any]) -> Any:
-        return _make()
+_LOCK = threading.Lock()
 
-    make_.__qualname__ = f"made_of_run.{what}"  # by which Streamlit tells caches apart
-    most = 2 * address.MOST_RUNS
-    kept: Callable[..., Any] = st.cache_resource(show_spinner=False, max_entries=most)(make_)
-    return kept
+
+@st.cache_resource(show_spinner=False)
+def _of_runs() -> dict[str, OrderedDict[tuple[Hashable, ...], Any]]:
+    """Not a cache of Streamlit's for each: that takes longer than some of what is made."""
+    return defaultdict(OrderedDict)
 
 
 # -- text
@@ -159,59 +168,26 @@ def panels() -> int:
     return 1 if "Mobi" in (st.context.headers.get("User-Agent") or "") else 2
 
 
-def chart(found: Chart, key: str, w: Words, select: Sequence[Selecting] = ()) -> Any:
+def chart(
+    found: Chart,
+    key: str,
+    w: Words,
+    select: Sequence[Selecting] = (),
+    over: Sequence[Trace] = (),
+) -> Selected:
     """Draw a chart with its caption and its data as CSV; returns what is selected in it.
 
     Args:
         key: Its name on the page, and of its files.
-        select: ``points``, ``box``, ``lasso``: ways to select in it.
+        select, over: As `app.plot.plot` takes them.
     """
-    picture = {"format": st.session_state.get("picture", "png"), "filename": key, "scale": 2}
     title = html.unescape(re.sub(r"<[^>]*>", " ", found.figure.layout.title.text or key))
-    options: Any = {
-        "key": key,
-        "alt": title,
-        "config": {
-            "displaylogo": False,
-            "toImageButtonOptions": picture,
-            "modeBarButtonsToRemove": ["autoScale2d", "zoomIn2d", "zoomOut2d"],
-        },
-    }
-    if select:
-        event = st.plotly_chart(
-            found.figure, on_select="rerun", selection_mode=list(select), **options
-        )
-    else:
-        event = st.plotly_chart(found.figure, **options)
+    selected = plot(found, key, title, st.session_state.get("picture", "png"), select, over)
     with st.container(horizontal=True, vertical_alignment="top"):
         if found.caption:
             st.caption(inert(found.caption, 600))
         csv(found.table, key, w)
-    return event
-
-
-def selectable(
-    make: Callable[[], Chart],
-    key: str,
-    w: Words,
-    select: Sequence[Selecting],
-    data: tuple[Hashable, ...],
-    *options: Hashable,
-) -> list[int]:
-    """A chart in which trials can be selected; returns those that are.
-
-    While any are, new data waits: Streamlit forgets a selection with the figure it was made in.
-
-    Args:
-        data, options: Name what `make` depends on.
-    """
-    held = f"{key}-held"
-    before, drawn = st.session_state.get(held, (None, None))
-    selected = st.session_state[key]["selection"] if key in st.session_state else {}
-    if not (selected.get("points") or selected.get("box")) or before != (w.language, *options):
-        drawn = made(make, key, *data, w.language, *options)
-        st.session_state[held] = ((w.language, *options), drawn)
-    return trials_in(chart(drawn, key, w, select))
+    return selected
 
 
 def csv(table: pd.DataFrame, name: str, w: Words) -> None:
@@ -227,20 +203,6 @@ def csv(table: pd.DataFrame, name: str, w: Words) -> None:
         icon=":material/download:",
         help=w("csv.help"),
     )
-
-
-def trials_in(event: Any) -> list[int]:
-    """The trials whose points are selected in a chart."""
-    points = event["selection"]["points"] if event else []
-    numbers = (_number(point.get("customdata")) for point in points)
-    return list(dict.fromkeys(number for number in numbers if number is not None))
-
-
-def _number(data: Any) -> int | None:
-    first = data[0] if isinstance(data, list | tuple) and data else data
-    if isinstance(first, dict):  # as Plotly hands over typed arrays
-        first = next(iter(first.values()), None)
-    return int(first) if isinstance(first, int | float) else None
 
 
 def offer(runs: Sequence[address.Run], key: str, w: Words) -> None:

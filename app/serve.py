@@ -1,7 +1,9 @@
-"""``python -m app.serve run main.py …``: Streamlit, with what the first page needs on its way.
+"""``python -m app.serve SETTINGS``: Streamlit with the app, and plotly.js for its charts.
 
 Streamlit runs no page before somebody asks for one. Only then would it import pandas, Plotly,
 SciPy and scikit-learn and read the studies, which takes seconds; here that begins at once.
+
+SETTINGS are Streamlit's, as JSON: ``{"server.port": 8501}``.
 """
 
 from __future__ import annotations
@@ -9,9 +11,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
+import sys
 import threading
+from pathlib import Path
 
-from streamlit.web.cli import main as streamlit
+from streamlit.starlette import App
+
+from app import plot
 
 # Not in the thread: they look for one another, and would find each other half imported.
 from app.parts import catalog
@@ -29,6 +36,7 @@ LATER = (
 
 def prepare() -> None:
     """Read the studies and import the rest. What goes wrong is for a page to say."""
+    plot.prepare()
     with contextlib.suppress(Exception):
         catalog().studies()
         for name in LATER:
@@ -37,5 +45,6 @@ def prepare() -> None:
 
 
 if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
     threading.Thread(target=prepare, daemon=True, name="prepare").start()
-    streamlit(prog_name="streamlit")
+    App(Path(__file__).with_name("main.py"), routes=[plot.route]).run(config=settings)

@@ -84,7 +84,7 @@ class Chromium:
         Args:
             ready: JavaScript that is true when the page is drawn.
         """
-        with self.opened(url, ready) as (page, sent, seconds):
+        with self.opened(url, ready, counted=True) as (page, sent, seconds):
             page.wait_for_timeout(SETTLE_MS)
         own = sum(size for where, size in sent if not _of_streamlit(where))
         everything = sum(size for _, size in sent)
@@ -92,13 +92,17 @@ class Chromium:
 
     @contextlib.contextmanager
     def opened(
-        self, url: str, ready: str = "charts().length >= 1"
+        self, url: str, ready: str = "charts().length >= 1", counted: bool = False
     ) -> Iterator[tuple[Page, list[tuple[str, int]], float]]:
-        """The page once it is drawn; (address, bytes) of what is sent; seconds it took."""
+        """The page once it is drawn; (address, bytes) of what is sent; seconds it took.
+
+        Args:
+            counted: Whether bytes are: that takes time, for each message is copied out.
+        """
         context = self._browser.new_context(viewport={"width": 1280, "height": HEIGHT})
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
-        sent = _count_bytes(page)
+        sent = _count_bytes(page) if counted else []
         once = f"when(() => {ready}, (now) => {{ window.drawn_ms = now; }});"
         page.add_init_script(WATCH + once)
         try:

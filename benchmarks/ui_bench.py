@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from measure import Figure
@@ -84,7 +85,7 @@ class Bench:
     def compare_in_mlflow(self, server: Server) -> Visit:
         """One metric of the same 100 runs, as MLflow's own links have it."""
         experiment, runs = self.data.run_ids(self.data.runs(self.data.many))
-        query = {"runs": runs, "metric": METRIC, "experiments": [experiment]}
+        query: dict[str, Any] = {"runs": runs, "metric": METRIC, "experiments": [experiment]}
         query |= {"plot_metric_keys": [METRIC], "plot_layout": {"autosize": True}}
         text = "&".join(f"{k}={quote(json.dumps(v))}" for k, v in query.items())
         style = "x_axis=step&y_axis_scale=linear&line_smoothness=1&show_point=false"

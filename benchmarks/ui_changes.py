@@ -27,17 +27,17 @@ RANKED = [".st-key-roc", ".st-key-precision-recall"]
 def changes(bench: Bench) -> Found:
     """From the event in the page until all charts that depend on it have changed."""
     count = 3 * bench.rounds
-    with bench.browser.opened(
-        bench.compare_url(bench.many, bench.data.many), "charts().length >= 4"
-    ) as (page, *_):
+    home = bench.data.many
+    url = bench.compare_url(bench.many, home)
+    with bench.browser.opened(url, "charts().length >= 4") as (page, *_):
         page.wait_for_timeout(QUIET_MS)
         page.locator(".st-key-smooth input").focus()
         smoothing = [redrawn_ms(page, "ArrowRight", "keydown", CURVES) for _ in range(count)]
         places = (1, 2, 0) * bench.rounds
         buttons = [f".st-key-over-Epochs button >> nth={place}" for place in places]
         axis = [redrawn_ms(page, button, "pointerdown", CURVES) for button in buttons]
-        selection = [take_out(page, trial) for trial in bench.data.runs(bench.data.many)[:count]]
-    url = bench.compare_url(bench.many, bench.data.many, view="probabilities", of="0")
+        selection = [take_out(page, trial) for trial in bench.data.runs(home)[:count]]
+    url = bench.compare_url(bench.many, home, view="probabilities", of="0")
     with bench.browser.opened(url, "charts().length >= 4") as (page, *_):
         page.wait_for_timeout(QUIET_MS)
         page.locator(".st-key-t input").focus()

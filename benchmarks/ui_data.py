@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import generated
 from measure import environment, say
@@ -15,6 +16,9 @@ from measure import environment, say
 from hpo import results
 from hpo.paths import Home
 from hpo.tracking import pending, sync
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 STUDIES, TRIALS = 10, 1_000
 FEW = 120  # of which 100 are complete
@@ -90,7 +94,7 @@ def _home(root: Path, studies: int, trials: int) -> Home:
     return home
 
 
-def _optuna_trials(tables: results.StudyTables) -> list[object]:
+def _optuna_trials(tables: results.StudyTables) -> list[FrozenTrial]:
     import optuna
     import pandas as pd
     from optuna.distributions import CategoricalDistribution, FloatDistribution

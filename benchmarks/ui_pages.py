@@ -84,10 +84,8 @@ def sent(bench: Bench) -> Found:
     for view in ("overview", "parameters", "curves", "workers"):
         pages[f"study, {view}"] = (f"{url}/study?study={SHOWN}&view={view}", chart)
     for view in ("overview", "metrics", "errors", "probabilities"):
-        pages[f"compare, {view}"] = (
-            bench.compare_url(bench.many, bench.data.many, view=view),
-            chart,
-        )
+        page = bench.compare_url(bench.many, bench.data.many, view=view)
+        pages[f"compare, {view}"] = (page, chart)
     pages["run"] = (f"{url}/run?runs={SHOWN}/0", chart)
     weights = {name: bench.browser.visit(*page).own_mb for name, page in pages.items()}
     heaviest = max(weights, key=lambda name: weights[name])

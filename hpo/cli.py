@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -339,6 +339,76 @@ def compare(
         _print_json(comparison.as_json(found, compared))
     else:
         print_comparison(found, compared, _console())
+
+
+@cli.command()
+@study_argument
+@click.option(
+    "--method",
+    type=click.Choice(["greedy", "cma", "stack", "top", "all"]),
+    default="all",
+    help="greedy selection, weights by CMA-ES, stacking, the mean of the top k, or the best of "
+    "all these (by default).",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(2),
+    default=500,
+    help="So many of the best trials are candidates; 500 by default.",
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="By which it is judged, e.g. log_loss; the objective by default.",
+)
+@click.option("--non-negative", is_flag=True, help="Stack with one weight a trial, none below 0.")
+@home_option
+@as_json
+def ensemble(
+    study: str,
+    method: str,
+    top: int,
+    metric: str | None,
+    non_negative: bool,
+    home: Path,
+    json_: bool,
+) -> None:
+    """Combine finished trials to one ensemble, from their validation predictions.
+
+    Nothing is trained. Says which trials with what weight, and whether that is better than the
+    best trial alone, on rows that had no part in making it (nested cross-validation); the test
+    split is not touched. The ensemble is recorded in the study and in MLflow. With --json it
+    prints what `hpo.results.ensemble` returns.
+
+    Example: hpo ensemble quickstart
+    """
+    from hpo import results, tracking
+    from hpo.ensemble import build, record, refuse_if_running
+    from hpo.ensemble.words import print_ensemble
+    from hpo.outcome import print_pending
+
+    where = Home(home.resolve())
+    name = results.name_of(study)
+    tables = results.tables(name, where)  # an unknown study is said so
+    refuse_if_running(name, where.study(name))
+    made = build(
+        tables,
+        where,
+        ["greedy", "cma", "stack", "top"] if method == "all" else [cast(Any, method)],
+        top=top,
+        metric=metric,
+        non_negative=non_negative,
+        say=lambda text: click.echo(text, err=True),
+    )
+    number = record(made, where)
+    uri = where.tracking_address(results.tracking_uri(name, where))
+    shipped = tracking.sync(where.study(name), where, uri)
+    facts = results.ensemble(name, number, where)
+    if json_:
+        _print_json({"study": name, **facts})
+        return
+    print_ensemble(name, facts, _console())
+    print_pending(results.status(name, where), home, shipped.error)
 
 
 @cli.command()

@@ -43,6 +43,7 @@ ORDER = (
     "trials",
     "reproduce",
     "compare",
+    "ensemble",
     "ui",
     "report",
     "server",

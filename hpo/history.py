@@ -25,9 +25,12 @@ class TrialHistory:
         number: The trial's number.
         attempts: How often it was assigned.
         crashes: How often its worker died; an interruption is none.
+        broke_off: Something went wrong with trials that it was trained together with. Not kept
+            over a restart.
         verdict: The state and reason with which it is to end, once that is decided.
         values: epoch → the objective's values at its end.
-        train_s: Seconds of training on record.
+        train_s: Seconds of training on record: its share, where others trained with it.
+        wall_s: The same on the clock.
         end: The ``end`` record, or None while the trial is not over.
     """
 
@@ -35,15 +38,22 @@ class TrialHistory:
     params: Mapping[str, Any]
     attempts: int = 0
     crashes: int = 0
+    broke_off: bool = False
     verdict: tuple[State, str] | None = None
     values: dict[int, tuple[float, ...]] = field(default_factory=dict)
     train_s: float = 0.0
+    wall_s: float = 0.0
     end: Mapping[str, Any] | None = None
 
     @property
     def recorded(self) -> int:
         """The last epoch on record; 0 for none."""
         return max(self.values, default=0)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be to blame for what went wrong: it is not to take others along."""
+        return self.crashes > 0 or self.broke_off
 
     def best_epoch(self, maximize: bool) -> int | None:
         """The first of the best epochs by the first objective, or None."""
@@ -106,6 +116,8 @@ class History:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in one record of the outbox."""
         kind = record["kind"]
+        if kind == "ensemble":
+            return  # made of trials, perhaps long after the last session
         if kind == "study":
             self._end_session()
             self.study = record
@@ -127,6 +139,7 @@ class History:
             trial = self.trials[record["number"]]
             trial.values[record["epoch"]] = tuple(record["metrics"][m] for m in self.metrics)
             trial.train_s += record["seconds"]
+            trial.wall_s += record["seconds"] * record.get("lanes", 1)
             self.train_s += record["seconds"]
         elif kind == "end":
             self._add_end(record)

@@ -26,12 +26,13 @@ from hpo.errors import HpoError, Problem, StudyFileError, StudyLocked
 from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
 from hpo.messages import Ready, Refused, Setup
-from hpo.orchestrator import TICK_S, Ended, Orchestrator, Seat, check_same_data, restart
+from hpo.orchestrator import TICK_S, Ended, Orchestrator, check_same_data
 from hpo.paths import Home, StudyPaths
 from hpo.progress import View
 from hpo.record import Record
 from hpo.requests import Requests, Trials, ask_for_trials, session_of
 from hpo.search import check_unchanged, earlier_trials, open_search
+from hpo.seats import Seat, restart
 from hpo.spec import Choice, FromStudy, StudySpec, check_data, yaml12
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox

@@ -60,11 +60,7 @@ class LineView:
         if time.monotonic() - self._shown_s < LINES_EVERY_S:
             return
         self._shown_s = time.monotonic()
-        training = [
-            f"trial {w.trial} at epoch {w.epoch}{_of(w.epochs)}"
-            for w in progress.workers
-            if w.state == "training"
-        ]
+        training = [_in_words(w) for w in progress.workers if w.state == "training"]
         self.say(f"{summary(progress)}; {', '.join(training) or 'no trial in training'}")
 
 
@@ -148,14 +144,28 @@ def _worker_cells(worker: WorkerProgress, metric: str) -> list[RenderableType]:
     name = Text(f"worker {worker.worker}", style="dim")
     if worker.state != "training":
         return [name, Text(worker.state, style="dim")]
-    epoch = f"{worker.epoch}/{worker.epochs}" if worker.epochs else f"epoch {worker.epoch}"
+    together = worker.lanes > 1
+    epoch = _epochs(worker) if worker.epochs else f"epoch {_epochs(worker)}"
+    best = "best " if together else ""
     return [
         name,
-        f"trial {worker.trial}",
+        f"{worker.lanes} trials in lanes" if together else f"trial {worker.trial}",
         _bar(worker.epoch, worker.epochs) if worker.epochs else "",
         epoch,
-        "" if worker.value is None else f"{metric} {worker.value:.4g}",
+        "" if worker.value is None else f"{best}{metric} {worker.value:.4g}",
     ]
+
+
+def _in_words(worker: WorkerProgress) -> str:
+    """``trial 7 at epoch 3/20``, ``25 trials in lanes at epochs 3–17/20``."""
+    if worker.lanes == 1:
+        return f"trial {worker.trial} at epoch {_epochs(worker)}"
+    return f"{worker.lanes} trials in lanes at epochs {_epochs(worker)}"
+
+
+def _epochs(worker: WorkerProgress) -> str:
+    furthest = f"–{worker.furthest}" if worker.furthest > worker.epoch else ""  # noqa: RUF001
+    return f"{worker.epoch}{furthest}{_of(worker.epochs)}"
 
 
 def _styled(text: str) -> Text:

@@ -1,19 +1,22 @@
 """What an orchestrator and a worker say to each other, over a pipe.
 
-Orchestrator → worker: `Begin`, then `Assignment` after `Assignment`, a `Decision` for each
-`Report`, `Interrupt` to end early, `Quit`.
-Worker → orchestrator: `Ready` or `Refused` once, then for each assignment `Report` after `Report`
-and one `Finished`.
+Orchestrator → worker: `Begin`, `Orders` with trials to begin, then `Orders` in answer to each
+`Round`; `Interrupt` to end early, `Quit`. `Measure` asks a worker that has no trials.
+Worker → orchestrator: `Ready` or `Refused` once, then `Round` after `Round`: an epoch of each
+trial that it trains, and those that are over, of each trial one `Finished`. `Measured`.
+
+A round is answered as a whole, and a worker that may train several trials waits for the answer.
+So the order in which a worker's trials are reported, ended and begun does not depend on timing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Outcome = Literal["complete", "stop", "interrupted", "failed"]
+Outcome = Literal["complete", "stop", "interrupted", "failed", "alone"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Assignment:
         folder: For checkpoints and predictions.
         metrics: The objectives' metrics; the first decides the best epoch.
         maximize: Whether more is better, of the first.
+        lanes: At most so many trials train together with it, itself among them.
     """
 
     number: int
@@ -79,20 +83,33 @@ class Assignment:
     folder: Path
     metrics: Sequence[str]
     maximize: bool
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The report of `epoch` is on record; go on, or stop there."""
+class Orders:
+    """What a round told is on record; and what is to come of it.
 
-    number: int
-    epoch: int
-    go_on: bool
+    Attributes:
+        stop: Numbers of the trials that are to end with the epoch that was reported.
+        begin: Into free places. All of them, and those in training, can be trained together.
+    """
+
+    stop: Collection[int] = ()
+    begin: Sequence[Assignment] = ()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Find out how many trials of such `params` it pays to train together, `most` at most."""
+
+    params: Mapping[str, Mapping[str, Any]]
+    most: int
 
 
 @dataclass(frozen=True)
 class Interrupt:
-    """Finish the epoch, write a checkpoint, and end the trial as interrupted."""
+    """Finish the epoch, write checkpoints, and end all trials as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +140,23 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The answer to `Measure`."""
+
+    lanes: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """The metrics of one epoch.
+    """The metrics of one epoch of one trial.
 
     Attributes:
         time_ms: When the epoch ended, milliseconds since the epoch of the clock.
-        seconds: What it took.
+        seconds: This trial's share of the time that it took: of trials that train together each
+            has the same, so that the sum over trials is the time that the device was used.
         resources: What the worker uses of its machine (`hpo.resources`), about once a second.
+        last: The trial is complete with this epoch.
+        lanes: How many trials trained together in this epoch.
     """
 
     number: int
@@ -138,6 +165,13 @@ class Report:
     time_ms: int
     seconds: float
     resources: Mapping[str, float] = field(default_factory=dict)
+    last: bool = False
+    lanes: int = 1
+
+    @property
+    def wall_s(self) -> float:
+        """How long the epoch took on the clock."""
+        return self.seconds * self.lanes
 
 
 @dataclass(frozen=True)
@@ -145,12 +179,14 @@ class Finished:
     """An assignment is over.
 
     Attributes:
-        outcome: ``stop`` after a decision not to go on, ``interrupted`` after an `Interrupt`.
+        outcome: ``stop`` when it was ordered, ``interrupted`` after an `Interrupt`; ``alone`` when
+            something went wrong with trials that trained together, and this one may be innocent:
+            it is to go on by itself.
         reason: Why it failed; empty otherwise.
         traceback: For ``failed``.
         seconds: Wall time of this attempt.
-        peak_memory_mb: Allocated on the GPU during the trial; on a CPU the most that was resident
-            in the process so far, earlier trials included.
+        peak_memory_mb: Allocated on the GPU during the trial, by all that trained with it; on a
+            CPU the most that was resident in the process so far, earlier trials included.
         artifacts: Name → file, e.g. ``predictions.npz``.
     """
 
@@ -163,4 +199,16 @@ class Finished:
     artifacts: Mapping[str, str] = field(default_factory=dict)
 
 
-FromWorker = Ready | Refused | Report | Finished
+@dataclass(frozen=True)
+class Round:
+    """What happened to a worker's trials since its last round; answered by `Orders`.
+
+    Attributes:
+        reports: In the order in which the trials began.
+    """
+
+    reports: Sequence[Report] = ()
+    finished: Sequence[Finished] = ()
+
+
+FromWorker = Ready | Refused | Measured | Round

@@ -1,13 +1,15 @@
 """The one process of a study that asks, assigns, decides and tells.
 
-`Orchestrator.run` is the loop; `hpo.launch` prepares it and cleans up. Each message from a worker
-goes the same way: into the outbox, flushed; then to Optuna; then answered. So what a worker was
-told is never lost, and Optuna is brought up to date from the outbox after a crash.
+`Orchestrator.run` is the loop; `hpo.launch` prepares it and cleans up. Each round of a worker
+goes the same way: into the outbox, flushed; then to Optuna; then answered, with new trials for the
+places that became free. So what a worker was told is never lost, and Optuna is brought up to date
+from the outbox after a crash.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
@@ -15,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hpo import checkpoints, trial_log
@@ -25,20 +28,23 @@ from hpo.history import History, State, TrialHistory, seed_for
 from hpo.messages import (
     Assignment,
     Begin,
-    Decision,
     Finished,
     Interrupt,
+    Measure,
+    Measured,
+    Orders,
     Quit,
     Ready,
     Refused,
     Report,
-    Setup,
+    Round,
 )
 from hpo.paths import StudyPaths
-from hpo.progress import Progress, View, WorkerProgress
+from hpo.progress import Progress, View
 from hpo.record import Record
 from hpo.requests import Requests, Stop, Trials
 from hpo.search import MOST_REPEATS, Search, earlier_trials
+from hpo.seats import REFILL_BELOW, Lanes, Seat, Training, in_training, restart
 from hpo.spec import StudySpec
 from hpo.tracking import Shipped
 
@@ -46,7 +52,6 @@ TICK_S = 0.2  # how often clocks, signals and the view are looked after
 OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
 TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
 ALIKE = 3  # so many first trials that fail alike end the study
-MOST_DEATHS = 3  # of a worker before it was ready
 FACTS = ("reason", "best_epoch", "last_epoch", "last_values", "duplicate_of")  # told to Optuna
 
 
@@ -65,50 +70,15 @@ class Ended:
     shipped: Shipped | None = None
 
 
-@dataclass
-class Seat:
-    """One worker, as the orchestrator sees it.
+@dataclass(frozen=True)
+class Ending:
+    """How a trial is to end, as `hpo.record.Record.end` wants it."""
 
-    Attributes:
-        epochs: How many its trial is to train, if the study file says.
-        began_s: When its trial was assigned (`time.monotonic`).
-        before_s: Seconds its trial had trained before that.
-        log_start: How much it had printed by then, in bytes.
-        stop: The state and reason with which the trial is to end, once that is decided.
-        deaths: How often the worker ended before it was ready.
-        leaving: It was told to end, and another is to take its place.
-    """
-
-    setup: Setup
-    ready: bool = False
-    trial: TrialHistory | None = None
-    epochs: int | None = None
-    began_s: float = 0.0
-    before_s: float = 0.0
-    log_start: int = 0
-    stop: tuple[State, str] | None = None
-    deaths: int = 0
-    leaving: bool = False
-
-    @property
-    def number(self) -> int:
-        return self.setup.worker
-
-
-def restart(executor: Executor, seat: Seat, reason: str) -> None:
-    """Start a worker again that ended before it was ready.
-
-    Raises:
-        WorkerLost: It has done so too often.
-    """
-    seat.ready = False
-    seat.deaths += 1
-    if seat.deaths >= MOST_DEATHS:
-        raise WorkerLost(
-            f"worker {seat.number} ended {seat.deaths} times before it was ready: {reason}\n"
-            "`hpo doctor` shows what this machine has."
-        )
-    executor.start(seat.setup)
+    trial: TrialHistory
+    state: State
+    reason: str
+    finished: Finished | None = None
+    duplicate_of: int | None = None
 
 
 def check_same_data(
@@ -143,7 +113,7 @@ class Orchestrator:
     view: View
     ready: Ready
     requests: Requests
-    waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not training
+    waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not in training
     exhausted: str | None = None  # why no other trial can be asked for
     ending: Ended | None = None  # once nothing more is to be assigned
     signals: list[int] = field(default_factory=list)
@@ -159,6 +129,7 @@ class Orchestrator:
         self.ended_before = len(self._ends())  # by earlier runs; their cause may be mended
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
+        self.lanes = Lanes(len(self.seats), self.search.learns)
         self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
         if self.spec.trials_asked and self.spec.budget.trials != self.history.asked_trials:
             self.record.budget(self.spec)
@@ -199,31 +170,39 @@ class Orchestrator:
         return self.ending
 
     def _over(self) -> bool:
-        training = any(seat.trial for seat in self.seats)
+        return self._decide_on_the_end() and not in_training(self.seats)
+
+    def _decide_on_the_end(self) -> bool:
+        """Whether nothing more is to be assigned."""
         if self.ending is None:
             why = limit_reached(self.spec, self.history, self._spent_s())
-            if why is None and not training and not self.waiting:
+            if why is None and not in_training(self.seats) and not self.waiting:
                 why = self.exhausted or trials_done(self.spec, self.history)
             if why is not None:
                 self.ending = Ended("complete", why)
-        return self.ending is not None and not training
+        return self.ending is not None
 
     def _record(self, events: Sequence[Event]) -> None:
         """Put every epoch that arrived into the outbox, with one flush for all."""
-        for event in events:
-            report, trial = event.message, self.seats[event.worker].trial
-            if isinstance(report, Report) and trial and trial.number == report.number:
-                self.record.epoch(report)
-        if events:
+        reports = [
+            report
+            for event in events
+            if isinstance(event.message, Round)
+            for report in event.message.reports
+            if report.number in self.seats[event.worker].trainings
+        ]
+        for report in reports:
+            self.record.epoch(report)
+        if reports:
             self.record.commit()
 
     def _handle(self, event: Event) -> None:
         seat = self.seats[event.worker]
         match event.message:
-            case Report() as report:
-                self._decide(seat, report)
-            case Finished() as finished:
-                self._finished(seat, finished)
+            case Round(reports, finished):
+                self._round(seat, reports, finished)
+            case Measured(lanes):
+                self._measured(seat, lanes)
             case Ready() as ready:
                 check_same_data(self.spec.study, self.ready.dataset, ready.dataset)
                 seat.ready, seat.deaths = True, 0
@@ -236,14 +215,80 @@ class Orchestrator:
     # -- giving out trials
 
     def _assign(self) -> None:
-        if self._holds_back():
-            return
+        """Give trials to the workers that have none."""
         for seat in self.seats:
-            if seat.ready and not seat.leaving and seat.trial is None and self.ending is None:
-                if not self.waiting:
-                    self._prepare()
-                if self.waiting:
-                    self._begin(seat, self.waiting.popleft())
+            if not seat.trainings and (chosen := self._choose(seat)):
+                self.executor.send(seat.number, Orders(begin=self._begin(seat, chosen)))
+
+    def _choose(self, seat: Seat) -> list[TrialHistory]:
+        """What is to begin on a seat now: the oldest trial, and what can be trained with it.
+
+        Suggestions are taken as the sampler makes them. Those of another kind wait for a seat, and
+        as the oldest takes the next one that becomes empty, none waits forever.
+        """
+        if not seat.is_open or self._decide_on_the_end() or self._holds_back():
+            return []
+        if seat.trainings:
+            chosen, kind, most = [], seat.kind, self._room(seat)
+        else:
+            if not self.waiting and self._prepare() is None:
+                return []
+            chosen = [self.waiting[0]]
+            kind = self._kind(chosen[0])
+            lanes = self.lanes.limit(self.spec, kind)
+            if lanes is None and not self._is_measured(kind):
+                self._measure(seat, chosen[0])
+                return []
+            most = lanes or 1
+        for trial in itertools.islice(self.waiting, len(chosen), None):
+            if len(chosen) < most and self._kind(trial) == kind:
+                chosen.append(trial)
+        if chosen and chosen[0].attempts:  # a stack goes on, as large as it was or as is refilled
+            most = min(most, REFILL_BELOW)
+        while len(chosen) < most and self._may_look_ahead(kind, len(chosen)):
+            further = self._prepare()
+            if further is None:
+                break
+            if self._kind(further) == kind:
+                chosen.append(further)
+        return chosen
+
+    def _kind(self, trial: TrialHistory) -> str | None:
+        return self.lanes.kind(self.spec, trial)
+
+    def _room(self, seat: Seat) -> int:
+        """How many trials may join those on a seat; none once they have overtaken another kind."""
+        begun, oldest = self.history.trials, next(iter(self.waiting), None)
+        if oldest is not None and begun and self._kind(oldest) != seat.kind:
+            overtaken_by = next(reversed(begun)) - oldest.number
+            if overtaken_by > self.lanes.most(self.spec) * len(self.seats):
+                return 0
+        return self.lanes.room(self.spec, seat)
+
+    def _may_look_ahead(self, kind: str | None, chosen: int) -> bool:
+        """Whether to ask for one more trial to find one of a kind.
+
+        A sampler that learns is never further ahead of the results than the trials that all
+        workers could train; another may have as many wait.
+        """
+        beside = len(in_training(self.seats)) if self.lanes.learns else -chosen
+        lanes = self.lanes.limit(self.spec, kind) or 1
+        return len(self.waiting) + beside < lanes * len(self.seats)
+
+    def _measure(self, seat: Seat, trial: TrialHistory) -> None:
+        """Have a worker find out how many trials like this one it pays to train together."""
+        seat.measuring = self._kind(trial)
+        config = self.spec.config(trial.params)
+        self.executor.send(seat.number, Measure(config, self.lanes.most(self.spec)))
+
+    def _is_measured(self, kind: str | None) -> bool:
+        """Whether a worker is finding out how many trials of a kind pay."""
+        return any(seat.measuring == kind for seat in self.seats)
+
+    def _measured(self, seat: Seat, lanes: int) -> None:
+        if seat.measuring is not None:
+            self.lanes.measured[seat.measuring] = lanes
+            seat.measuring = None
 
     def _may_prepare(self) -> bool:
         """Whether to think of the next trial while all workers train.
@@ -258,10 +303,10 @@ class Orchestrator:
         fresh = sum(1 for trial in self.waiting if trial.attempts == 0)
         return trials_done(self.spec, self.history, also=fresh) is None
 
-    def _prepare(self) -> None:
-        """Ask for a trial; answer duplicates from the record of their twin."""
+    def _prepare(self) -> TrialHistory | None:
+        """Ask for a trial, which then waits; answer duplicates from the record of their twin."""
         if not self._wants_more():
-            return
+            return None
         for attempt in range(MOST_REPEATS):
             suggestion = self.search.ask_untried() if attempt else self.search.ask()
             if suggestion is None:
@@ -269,123 +314,175 @@ class Orchestrator:
             trial = TrialHistory(suggestion.number, suggestion.params)
             if suggestion.duplicate_of is None:
                 self.waiting.append(trial)
-                return
+                return trial
             self._answer(trial, suggestion.duplicate_of)
         self.exhausted = "every configuration has been tried"
+        return None
 
     def _answer(self, trial: TrialHistory, twin: int) -> None:
         """End a trial from the record of the one with the same configuration."""
         if trial.attempts == 0:
             self.search.commit()
             self.record.trial(trial, worker=None)
-        self._end(trial, "pruned", f"same configuration as trial {twin}", duplicate_of=twin)
+        why = f"same configuration as trial {twin}"
+        self._end(Ending(trial, "pruned", why, duplicate_of=twin))
 
-    def _begin(self, seat: Seat, trial: TrialHistory) -> None:
-        folder = self.paths.trial(trial.number)
-        if trial.recorded == 0:
-            # What an attempt that left no record has left; of an earlier one on record, its log.
-            (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
-        self.search.commit()  # the params are on the disk before the outbox speaks of the trial
-        self.record.trial(trial, worker=seat.number)
+    def _begin(self, seat: Seat, trials: Sequence[TrialHistory]) -> list[Assignment]:
+        """Put trials that waited on a seat."""
+        chosen = {trial.number for trial in trials}
+        self.waiting = deque(trial for trial in self.waiting if trial.number not in chosen)
+        self.search.commit()  # the params are on the disk before the outbox speaks of the trials
+        kind = self._kind(trials[0])
+        lanes = self.lanes.limit(self.spec, kind) or 1
+        log_start = trial_log.end_of(self.paths.worker_log(seat.number))
+        assignments = []
+        for trial in trials:
+            folder = self.paths.trial(trial.number)
+            if trial.recorded == 0:
+                # What an attempt without a record has left; of an earlier one, but for its log.
+                (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
+            self.record.trial(trial, worker=seat.number)
+            epochs = self._epochs(trial)
+            seat.trainings[trial.number] = Training(trial, epochs, log_start, trial.wall_s)
+            assignments.append(self._assignment(trial, folder, lanes))
+        seat.kind = kind
         self.record.commit()
-        config = self.spec.config(trial.params)
-        seat.trial, seat.stop, seat.epochs = trial, None, self._epochs(trial)
-        seat.began_s, seat.before_s = time.monotonic(), trial.train_s
-        seat.log_start = trial_log.end_of(self.paths.worker_log(seat.number))
-        self.executor.send(
-            seat.number,
-            Assignment(
-                number=trial.number,
-                params=config,
-                seed=seed_for(self.spec.seed, trial.number, "train"),
-                attempt=trial.attempts,
-                recorded=trial.recorded,
-                folder=folder,
-                metrics=[objective.metric for objective in self.spec.objective],
-                maximize=self.maximize,
-            ),
+        return assignments
+
+    def _assignment(self, trial: TrialHistory, folder: Path, lanes: int) -> Assignment:
+        return Assignment(
+            number=trial.number,
+            params=self.spec.config(trial.params),
+            seed=seed_for(self.spec.seed, trial.number, "train"),
+            attempt=trial.attempts,
+            recorded=trial.recorded,
+            folder=folder,
+            metrics=[objective.metric for objective in self.spec.objective],
+            maximize=self.maximize,
+            lanes=lanes,
         )
 
     # -- what comes back
 
-    def _decide(self, seat: Seat, report: Report) -> None:
-        trial = seat.trial
-        if trial is None or trial.number != report.number:
-            return  # said before its worker was given up
-        pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
-        if seat.stop is None and report.epoch != seat.epochs:  # after the last it is complete
-            seat.stop = ("pruned", pruned) if pruned else self._overdue(seat, report.seconds)
-            if seat.stop is not None:
-                self.record.verdict(trial.number, *seat.stop)
-        self.executor.send(
-            seat.number, Decision(trial.number, report.epoch, go_on=seat.stop is None)
-        )
+    def _round(self, seat: Seat, reports: Sequence[Report], over: Sequence[Finished]) -> None:
+        """Follow up what a worker's trials did; then what is free begins, unless some are to stop.
 
-    def _finished(self, seat: Seat, finished: Finished) -> None:
-        trial, stop = seat.trial, seat.stop
-        if trial is None or trial.number != finished.number:
-            return
-        self._vacate(seat)
-        if self.spec.fresh_process:
-            seat.leaving = True  # when it is gone, another is started
+        The worker tells at once how those ended, and the next suggestions know it.
+        """
+        if not seat.trainings:
+            return  # said before the worker was given up
+        stop = [each.number for each in reports if self._is_to_stop(seat, each)]
+        self._finished(seat, over)
+        if seat.leaving:
             self.executor.send(seat.number, Quit())
-        match finished.outcome:
-            case "complete":
-                self._end(trial, "complete", "", finished)
-            case "stop":
-                assert stop is not None
-                self._end(trial, *stop, finished)
-            case "failed":
-                self._end(trial, "failed", finished.reason, finished)
-            case "interrupted":
-                self.waiting.appendleft(trial)
+            return
+        chosen = [] if stop else self._choose(seat)
+        begin = self._begin(seat, chosen) if chosen else []
+        if stop:
+            self.record.commit()
+        self.executor.send(seat.number, Orders(stop, begin))
 
-    def _vacate(self, seat: Seat) -> TrialHistory | None:
-        """Take the trial off a seat, with what was printed meanwhile."""
-        trial, seat.trial = seat.trial, None
-        if trial is not None:
+    def _is_to_stop(self, seat: Seat, report: Report) -> bool:
+        """Tell Optuna of an epoch; whether the trial is to end with it."""
+        training = seat.trainings.get(report.number)
+        if training is None:
+            return False
+        trial = training.trial
+        pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
+        is_last = report.last or report.epoch == training.epochs  # then it is complete
+        if training.stop is None and not is_last:
+            training.stop = (
+                ("pruned", pruned) if pruned else self._overdue(training, report.wall_s)
+            )
+            if training.stop is not None:
+                self.record.verdict(trial.number, *training.stop)
+        return training.stop is not None
+
+    def _finished(self, seat: Seat, finished: Sequence[Finished]) -> None:
+        endings, again = [], []
+        for each in finished:
+            training = self._vacate(seat, each.number)
+            if training is None:
+                continue
+            trial = training.trial
+            match each.outcome:
+                case "complete":
+                    endings.append(Ending(trial, "complete", "", each))
+                case "stop":
+                    assert training.stop is not None
+                    endings.append(Ending(trial, *training.stop, each))
+                case "failed":
+                    endings.append(Ending(trial, "failed", each.reason, each))
+                case "interrupted":
+                    again.append(trial)
+                case "alone":
+                    trial.broke_off = True
+                    again.append(trial)
+                    self.view.say(f"trial {trial.number} goes on alone: {each.reason}")
+        self._end(*endings)
+        self.waiting.extendleft(reversed(again))
+        if finished and self.spec.fresh_process:
+            seat.leaving = True  # when it is gone, another is started
+
+    def _vacate(self, seat: Seat, number: int) -> Training | None:
+        """Take a trial off a seat, with what was printed meanwhile."""
+        training = seat.trainings.pop(number, None)
+        if training is not None:
             log = self.paths.worker_log(seat.number)
-            trial_log.keep(log, seat.log_start, self.paths.trial(trial.number))
-        return trial
+            trial_log.keep(log, training.log_start, self.paths.trial(number))
+        return training
+
+    def _vacate_all(self, seat: Seat) -> list[Training]:
+        vacated = [self._vacate(seat, number) for number in list(seat.trainings)]
+        return [training for training in vacated if training]
 
     def _gone(self, seat: Seat, reason: str) -> None:
-        """A worker is lost; its trial gets another try."""
-        trial = self._vacate(seat)
+        """A worker is lost; its trials get another try, each by itself.
+
+        With one try at least where it trained several: it is not known whose crash it was.
+        """
+        lost = self._vacate_all(seat)
         was_ready = seat.ready
         seat.ready = seat.leaving = False
-        if trial is not None:
-            if seat.stop is not None:
-                self._end(trial, *seat.stop)
-            elif trial.crashes < self.spec.retries:
+        self._measured(seat, 1)  # it did not survive to measure more
+        endings, again = [], []
+        for training in lost:
+            trial = training.trial
+            if training.stop is not None:
+                endings.append(Ending(trial, *training.stop))
+            elif trial.crashes < self.spec.retries or len(lost) > 1:
                 trial.crashes += 1
                 self.view.say(
                     f"trial {trial.number}: {reason}; it goes on from epoch {trial.recorded}"
                 )
-                self.waiting.appendleft(trial)
+                again.append(trial)
             else:
-                self._end(trial, "failed", f"{reason} ({trial.crashes + 1} times)")
+                endings.append(Ending(trial, "failed", f"{reason} ({trial.crashes + 1} times)"))
+        self._end(*endings)
+        self.waiting.extendleft(reversed(again))
         if was_ready:
             self.executor.start(seat.setup)
         else:
             restart(self.executor, seat, reason)
 
-    def _end(
-        self,
-        trial: TrialHistory,
-        state: State,
-        reason: str,
-        finished: Finished | None = None,
-        duplicate_of: int | None = None,
-    ) -> None:
-        """End a trial: in the outbox, then in Optuna."""
-        end = self.record.end(trial, state, reason, finished, duplicate_of)
-        self._tell(trial.number, end)
-        checkpoints.clear(self.paths.trial(trial.number))
-        metric, values = self.spec.objective[0].metric, end["values"]
-        shown = f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
-        self.view.say(
-            f"trial {trial.number} {state} ({shown})" + (f": {reason}" if reason else "")
-        )
+    def _end(self, *endings: Ending) -> None:
+        """End trials: in the outbox, with one flush for all, then in Optuna."""
+        ends = [
+            self.record.end(each.trial, each.state, each.reason, each.finished, each.duplicate_of)
+            for each in endings
+        ]
+        if ends:
+            self.record.commit()
+        metric = self.spec.objective[0].metric
+        for ending, end in zip(endings, ends, strict=True):
+            number, values = ending.trial.number, end["values"]
+            self._tell(number, end)
+            checkpoints.clear(self.paths.trial(number))
+            best = (
+                f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
+            )
+            why = f": {ending.reason}" if ending.reason else ""
+            self.view.say(f"trial {number} {ending.state} ({best}){why}")
 
     def _tell(self, number: int, end: Mapping[str, Any]) -> None:
         facts = {key: end[key] for key in FACTS if key in end}
@@ -412,10 +509,10 @@ class Orchestrator:
             StudyFailed: None is in training any more: they all failed alike.
         """
         first = self._all_fail_alike()
-        training = [seat.trial for seat in self.seats if seat.trial]
-        if first is None or any(trial.values for trial in training):
+        going = in_training(self.seats)
+        if first is None or any(each.trial.values for each in going):
             return False
-        if training:
+        if going:
             return True
         count = len(self._ends()) - self.ended_before
         raise StudyFailed(
@@ -430,7 +527,7 @@ class Orchestrator:
     def _spent_s(self) -> float:
         return self.history.wall_s + time.monotonic() - self.began_s
 
-    def _overdue(self, seat: Seat, epoch_s: float) -> tuple[State, str] | None:
+    def _overdue(self, training: Training, epoch_s: float) -> tuple[State, str] | None:
         """Why a trial is to stop at this epoch's end: another like it would come too late."""
         wall_s, timeout_s = self.spec.budget.wall_s, self.spec.timeout_s
         if wall_s is not None and self._spent_s() + epoch_s > wall_s:
@@ -438,32 +535,35 @@ class Orchestrator:
                 "complete", f"the wall time of {wall_s:g} s is used"
             )
             return "stopped", "the study's wall time is used"
-        if timeout_s is not None and self._trial_s(seat) + epoch_s > timeout_s:
+        if timeout_s is not None and training.wall_s + epoch_s > timeout_s:
             return "stopped", f"the trial's timeout of {timeout_s:g} s"
         limit = limit_reached(self.spec, self.history, self._spent_s())
         return ("stopped", limit) if limit else None
 
-    def _trial_s(self, seat: Seat) -> float:
-        return seat.before_s + time.monotonic() - seat.began_s
-
     def _look_at_clocks(self) -> None:
-        """Kill what ignores its deadline."""
+        """Kill what ignores its deadline; what trained with it goes on."""
         for seat in self.seats:
-            trial = seat.trial
-            if trial is None:
-                continue
-            wall_s, timeout_s = self.spec.budget.wall_s, self.spec.timeout_s
-            if timeout_s is not None and self._trial_s(seat) > timeout_s + OVERDUE_S:
-                why = f"the trial's timeout of {timeout_s:g} s, in the middle of an epoch"
-            elif wall_s is not None and self._spent_s() > wall_s + OVERDUE_S:
-                why = "the study's wall time is used, in the middle of an epoch"
-            else:
+            why = {number: self._ignored(each) for number, each in seat.trainings.items()}
+            if not any(why.values()):
                 continue
             self.executor.kill(seat.number)
-            self._vacate(seat)
             seat.ready = False
-            self._end(trial, "stopped", why)
+            lost = self._vacate_all(seat)
+            for each in lost:
+                if reason := why[each.trial.number]:
+                    self._end(Ending(each.trial, "stopped", reason))
+            innocent = [each.trial for each in lost if not why[each.trial.number]]
+            self.waiting.extendleft(reversed(innocent))
             self.executor.start(seat.setup)
+
+    def _ignored(self, training: Training) -> str | None:
+        """Which deadline a trial ignores, if any."""
+        wall_s, timeout_s = self.spec.budget.wall_s, self.spec.timeout_s
+        if timeout_s is not None and training.wall_s > timeout_s + OVERDUE_S:
+            return f"the trial's timeout of {timeout_s:g} s, in the middle of an epoch"
+        if wall_s is not None and self._spent_s() > wall_s + OVERDUE_S:
+            return "the study's wall time is used, in the middle of an epoch"
+        return None
 
     def _look_at_signals(self) -> None:
         """The first asks workers to finish their epoch; the second, or patience lost, kills."""
@@ -477,14 +577,13 @@ class Orchestrator:
                 "stopping: each worker finishes its epoch and saves (again to stop at once) …"
             )
             for seat in self.seats:
-                if seat.trial is not None:
+                if seat.trainings:
                     self.executor.send(seat.number, Interrupt())
         if len(self.signals) > 1 or time.monotonic() > self.patience_ends_s:
             for seat in self.seats:
                 self.executor.kill(seat.number)
-                trial = self._vacate(seat)
-                if trial is not None:
-                    self.waiting.appendleft(trial)
+                lost = [each.trial for each in self._vacate_all(seat)]
+                self.waiting.extendleft(reversed(lost))
 
     # -- beginning and end
 
@@ -516,9 +615,9 @@ class Orchestrator:
             if trial.end is not None:
                 self._tell(number, trial.end)
             elif trial.verdict is not None:
-                self._end(trial, *trial.verdict)
+                self._end(Ending(trial, *trial.verdict))
             elif pruned and trial.recorded != self._epochs(trial):
-                self._end(trial, "pruned", pruned)
+                self._end(Ending(trial, "pruned", pruned))
             elif suggestion.duplicate_of is not None and not trial.values:
                 self._answer(trial, suggestion.duplicate_of)
             else:
@@ -538,7 +637,7 @@ class Orchestrator:
         assert self.ending is not None
         for trial in self.waiting:
             if trial.attempts and self.ending.state == "complete":
-                self._end(trial, "stopped", self.ending.reason)
+                self._end(Ending(trial, "stopped", self.ending.reason))
         ends = [trial.end for trial in self.history.ended if trial.end]
         failed = [end["reason"] for end in ends if end["state"] == "failed"]
         if self.ending.state == "complete" and failed and len(failed) == len(ends):
@@ -587,16 +686,7 @@ class Orchestrator:
             best=(best.number, best.value, best.epoch) if best else None,
             elapsed_s=time.monotonic() - self.began_s,
             left_s=self._left_s(),
-            workers=[self._worker_progress(seat) for seat in self.seats],
-        )
-
-    def _worker_progress(self, seat: Seat) -> WorkerProgress:
-        trial = seat.trial
-        if trial is None:
-            return WorkerProgress(seat.number, "idle" if seat.ready else "starting")
-        value = trial.values[trial.recorded][0] if trial.values else None
-        return WorkerProgress(
-            seat.number, "training", trial.number, trial.recorded, seat.epochs, value
+            workers=[seat.progress(self.maximize) for seat in self.seats],
         )
 
     def _left_s(self) -> float | None:

@@ -121,6 +121,10 @@ class StudyPaths:
         """Checkpoints and predictions of one trial."""
         return self.root / "trials" / str(number)
 
+    def ensemble(self, number: int) -> Path:
+        """Predictions of one ensemble over trials."""
+        return self.root / "ensembles" / str(number)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:

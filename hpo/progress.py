@@ -12,16 +12,23 @@ class WorkerProgress:
     """What one worker does now.
 
     Attributes:
-        epochs: How many the trial is to train, if its study file says.
-        value: The first objective's value at `epoch`, or None before the first.
+        trial: The first of its trials.
+        epoch: The last one on record, of the trial that is least far.
+        epochs: How many the trials are to train at most, if the study file says.
+        value: The first objective's best value among the trials' last epochs, or None before the
+            first.
+        lanes: How many trials it trains together.
+        furthest: As `epoch`, of the trial that is furthest.
     """
 
     worker: int
-    state: Literal["starting", "idle", "training"]
+    state: Literal["starting", "idle", "measuring", "training"]
     trial: int | None = None
     epoch: int = 0
     epochs: int | None = None
     value: float | None = None
+    lanes: int = 1
+    furthest: int = 0
 
 
 @dataclass(frozen=True)

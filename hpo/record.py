@@ -88,7 +88,6 @@ class Record:
     def verdict(self, number: int, state: State, reason: str) -> None:
         """How a trial that still trains is to end: kept, lest a crash let it train on."""
         self._append("verdict", number=number, state=state, reason=reason)
-        self.commit()
 
     def epoch(self, report: Report) -> None:
         """An epoch, with the time at which the worker finished it."""
@@ -99,6 +98,7 @@ class Record:
             epoch=report.epoch,
             seconds=report.seconds,
             metrics=dict(report.metrics),
+            **({"lanes": report.lanes} if report.lanes > 1 else {}),
             **({"resources": dict(report.resources)} if report.resources else {}),
         )
 
@@ -139,7 +139,6 @@ class Record:
             },
             **({} if duplicate_of is None else {"duplicate_of": duplicate_of}),
         )
-        self.commit()
         assert trial.end is not None
         return trial.end
 

@@ -14,7 +14,7 @@ import math
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,17 @@ from typing import Any
 from hpo import devices, spec
 from hpo.errors import HpoError, UserError
 from hpo.executors import Gone, open_executor
-from hpo.messages import Assignment, Begin, Decision, Finished, Ready, Refused, Report, Setup
+from hpo.messages import (
+    Assignment,
+    Begin,
+    Finished,
+    Orders,
+    Ready,
+    Refused,
+    Report,
+    Round,
+    Setup,
+)
 from hpo.paths import Home, StudyPaths
 from hpo.record import flat
 from hpo.spec import StudySpec
@@ -165,14 +175,13 @@ class _Training:
                         case Ready() as ready:
                             self._look_at(ready)
                             executor.send(0, Begin(folder / "worker.log"))
-                            executor.send(0, self._assignment(folder))
-                        case Report() as report:
-                            go_on = self._take(report)
-                            executor.send(0, Decision(report.number, report.epoch, go_on))
+                            executor.send(0, Orders(begin=[self._assignment(folder)]))
+                        case Round(reports, finished):
+                            executor.send(0, Orders(stop=self._take(reports)))
+                            if finished:
+                                return self._epochs, self._failure(finished[0])
                         case Refused(_, message, hint):
                             raise HpoError(message + (f"\n{hint}" if hint else ""))
-                        case Finished() as finished:
-                            return self._epochs, self._failure(finished)
                         case Gone(reason):
                             return self._epochs, reason
 
@@ -200,12 +209,13 @@ class _Training:
             maximize=objective[0]["goal"] == "maximize",
         )
 
-    def _take(self, report: Report) -> bool:
-        self._epochs[report.epoch] = report.metrics
+    def _take(self, reports: Sequence[Report]) -> list[int]:
+        """Keep an epoch; the trial's number if it is to stop there."""
+        self._epochs |= {report.epoch: report.metrics for report in reports}
         if time.monotonic() - self._said_s > SAY_EVERY_S:
             self._said_s = time.monotonic()
-            self._say(f"epoch {report.epoch} of {self._last}")
-        return report.epoch < self._last
+            self._say(f"epoch {max(self._epochs)} of {self._last}")
+        return [report.number for report in reports if report.epoch >= self._last]
 
     def _failure(self, finished: Finished) -> str | None:
         if len(self._epochs) >= self._last:

@@ -94,6 +94,11 @@ class Search:
             if self.is_own(trial) and trial.state.is_finished():
                 self._remember(trial.params, trial.number)
 
+    @property
+    def learns(self) -> bool:
+        """Whether what is suggested depends on the results of earlier trials."""
+        return self.sampler_name not in ("random", "grid", "qmc")
+
     # -- asking
 
     def ask(self) -> Suggestion | None:

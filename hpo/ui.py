@@ -37,24 +37,25 @@ COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#9c5700", "#a37efa", "#7b93d1", "#757577"),
 )
-OPTIONS = {
-    "server.headless": "true",
-    "server.enableCORS": "true",
-    "server.enableXsrfProtection": "true",
-    "server.enableStaticServing": "false",
-    "server.enableAgentApi": "false",
+OPTIONS: dict[str, str | bool] = {
+    "server.headless": True,
+    "server.enableCORS": True,
+    "server.enableXsrfProtection": True,
+    "server.enableStaticServing": False,
+    "server.enableAgentApi": False,
     "server.fileWatcherType": "none",
-    "server.runOnSave": "false",
+    "server.runOnSave": False,
     "client.showErrorDetails": "none",
-    "client.showErrorLinks": "false",
+    "client.showErrorLinks": False,
     "client.toolbarMode": "viewer",
-    "browser.gatherUsageStats": "false",
-    "runner.magicEnabled": "false",
+    "browser.gatherUsageStats": False,
+    "runner.magicEnabled": False,
     # A full collection after each run holds everything up for 0.2 s where studies are long.
-    "runner.postScriptGC": "false",
-    "logger.hideWelcomeMessage": "true",
+    "runner.postScriptGC": False,
+    "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
     "theme.paddingTop": "1.5rem",
+    "theme.headingFontSizes": json.dumps(["2.75rem", "1.75rem"]),
     "theme.light.primaryColor": "#0072b2",
     # As text it contrasts 4.5:1 with its ground; captions are 60 % of the text's colour.
     "theme.dark.primaryColor": "#3b98d8",
@@ -94,11 +95,11 @@ def show(
         )
     listening.check_free()
     page = f"/study?study={quote(study, safe='')}" if study else ""
-    main = _main_page()
+    folder = _app_folder()
     environment = _environment(home, tracking_uri)
     with asked_to_stop() as asked:
         # In the app's folder, where no one else's .streamlit/config.toml lies.
-        service = Service("Streamlit", _command(listening, main), environment, main.parent)
+        service = Service("Streamlit", _command(listening), environment, folder)
         with contextlib.closing(service):
             if service.wait_until_up(
                 listening.to_connect, listening.port, "/_stcore/health", START_S, asked
@@ -115,29 +116,25 @@ def open_browser(url: str) -> None:
             webbrowser.open(url)
 
 
-def _main_page() -> Path:
-    """The app's first page, found without importing it."""
+def _app_folder() -> Path:
+    """Where the app is, found without importing it."""
     found = importlib.util.find_spec("app")
     for folder in (found and found.submodule_search_locations) or ():
-        main = Path(folder) / "main.py"
-        if main.is_file():
-            return main
+        if Path(folder, "serve.py").is_file():
+            return Path(folder)
     raise HpoError("the app is not installed with hpo: pip install --force-reinstall hpo")
 
 
-def _command(listening: Listening, main: Path) -> list[str]:
+def _command(listening: Listening) -> list[str]:
     hosts = [host.strip("[]") for host in listening.hosts]
-    options = {
-        "server.address": listening.host,
-        "server.port": str(listening.port),
-        "browser.serverAddress": hosts[0],
+    settings = {
         **OPTIONS,
+        "server.address": listening.host,
+        "server.port": listening.port,
+        "server.allowedHosts": hosts,
+        "browser.serverAddress": hosts[0],
     }
-    return [
-        *(sys.executable, "-P", "-m", "app.serve", "run", str(main)),
-        *(f"--{key}={value}" for key, value in options.items()),
-        *(f"--server.allowedHosts={host}" for host in hosts),
-    ]
+    return [sys.executable, "-P", "-m", "app.serve", json.dumps(settings)]
 
 
 def _environment(home: Home, tracking_uri: str | None) -> dict[str, str]:

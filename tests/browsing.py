@@ -46,8 +46,8 @@ IS_SETTLED = """() => {
         && app.dataset.testConnectionState === 'CONNECTED'
         && document.querySelector('h1')
         && !document.querySelector('[data-testid=stSkeleton], [data-stale=true]')
-        && [...document.querySelectorAll('.js-plotly-plot')].every(
-            plot => plot.querySelector('.main-svg'));
+        && [...document.querySelectorAll('.stBidiComponent')].every(
+            chart => chart.querySelector('.js-plotly-plot .main-svg'));
 }"""
 
 

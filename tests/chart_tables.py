@@ -198,14 +198,16 @@ def _band() -> pd.DataFrame:
 
 def _roc(w: Words, name: str) -> Chart:
     named = _named(name)
-    return thresholds.roc(
+    chart = thresholds.roc(
         {run: ranking.roc(p, 1) for run, p in named.items()},
         w,
         name,
         dict.fromkeys(named, Estimate(0.9, 0.8, 0.95)),
         {run: _band() for run in named},
-        evaluation.operating_points(named, 1, 0.4),
     )
+    there = evaluation.operating_points(named, 1, 0.4)
+    chart.figure.add_traces(thresholds.points(there, list(named), "fpr", "tpr", w))
+    return chart
 
 
 def _precision_recall(w: Words, name: str) -> Chart:

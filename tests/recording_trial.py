@@ -70,11 +70,13 @@ def sections(
     data: Mapping[str, Any],
     model: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
+    ensemble: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The three sections with every default, as a study file's are."""
+    """The sections with every default, as a study file's are."""
     built_in = TRAINERS[trainer]
     return {
         "data": built_in.data(**data).model_dump(mode="json"),
         "model": built_in.model(**(model or {})).model_dump(mode="json"),
         "train": built_in.train(**(train or {})).model_dump(mode="json"),
+        "ensemble": built_in.ensemble(**(ensemble or {})).model_dump(mode="json"),
     }

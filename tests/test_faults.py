@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +66,7 @@ def mlflow_curves(bench: Workbench) -> Counter[tuple[str, str, int, float]]:
         rows = store.execute(
             "select t.value, m.key, m.step, m.value from metrics m "
             "join tags t on t.run_uuid = m.run_uuid and t.key = 'hpo.trial' "
-            "where m.key in ('quality', 'cost')"
+            "where m.key in ('quality', 'cost') or m.key like 'train/%' or m.key like 'val/%'"
         ).fetchall()
     store.close()
     return Counter((number, key, step, value) for number, key, step, value in rows)
@@ -316,3 +318,128 @@ def test_another_process_ends_a_hung_trial_at_once(bench: Workbench) -> None:
     assert process.returncode == 130
     finish(bench, *options)
     assert_whole(bench, trials=5, epochs=4)
+
+
+# -- in lanes: a built-in trainer, for one's own trains one trial at a time
+
+IN_LANES = """
+study: s
+trainer: tabular
+data: {source: table.csv, target: y}
+model: {name: mlp, hidden: [8]}
+train: {epochs: 8, batch_size: 2}
+search:
+  train.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+  train.weight_decay: {low: 1.0e-6, high: 1.0e-2, log: true}
+sampler: random
+executor: processes
+workers: 1
+lanes: 4
+device: cpu
+budget: {trials: 10}
+tracking: {examples: 0}
+"""
+
+
+@pytest.fixture
+def stacked(bench: Workbench) -> Workbench:
+    """A study whose trials train four at a time."""
+    draw = random.Random(0)
+    rows = [[draw.gauss(0, 1) for _ in range(4)] for _ in range(300)]
+    lines = [",".join([*(f"{x:.4f}" for x in row), "ab"[row[0] > row[1]]]) for row in rows]
+    (bench.folder / "table.csv").write_text("\n".join(["p,q,r,s,y", *lines]) + "\n")
+    bench.file.write_text(IN_LANES)
+    return bench
+
+
+def undisturbed(bench: Workbench, another_bench: Callable[[], Workbench]) -> Workbench:
+    """The same study, run to its end at once."""
+    other = another_bench()
+    other.file.write_text(bench.file.read_text())
+    shutil.copy(bench.folder / "table.csv", other.folder)
+    other.run()
+    return other
+
+
+def curves(bench: Workbench) -> dict[tuple[int, int], dict[str, float]]:
+    return {(r["number"], r["epoch"]): r["metrics"] for r in bench.records("epoch")}
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "hpo.worker" in child.cmdline()]
+
+
+@pytest.mark.parametrize(
+    ("killed", "after_epochs"), [("orchestrator", 5), ("both", 30), ("orchestrator", 50)]
+)
+def test_lanes_whose_study_is_killed_complete_on_the_next_run(
+    stacked: Workbench, another_bench: Callable[[], Workbench], after_epochs: int, killed: str
+) -> None:
+    process = start(stacked)
+    wait_for_epochs(stacked, after_epochs)
+    family = psutil.Process(process.pid).children(recursive=True)
+    for each in (psutil.Process(process.pid), *(family if killed == "both" else ())):
+        each.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == [], "workers outlive their orchestrator"
+    finish(stacked)
+    assert_whole(stacked, trials=10, epochs=8)
+    other = undisturbed(stacked, another_bench)
+    assert max(r.get("lanes", 1) for r in other.records("epoch")) == 4
+    assert curves(stacked) == curves(other)  # a lane is itself, whatever trains beside it
+    assert [t.params for t in stacked.optuna_trials()] == [t.params for t in other.optuna_trials()]
+
+
+def test_a_killed_worker_costs_each_of_its_lanes_one_retry_alone(stacked: Workbench) -> None:
+    process = start(stacked, "--json")
+    wait_for_epochs(stacked, 14)
+    (worker,) = workers_of(process)
+    worker.kill()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert_whole(stacked, trials=10, epochs=8)
+    begun = stacked.records("trial")
+    again = [r["number"] for r in begun if r["attempt"] == 2]
+    assert len(again) == 4
+    assert again == sorted(again)
+    assert [r["crashes"] for r in begun if r["attempt"] == 2] == [1] * 4
+    alone = [
+        r for r in stacked.records("epoch")
+        if r["number"] in again and r["time_ms"] > min(
+            b["time_ms"] for b in begun if b["attempt"] == 2
+        )
+    ]  # fmt: skip
+    assert {r.get("lanes", 1) for r in alone} == {1}
+
+
+def test_lanes_of_two_workers_survive_the_loss_of_both(stacked: Workbench) -> None:
+    process = start(stacked, "--set", "workers=2", "--set", "budget.trials=16", "--json")
+    wait_for_epochs(stacked, 20)
+    for worker in workers_of(process):
+        worker.kill()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert_whole(stacked, trials=16, epochs=8)
+
+
+def test_a_stop_ends_lanes_at_an_epoch_s_end_and_they_go_on(
+    stacked: Workbench, another_bench: Callable[[], Workbench]
+) -> None:
+    process = start(stacked)
+    wait_for_epochs(stacked, 14)
+    assert json.loads(stop(stacked).stdout)["stopped"] is True
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert not [t for t in stacked.optuna_trials() if t.state == TrialState.RUNNING]
+    trials = {r["number"] for r in stacked.records("trial")}
+    epochs = {(r["number"], r["epoch"]) for r in stacked.records("epoch")}
+    assert trials
+    finish(stacked)
+    assert_whole(stacked, trials=10, epochs=8)
+    again = [r for r in stacked.records("trial") if r["attempt"] == 2]
+    assert {r["number"] for r in again} == {n for n in trials if (n, 8) not in epochs}
+    assert {r["crashes"] for r in again} == {0}
+    other = undisturbed(stacked, another_bench)
+    assert curves(stacked) == curves(other)  # a lane is itself, whatever trains beside it

@@ -82,6 +82,25 @@ def test_a_trainer_that_does_not_say_how_many_epochs_has_no_bar() -> None:
     assert line.split() == ["worker", "0", "trial", "3", "epoch", "17", "val/f1_macro", "0.5"]
 
 
+IN_LANES = WorkerProgress(
+    0, "training", trial=3, epoch=3, epochs=20, value=0.91234, lanes=25, furthest=17
+)
+
+
+def test_trials_in_lanes_have_one_line() -> None:
+    *_, line = drawn(replace(BUSY, workers=[IN_LANES]), width=100)
+    assert line.startswith("worker 0  25 trials in lanes")
+    assert line.endswith("3–17/20  best val/f1_macro 0.9123")  # noqa: RUF001
+    *_, together = drawn(replace(BUSY, workers=[replace(IN_LANES, furthest=3)]), width=100)
+    assert together.endswith(" 3/20  best val/f1_macro 0.9123")
+    assert len(drawn(replace(BUSY, workers=[IN_LANES]), width=80)) == 5
+
+
+def test_a_worker_that_finds_out_how_many_lanes_pay_says_so() -> None:
+    *_, line = drawn(replace(BUSY, workers=[WorkerProgress(0, "measuring")]))
+    assert line == "worker 0  measuring"
+
+
 @pytest.mark.parametrize("width", [70, 80, 140, 400])
 def test_no_line_is_broken_where_there_is_room(width: int) -> None:
     lines = drawn(BUSY, width)

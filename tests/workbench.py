@@ -15,6 +15,7 @@ from hpo.spec import StudySpec
 TRAINER = '''
 import json, os, signal, time
 from pathlib import Path
+from trainers.contract import Epoch
 
 def train(trial):
     """Quality peaks in the middle of the epochs, higher for x near 0.3."""
@@ -26,6 +27,40 @@ def train(trial):
         quality = 1 - (options["x"] - 0.3) ** 2 - 0.01 * abs(epoch - options["epochs"] / 2)
         trial.save({"epoch": epoch})
         trial.report(epoch, {"quality": quality, "cost": options["x"] + 1 / epoch})
+
+class Lane:
+    def __init__(self, trial):
+        self.trial, self.options = trial, trial.params["train"]
+        state = trial.resume()
+        self.done = 0 if state is None else state["epoch"]
+
+    def train_an_epoch(self):
+        self.done += 1
+        options, epoch = self.options, self.done
+        told(options, self.trial.number, epoch)
+        quality = 1 - (options["x"] - 0.3) ** 2 - 0.01 * abs(epoch - options["epochs"] / 2)
+        if options.get("nan") == self.trial.number:
+            quality = float("nan")
+        metrics = {"quality": quality, "cost": options["x"] + 1 / epoch}
+        return Epoch(self.trial, epoch, metrics, None, self.state, epoch == options["epochs"])
+
+    def state(self):
+        return {"epoch": self.done}
+
+def train_together(trials):
+    """The same in lanes. Those of one ``train.kind`` only."""
+    lanes = []
+    while True:
+        for trial in trials.begin():
+            if trial.params["train"].get("fail") == trial.number:
+                trials.fail(trial, ValueError("cannot begin"))
+            else:
+                lanes.append(Lane(trial))
+        if not lanes:
+            return
+        assert len({lane.options.get("kind") for lane in lanes}) == 1
+        leaving = trials.report([lane.train_an_epoch() for lane in lanes])
+        lanes = [lane for lane in lanes if lane.trial.number not in leaving]
 
 def told(options, number, epoch):
     """What a test wants to happen at an epoch: ``{"3:2": "raise"}`` is trial 3, epoch 2."""
@@ -40,6 +75,8 @@ def told(options, number, epoch):
         raise ValueError(f"as told at epoch {epoch}")
     if what.startswith("kill"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if what.startswith("die"):
+        raise KeyboardInterrupt  # ends an inline worker's thread
     if what.startswith("interrupt"):
         os.kill(os.getpid(), signal.SIGINT)
     if what.startswith("hang"):

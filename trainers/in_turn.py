@@ -15,7 +15,6 @@ from trainers.averages import Average
 from trainers.lanes import Lane, Said
 from trainers.metrics import Estimates, Scores
 from trainers.optim import OPTIMIZERS, Optimizer
-from trainers.schedules import SCHEDULES
 from trainers.seeds import seed_everything
 
 # Rows are gathered and standardized this many numbers at a time (16 MB), not batch by batch: on
@@ -87,7 +86,7 @@ class InTurn:
         if len(rows) % size == 1 and size > 1:
             rows = rows[:-1]  # batch norm knows no spread of one row
         steps = math.ceil(len(rows) / size)
-        schedule, optimizer = SCHEDULES[options["schedule"]], self._optimizers[lane]
+        optimizer = self._optimizers[lane]
         done, all_steps = (epoch - 1) * steps, options["epochs"] * steps
         outputs, targets = [], []
         lane.model.train()
@@ -106,7 +105,7 @@ class InTurn:
                 loss.backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
                     _penalize(optimizer.parameters, options)
-                    optimizer.step(options["lr"] * schedule(done / all_steps))
+                    optimizer.step(options["lr"] * lane.schedule(done / all_steps))
                 if lane in self._averages:
                     self._averages[lane].update()
                 outputs.append(output.detach())

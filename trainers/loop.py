@@ -7,26 +7,29 @@ if it had not been interrupted, and trains alike whatever else is trained togeth
 Models whose layers can be stacked train as one program (`trainers.lanes`), a trial alone as a
 stack of one; others in turn (`trainers.in_turn`).
 
+With folds a trial's metrics are the means over them, and ``fold_std/…`` says how much they differ.
 Metrics named ``train/…`` are of the outputs during the epoch, while the weights changed and with
 dropout on: they cost no second pass.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from trainers import metrics
+from trainers import ensembles, metrics
 from trainers.contract import Epoch, Predictions, Trial, Trials
-from trainers.data import Dataset
+from trainers.data import Dataset, Split
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Said, Stack
 from trainers.lanes.layers import unsupported
-from trainers.metrics import Scores
+from trainers.metrics import Estimates, Scores
 from trainers.models import build
 from trainers.seeds import seed_everything
 
@@ -108,42 +111,37 @@ def _lanes(fitting: Sequence[Fitting]) -> list[Lane]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one lane said.
+    """What one lane said of its rows, and its metrics."""
 
-    Attributes:
-        values: Metric → value.
-        output: (N, C) probabilities, or (N,) values.
-        target: (N,)
-    """
-
+    predicted: Scores | Estimates
     values: Mapping[str, float]
-    output: torch.Tensor
-    target: torch.Tensor
 
 
 def _measured(said: Sequence[Said]) -> dict[Lane, Measured]:
-    found = {}
-    for of_some in said:
-        predicted = of_some.predicted
-        output = predicted.probabilities if isinstance(predicted, Scores) else predicted.output
-        for place, values in enumerate(metrics.measure_each(predicted)):
-            lane = of_some.lanes[place]
-            found[lane] = Measured(values, output[place], predicted.target[place])
-    return found
+    return {
+        lane: Measured(of_some.predicted.lane(place), values)
+        for of_some in said
+        for place, (lane, values) in enumerate(
+            zip(of_some.lanes, metrics.measure_each(of_some.predicted), strict=True)
+        )
+    }
 
 
 @dataclass
 class Fitting:
-    """A trial that is being trained: a lane a fold, and how far it is.
+    """A trial that is being trained, and how far it is.
 
     Attributes:
+        members: A lane each, of each fold.
+        snapshots: What was said at the ends of earlier cycles of the learning rate, of each fold.
         done: Epochs.
     """
 
     trial: Trial
     data: Dataset
-    lanes: Sequence[Lane]
+    members: Sequence[Sequence[Lane]]
     stopper: Stopper | None
+    snapshots: Sequence[list[Measured]]
     done: int = 0
 
     @classmethod
@@ -152,14 +150,21 @@ class Fitting:
         data, options = trial.data.to(trial.device), trial.params["train"]
         if trial.device != "cpu":
             torch.backends.cudnn.deterministic = True  # the same seed gives the same metrics
-        model, lanes = trial.params["model"], []
-        for fold, split in enumerate(data.splits):
-            seed_everything(trial.seed, fold, 0)
-            built = build(model, data.shape, data.outputs)
-            dropout = model.get("dropout", 0.0)
-            lanes.append(Lane(built, split, options, dropout, (trial.seed, fold)))
+        members = [
+            [_lane(trial, data, fold, member) for member in range(_count(trial))]
+            for fold in range(len(data.splits))
+        ]
         stopper = Stopper(**options["early_stopping"]) if options["early_stopping"] else None
-        return cls(trial, data, lanes, stopper)
+        return cls(trial, data, members, stopper, [[] for _ in data.splits])
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Those of all folds."""
+        return [lane for of_fold in self.members for lane in of_fold]
+
+    @property
+    def is_ensemble(self) -> bool:
+        return bool(self.trial.params["ensemble"]["method"] != "none")
 
     def resume(self, team: Team) -> None:
         """Go on from what an earlier attempt saved, if there was one."""
@@ -172,6 +177,10 @@ class Fitting:
             lane.done = self.done
         if self.stopper is not None:
             self.stopper.best, self.stopper.waited = state["stopper"]
+        self.snapshots = [
+            [_restored(split, output) for output in of_fold]
+            for split, of_fold in zip(self.data.splits, state["snapshots"], strict=True)
+        ]
 
     @property
     def is_over(self) -> bool:
@@ -184,31 +193,100 @@ class Fitting:
     ) -> Epoch:
         """What is to be said of the epoch that has just been trained."""
         self.done += 1
+        if self.is_ensemble:
+            together, of_all = self._together(validated)
+        else:
+            together = [validated[lane] for lane in self.lanes]
+            of_all = {}
         measured = {
             **_mean("train", [trained[lane].values for lane in self.lanes]),
-            **_mean("val", [validated[lane].values for lane in self.lanes]),
+            **_mean("val", [of_fold.values for of_fold in together]),
+            **_spread([of_fold.values for of_fold in together]),
+            **of_all,
         }
         if self.stopper is not None:
             self.stopper.see(measured)
-        predictions = self._predictions([validated[lane] for lane in self.lanes])
+        predictions = self._predictions([of_fold.predicted for of_fold in together])
+        return Epoch(
+            self.trial,
+            self.done,
+            measured,
+            predictions,
+            functools.partial(self._state, team),
+            self.is_over,
+        )
 
-        def state() -> dict[str, Any]:
-            return {
-                "epoch": self.done,
-                "lanes": [team.state(lane) for lane in self.lanes],
-                "stopper": self.stopper and [self.stopper.best, self.stopper.waited],
-            }
+    def _together(
+        self, validated: Mapping[Lane, Measured]
+    ) -> tuple[list[Measured], dict[str, float]]:
+        """What the members say together, of each fold; and how they are by themselves."""
+        ensemble, epochs = self.trial.params["ensemble"], self.trial.params["train"]["epochs"]
+        together, differ, alone = [], [], []
+        for of_fold, before in zip(self.members, self.snapshots, strict=True):
+            everyone = [*before, *(validated[lane] for lane in of_fold)]
+            said = [member.predicted for member in everyone]
+            predicted = ensembles.combined(said, ensemble["combine"])
+            together.append(Measured(predicted, metrics.measure(predicted)))
+            differ.append(ensembles.disagreement(said))
+            of_cycles = ensemble["method"] == "snapshot"
+            if of_cycles and ensembles.ends_a_cycle(ensemble, self.done, epochs):
+                before.append(everyone[-1])
+            alone += [member.values for member in everyone]
+        differ_by = math.fsum(differ) / len(differ)
+        return together, {**_mean("member", alone), "member/disagreement": differ_by}
 
-        return Epoch(self.trial, self.done, measured, predictions, state, self.is_over)
+    def _state(self, team: Team) -> dict[str, Any]:
+        return {
+            "epoch": self.done,
+            "lanes": [team.state(lane) for lane in self.lanes],
+            "stopper": self.stopper and [self.stopper.best, self.stopper.waited],
+            "snapshots": [
+                [_raw(member.predicted) for member in of_fold] for of_fold in self.snapshots
+            ],
+        }
 
-    def _predictions(self, validated: Sequence[Measured]) -> Predictions:
+    def _predictions(self, validated: Sequence[Scores | Estimates]) -> Predictions:
         """What each validation row was given, by the model that did not train on it."""
         rows = torch.cat([split.validation for split in self.data.splits])
+        outputs = [
+            said.probabilities if isinstance(said, Scores) else said.output for said in validated
+        ]
         return Predictions(
             self.data.ids[rows].numpy(),
-            torch.cat([of_fold.target for of_fold in validated]).cpu().numpy(),
-            torch.cat([of_fold.output for of_fold in validated]).cpu().numpy(),
+            torch.cat([said.target for said in validated]).cpu().numpy(),
+            torch.cat(outputs).cpu().numpy(),
         )
+
+
+def _count(trial: Trial) -> int:
+    return ensembles.members(trial.params["ensemble"])
+
+
+def _lane(trial: Trial, data: Dataset, fold: int, member: int) -> Lane:
+    """A member's model, rows and seed; the first member's seed is that of a model alone."""
+    ensemble, options, model = (trial.params[name] for name in ("ensemble", "train", "model"))
+    seed = (trial.seed, fold, member) if member else (trial.seed, fold)
+    seed_everything(*seed, 0)
+    built = build(model, data.shape, data.outputs)
+    split = data.splits[fold]
+    if ensemble["method"] == "bagging":
+        split = ensembles.bootstrap(split, ensemble, seed)
+    schedule = ensembles.schedule(ensemble, options)
+    return Lane(built, split, options, model.get("dropout", 0.0), schedule, seed)
+
+
+def _raw(said: Scores | Estimates) -> torch.Tensor:
+    return (said.logits if isinstance(said, Scores) else said.output).clone()
+
+
+def _restored(split: Split, output: torch.Tensor) -> Measured:
+    target = split.target[split.validation.to(split.target.device)]
+    predicted: Scores | Estimates
+    if target.dtype == torch.int64:
+        predicted = Scores(output.to(target.device), target)
+    else:
+        predicted = Estimates(output.to(target.device), target, split.target_std)
+    return Measured(predicted, metrics.measure(predicted))
 
 
 class _Alone:
@@ -264,3 +342,17 @@ def _mean(split: str, measured: Sequence[Mapping[str, float]]) -> dict[str, floa
         f"{split}/{name}": math.fsum(of_fold[name] for of_fold in measured) / len(measured)
         for name in measured[0]
     }
+
+
+def _spread(of_folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The standard deviation over folds, of each validation metric; of one fold there is none."""
+    if len(of_folds) == 1:
+        return {}
+    return {
+        f"fold_std/{name}": _stdev([of_fold[name] for of_fold in of_folds]) for name in of_folds[0]
+    }
+
+
+def _stdev(values: Sequence[float]) -> float:
+    # statistics.stdev is exact, which takes a hundred times as long, and raises for NaN.
+    return float(np.std(values, ddof=1))

@@ -30,6 +30,10 @@ class Scores:
     logits: Tensor
     target: Tensor
 
+    def lane(self, place: int) -> Scores:
+        """Those of one lane."""
+        return Scores(self.logits[place], self.target[place])
+
     @cached_property
     def by_class(self) -> Tensor:
         """(…, C, N): the logits, so laid out that what goes over the classes is fast."""
@@ -86,6 +90,11 @@ class Estimates:
     output: Tensor
     target: Tensor
     unit: float | Tensor
+
+    def lane(self, place: int) -> Estimates:
+        """Those of one lane."""
+        unit = self.unit if isinstance(self.unit, float) else self.unit[place]
+        return Estimates(self.output[place], self.target[place], unit)
 
     @cached_property
     def squared_error(self) -> Tensor:

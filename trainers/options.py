@@ -166,6 +166,28 @@ class TableModel(_Model):
     dropout: float = Field(0.0, ge=0, lt=1, description="The share of units dropped in training.")
 
 
+class Ensemble(_Options):
+    """The ``ensemble`` section of the built-in trainers: several models as one trial."""
+
+    method: Literal["none", "bagging", "snapshot"] = Field(
+        "none",
+        description="bagging: members on bootstrap samples of the training rows, trained side by "
+        "side. snapshot: one training whose learning rate falls several times, a member each.",
+    )
+    size: int = Field(8, ge=2, le=256, description="Members; of snapshot at most one an epoch.")
+    bootstrap_fraction: float = Field(
+        1.0, gt=0, le=1, description="bagging: the size of a sample, as a share of the rows."
+    )
+    replacement: bool = Field(
+        True, description="bagging: whether a row can come several times in a sample."
+    )
+    combine: Literal["mean", "logits", "vote"] = Field(
+        "mean",
+        description="What members say together. mean: of probabilities or values; logits: the "
+        "mean of the logits; vote: each has one (of values, the median).",
+    )
+
+
 class EarlyStopping(_Options):
     """End a trial that no longer improves."""
 

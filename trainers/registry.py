@@ -36,7 +36,7 @@ class BuiltIn:
         function: ``module:function``, imported when it is used.
         together: The same of its `trainers.contract.TogetherTrainer`.
         kind: Of the data that it can use.
-        data, model, train: What those sections of a study file may say.
+        data, model, train, ensemble: What those sections of a study file may say.
         description: One line for the documentation.
     """
 
@@ -46,6 +46,7 @@ class BuiltIn:
     data: type[BaseModel]
     model: type[BaseModel]
     train: type[BaseModel]
+    ensemble: type[BaseModel]
     description: str
 
 
@@ -57,6 +58,7 @@ TRAINERS: dict[str, BuiltIn] = {
         options.ImageData,
         options.ImageModel,
         options.Train,
+        options.Ensemble,
         "Images into classes: an mlp, a small cnn, or a torchvision model.",
     ),
     "tabular": BuiltIn(
@@ -66,6 +68,7 @@ TRAINERS: dict[str, BuiltIn] = {
         options.TableData,
         options.TableModel,
         options.Train,
+        options.Ensemble,
         "Classes or values from the columns of a table.",
     ),
 }
@@ -101,7 +104,8 @@ def resolve_together(name: str) -> TogetherTrainer | None:
     return cast(TogetherTrainer, _imported(TRAINERS[name].together)) if name in TRAINERS else None
 
 
-# What trials that are trained together may differ in: a lane each has its own.
+# What trials that are trained together may differ in, beside the whole of ``ensemble``: a lane has
+# its own.
 PER_LANE = frozenset(
     {
         "model.dropout",
@@ -127,13 +131,14 @@ def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
     """What trials have in common that can be trained together, or None: it cannot be.
 
     Args:
-        params: The sections ``data``, ``model`` and ``train``, with every default.
+        params: Every section, with every default.
     """
     if name not in TRAINERS or params["model"]["name"] not in STACKED:
         return None
     shared = {
         f"{section}.{key}": value
         for section, values in params.items()
+        if section != "ensemble"
         for key, value in values.items()
         if f"{section}.{key}" not in PER_LANE
     }

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from app.charts import lines, style
@@ -53,27 +52,39 @@ def curves_table(epochs: pd.DataFrame, metric: str, smoothing: float = 0.0) -> p
     """
     if epochs.empty:
         return pd.DataFrame(columns=["run", "epoch", "elapsed_s"])
-    epochs = epochs.sort_values("epoch", kind="stable")
+    if "elapsed_s" not in epochs:
+        epochs = in_order(epochs)
     names = {f"{split}/{metric}": split for split in SPLITS} | {metric: "value"}
-    here = [name for name in names if name in epochs]
-    kept = ["run", "epoch", *(["samples"] if "samples" in epochs else [])]
-    table = epochs[kept].assign(elapsed_s=epochs.groupby("run")["seconds"].cumsum())
-    for name in here:
-        values = epochs[name].astype("float64")
-        table[names[name]] = values.where(np.isfinite(values))
-        if smoothing:
-            table[f"{names[name]}.smoothed"] = _smoothed(table, names[name], smoothing)
-    order = np.argsort(pd.factorize(table["run"])[0], kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    values = epochs[[name for name in names if name in epochs]].astype("float64")
+    values = values.where(np.isfinite(values)).rename(columns=names)
+    if smoothing:
+        values = pd.concat([values, _smoothed(epochs, values, smoothing)], axis=1)
+    kept = ["run", "epoch", *(["samples"] if "samples" in epochs else []), "elapsed_s"]
+    return pd.concat([epochs[kept], values], axis=1)
 
 
-def _smoothed(table: pd.DataFrame, column: str, smoothing: float) -> npt.NDArray[np.float64]:
-    """The moving averages of all runs, in the order of the table's rows."""
-    steps, step = np.unique(table["epoch"], return_inverse=True)
-    run, runs = pd.factorize(table["run"])
-    wide = np.full((len(steps), len(runs)), np.nan)
-    wide[step, run] = table[column]
-    return lines.smoothed(pd.DataFrame(wide), smoothing).to_numpy()[step, run]
+def in_order(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Run after run, epoch after epoch, with ``elapsed_s``: what all metrics have in common.
+
+    Args:
+        epochs: As in `curves_table`, which does this unless it has been done.
+    """
+    epochs = epochs.sort_values("epoch", kind="stable")
+    epochs = epochs.assign(elapsed_s=epochs.groupby("run")["seconds"].cumsum())
+    order = np.argsort(pd.factorize(epochs["run"])[0], kind="stable")
+    return epochs.iloc[order].reset_index(drop=True)
+
+
+def _smoothed(epochs: pd.DataFrame, values: pd.DataFrame, smoothing: float) -> pd.DataFrame:
+    """The moving averages of all runs, row for row."""
+    steps, step = np.unique(epochs["epoch"], return_inverse=True)
+    run, runs = pd.factorize(epochs["run"])
+    wide = np.full((values.shape[1], len(steps), len(runs)), np.nan)
+    wide[:, step, run] = values.to_numpy().T
+    flat = pd.DataFrame(wide.transpose(1, 0, 2).reshape(len(steps), -1))
+    averages = lines.smoothed(flat, smoothing).to_numpy().reshape(len(steps), -1, len(runs))
+    names = [f"{name}.smoothed" for name in values]
+    return pd.DataFrame(averages[step, :, run], columns=names)
 
 
 def overlay(

@@ -1,6 +1,6 @@
 """Parallel coordinates from Cartesian traces, so that a drawn box selects trials.
 
-Streamlit forwards selections of Cartesian traces only. The parameters stand side by side at
+Plotly hands back boxes in Cartesian traces only. The parameters stand side by side at
 x = 0, 1, 2, …, the objective last; each is scaled to [0, 1], or stands below at `NOT_SET` where a
 trial did not have it. `brushed` turns the boxes that a person drew into trials.
 """
@@ -54,7 +54,6 @@ def parallel(
     axes: Sequence[Axis],
     objective: Sequence[Mapping[str, str]],
     w: Words,
-    boxes: Sequence[Mapping[str, Any]] = (),
 ) -> Chart:
     """Trials as lines over their parameters, coloured by the rank of their value.
 
@@ -63,7 +62,6 @@ def parallel(
     Args:
         trials, objective: As in `hpo.results.StudyTables`; trials without a value are left out.
         axes: From `parallel_axes`.
-        boxes: Selections to draw, as Streamlit returned them (``selection["box"]``).
     """
     drawn = _drawn(trials)
     columns = [f"params.{axis.path}" for axis in axes[:-1]]
@@ -78,7 +76,6 @@ def parallel(
     _draw_axes(fig, axes, w, bool(np.isnan(places).any()))
     line = {"color": PINK, "width": 2, "dash": "dot"}
     fig.update_layout(dragmode="select", newselection={"line": line})
-    fig.update_layout(selections=[_box(box) | {"line": line} for box in boxes])
     left = len(trials) - len(drawn)
     return Chart(
         fig,
@@ -96,8 +93,7 @@ def brushed(
     between axes, all have to hold.
 
     Args:
-        boxes: ``{"x": (from, to), "y": (from, to)}``, the ends in either order, as Streamlit
-            returns them in ``selection["box"]``.
+        boxes: ``{"x": (from, to), "y": (from, to)}``, the ends in either order.
         trials, axes: What `parallel` was given.
     """
     drawn = _drawn(trials)
@@ -223,8 +219,3 @@ def _short_names(axes: Sequence[Axis]) -> list[str]:
     last = [axis.path.replace("/", ".").rpartition(".")[2] for axis in axes]
     pairs = zip(last, axes, strict=True)
     return [name if last.count(name) == 1 else axis.path for name, axis in pairs]
-
-
-def _box(box: Mapping[str, Any]) -> dict[str, Any]:
-    (x0, x1), (y0, y1) = box["x"], box["y"]
-    return {"type": "rect", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "xref": "x", "yref": "y"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ def roc(
     of: str = "",
     areas: Mapping[str, Estimate] | None = None,
     bands: Tables | None = None,
-    points: pd.DataFrame | None = None,
 ) -> Chart:
     """ROC curves; ``customdata`` is the run's place in ``curves``.
 
@@ -32,8 +31,6 @@ def roc(
         of: What is ranked: a class's name, or the kind of average.
         areas: Areas under the curves, for the legend.
         bands: From `hpo.results.ranking.roc_band`; drawn of up to four runs.
-        points: From `hpo.results.evaluation.operating_points`: ``run``, ``fpr``, ``tpr`` and what
-            else is to be said on hover.
     """
     fig = style.figure(style.titled(w("roc.title"), of), w("roc.fpr"), w("roc.tpr"), height=440)
     drawn = _curves(curves, "fpr", "tpr")
@@ -49,7 +46,6 @@ def roc(
     )
     names = _names(list(curves), areas, w("roc.auc"))
     fig.add_traces(lines.traces(drawn, hovers, len(curves), names=names, dashes=True))
-    fig.add_traces(_points(points, curves, "fpr", "tpr", w))
     fig.update_xaxes(range=[-0.01, 1.01], constrain="domain")
     fig.update_yaxes(range=[-0.01, 1.02])
     return Chart(fig, table, _hover_names(curves, w))
@@ -60,14 +56,13 @@ def precision_recall(
     w: Words,
     of: str = "",
     areas: Mapping[str, Estimate] | None = None,
-    points: pd.DataFrame | None = None,
     chance: float | None = None,
 ) -> Chart:
     """Precision-recall staircases; ``customdata`` is the run's place in ``curves``.
 
     Args:
         curves: From `hpo.results.ranking.precision_recall`, up to 200 runs.
-        of, areas, points: As in `roc`; the areas are average precisions.
+        of, areas: As in `roc`; the areas are average precisions.
         chance: The share of positives: what guessing comes to.
     """
     title = style.titled(w("pr.title"), of)
@@ -84,10 +79,52 @@ def precision_recall(
     )
     names = _names(list(curves), areas, w("pr.ap"))
     fig.add_traces(lines.traces(drawn, hovers, len(curves), "vh", names=names, dashes=True))
-    fig.add_traces(_points(points, curves, "recall", "precision", w))
     fig.update_xaxes(range=[-0.01, 1.01])
     fig.update_yaxes(range=[-0.01, 1.02])
     return Chart(fig, table, _hover_names(curves, w))
+
+
+def points(there: pd.DataFrame, runs: Sequence[str], x: str, y: str, w: Words) -> list[Trace]:
+    """Where each run works at a threshold, a marker each, as one trace over its curves.
+
+    Args:
+        there: From `hpo.results.evaluation.operating_points`: ``run``, `x`, `y` and what else is
+            to be said on hover.
+        runs: As in the curves, whose looks and ``customdata`` the markers have.
+        x, y: ``fpr`` and ``tpr``, or ``recall`` and ``precision``.
+    """
+    index = {run: i for i, run in enumerate(runs)}
+    here = there[there["run"].isin(index)]
+    if here.empty:
+        return []
+    looks = [style.look(index[run]) for run in here["run"]]
+    said = [column for column in ("tpr", "fpr", "precision", "f1", "accuracy") if column in here]
+    texts = [
+        "<br>".join(
+            [f"<b>{style.plain(row['run'])}</b>"]
+            + [f"{w(f'point.{column}')}: {row[column]:.4g}" for column in said]
+        )
+        for row in here.to_dict("records")
+    ]
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": w("roc.point"),
+            "legendrank": 1999,
+            "x": style.floats(here[x]),
+            "y": style.floats(here[y]),
+            "customdata": np.array([index[run] for run in here["run"]], np.int32),
+            "text": texts,
+            "marker": {
+                "color": [look.color for look in looks],
+                "symbol": [look.symbol for look in looks],
+                "size": 11 if len(here) <= style.MOST_NAMED else 7,
+                "line": {"width": 1.5, "color": style.GREY},
+            },
+            "hovertemplate": style.hover(("", "%{text}")),
+        }
+    ]
 
 
 # -- parts
@@ -135,42 +172,6 @@ def _bands(curves: Tables, bands: Tables) -> list[Trace]:
             }
         )
     return traces
-
-
-def _points(points: pd.DataFrame | None, curves: Tables, x: str, y: str, w: Words) -> list[Trace]:
-    """Where each run works at the threshold, a marker each, as one trace."""
-    if points is None or points.empty:
-        return []
-    index = {run: i for i, run in enumerate(curves)}
-    here = points[points["run"].isin(index)]
-    looks = [style.look(index[run]) for run in here["run"]]
-    said = [column for column in ("tpr", "fpr", "precision", "f1", "accuracy") if column in here]
-    texts = [
-        "<br>".join(
-            [f"<b>{style.plain(row['run'])}</b>"]
-            + [f"{w(f'point.{column}')}: {row[column]:.4g}" for column in said]
-        )
-        for row in here.to_dict("records")
-    ]
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": w("roc.point"),
-            "legendrank": 1999,
-            "x": style.floats(here[x]),
-            "y": style.floats(here[y]),
-            "customdata": np.array([index[run] for run in here["run"]], np.int32),
-            "text": texts,
-            "marker": {
-                "color": [look.color for look in looks],
-                "symbol": [look.symbol for look in looks],
-                "size": 11 if len(here) <= style.MOST_NAMED else 7,
-                "line": {"width": 1.5, "color": style.GREY},
-            },
-            "hovertemplate": style.hover(("", "%{text}")),
-        }
-    ]
 
 
 def _hover_names(curves: Tables, w: Words) -> str:

@@ -47,7 +47,8 @@ def show() -> None:
         st.warning(w("compare.missing", runs=inert(", ".join(found.missing[:5]), 300)))
     if other := unlike(found):
         st.warning(w("compare.unlike", runs=inert(", ".join(other[:5]), 300), count=len(other)))
-    view = address.choice("view", VIEWS, lambda v: w(f"compare.view.{v}"), w("study.view"))
+    views = [view for view in VIEWS if view != "probabilities" or not _predict_numbers(found)]
+    view = address.choice("view", views, lambda v: w(f"compare.view.{v}"), w("study.view"))
     live = any(
         tables.state == "running" or tables.missing_curves for tables in found.studies.values()
     )
@@ -61,6 +62,10 @@ def show() -> None:
         compare_probabilities.show(found, w)
     else:
         compare_examples.show(found, w)
+
+
+def _predict_numbers(found: Compared) -> bool:
+    return all(tables.dataset.get("task") == "regression" for tables in found.studies.values())
 
 
 def _pick(runs: list[address.Run], w: Words) -> None:

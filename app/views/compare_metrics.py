@@ -40,7 +40,7 @@ def verdict(found: Compared, w: Words, brief: bool = False) -> None:
         return
     metric, reference = _first_metric(found, kept), BEST
     if not brief:
-        st.subheader(w("real"))
+        st.header(w("real"))
         with st.container(horizontal=True):
             metrics = METRICS[task_of(next(iter(kept.values())))]
             metric = st.selectbox(
@@ -90,7 +90,7 @@ def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
 
 
 def _intervals(found: Compared, w: Words) -> None:
-    st.subheader(w("metrics.intervals"))
+    st.header(w("metrics.intervals"))
     found_metrics = metric_tables(found)
     if not found_metrics:
         st.dataframe(_recorded(found), key="recorded")
@@ -133,7 +133,7 @@ def _recorded(found: Compared) -> pd.DataFrame:
 
 
 def _differences(found: Compared, w: Words) -> None:
-    st.subheader(w("differs"))
+    st.header(w("differs"))
     table = differences.differing(found.configs())
     if table.empty:
         st.caption(w("differs.nothing"))
@@ -148,7 +148,7 @@ def _spread(found: Compared, w: Words) -> None:
     table = differences.spread(trials, "value")
     if table.empty:
         return
-    st.subheader(w("spread"))
+    st.header(w("spread"))
     metric = found.objective["metric"]
     chart(comparisons.seed_spread(table, trials["value"], metric, w), "compare-spread", w)
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import address
 from app.charts import probabilities, thresholds
-from app.charts.style import cut
+from app.charts.style import Chart, Trace, cut
 from app.compared import Compared, predictions
 from app.parts import Made, chart, csv, made, made_of_run
 from app.words import Words
@@ -38,13 +38,8 @@ def roc_chart(found: Compared, w: Words) -> None:
         return
     of = _kinds(next(iter(kept.values())))[0]
     one = made(
-        lambda: thresholds.roc(
-            _of_each(ranking.roc, kept, of, found),
-            w,
-            _name(kept, of, w),
-            _of_each(ranking.auc, kept, of, found),
-        ),
-        *("roc", w.language, of, tuple(kept), *found.version),
+        lambda: _roc(found, kept, of, False, w),
+        *("roc", False, of, tuple(kept), w.language, *found.version),
     )
     chart(one, "compare-roc", w)
 
@@ -69,24 +64,14 @@ def _curves(found: Compared, w: Words) -> None:
                 w("probabilities.threshold"), 0.0, 1.0, 0.5, 0.01, key="t", bind="query-params"
             )
     points = evaluation.operating_points(kept, of, threshold) if isinstance(of, int) else None
-    at = (of, tuple(kept), *found.version)
-    curves = made(lambda: _of_each(ranking.roc, kept, of, found), "roc-curves", *at)
-    areas = made(lambda: _of_each(ranking.auc, kept, of, found), "roc-areas", *at)
-    spread = made(lambda: _bands(kept, of), "roc-bands", *at) if bands else None
+    at = (of, tuple(kept), w.language, *found.version)
     left, right = st.columns(2)
     with left:
-        chart(thresholds.roc(curves, w, _name(kept, of, w), areas, spread, points), "roc", w)
-    falls = made(lambda: _of_each(ranking.precision_recall, kept, of, found), "pr-curves", *at)
-    precisions = made(
-        lambda: _of_each(ranking.average_precision, kept, of, found), "pr-areas", *at
-    )
-    chance = float((first.target == of).mean()) if isinstance(of, int) else None
+        one = made(lambda: _roc(found, kept, of, bands, w), "roc", bands, *at)
+        chart(one, "roc", w, over=_over(points, kept, "fpr", "tpr", w))
     with right:
-        chart(
-            thresholds.precision_recall(falls, w, _name(kept, of, w), precisions, points, chance),
-            "precision-recall",
-            w,
-        )
+        one = made(lambda: _precision_recall(found, kept, of, w), "precision-recall", *at)
+        chart(one, "precision-recall", w, over=_over(points, kept, "recall", "precision", w))
     if points is not None:
         st.caption(w("probabilities.point", threshold=f"{threshold:.2f}"))
         st.dataframe(points, hide_index=True, key="operating-points")
@@ -115,6 +100,28 @@ def _curves(found: Compared, w: Words) -> None:
                 "scores",
                 w,
             )
+
+
+def _roc(found: Compared, kept: Mapping[str, Predicted], of: Any, bands: bool, w: Words) -> Chart:
+    curves = _of_each(ranking.roc, kept, of, found)
+    areas = _of_each(ranking.auc, kept, of, found)
+    spread = _spread(kept, of) if bands else None
+    return thresholds.roc(curves, w, _name(kept, of, w), areas, spread)
+
+
+def _precision_recall(found: Compared, kept: Mapping[str, Predicted], of: Any, w: Words) -> Chart:
+    curves = _of_each(ranking.precision_recall, kept, of, found)
+    areas = _of_each(ranking.average_precision, kept, of, found)
+    first = next(iter(kept.values()))
+    chance = float((first.target == of).mean()) if isinstance(of, int) else None
+    return thresholds.precision_recall(curves, w, _name(kept, of, w), areas, chance)
+
+
+def _over(
+    points: pd.DataFrame | None, kept: Mapping[str, Predicted], x: str, y: str, w: Words
+) -> list[Trace]:
+    """What moves with the threshold is drawn over the curves, which stay as they are."""
+    return [] if points is None else thresholds.points(points, list(kept), x, y, w)
 
 
 def calibration_errors(kept: Mapping[str, Predicted], w: Words) -> pd.DataFrame:
@@ -146,6 +153,6 @@ def _of_each(
     }
 
 
-def _bands(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
+def _spread(kept: Mapping[str, Predicted], of: Any) -> dict[str, Any]:
     first = list(kept.items())[:MOST_BANDS]
     return {run: ranking.roc_band(predicted, of) for run, predicted in first}

@@ -97,7 +97,7 @@ def _top(key: str, trial: int, w: Words) -> None:
 
 
 def _parameters(tables: StudyTables, trial: int, w: Words) -> None:
-    st.subheader(w("run.parameters"))
+    st.header(w("run.parameters"))
     row = _row(tables, trial)
     searched = {p for p in tables.search if not pd.isna(row.get(f"params.{p}"))}
     config = tables.configs.get(trial, {})
@@ -113,7 +113,7 @@ def _parameters(tables: StudyTables, trial: int, w: Words) -> None:
 
 
 def _lineage(tables: StudyTables, trial: int, w: Words) -> None:
-    st.subheader(w("run.lineage"))
+    st.header(w("run.lineage"))
     row, git = _row(tables, trial), tables.provenance.get("git") or {}
     commit = git.get("commit")
     dirty = w("run.dirty") if git.get("dirty") else ""
@@ -141,7 +141,7 @@ def _files(tables: StudyTables, trial: int, w: Words) -> None:
         return
     if not files:
         return
-    st.subheader(w("run.files"))
+    st.header(w("run.files"))
     with st.container(horizontal=True):
         for name, size in files.items():
             st.download_button(

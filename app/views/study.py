@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import streamlit as st
@@ -24,10 +24,10 @@ from app.parts import (
     made,
     offer,
     panels,
-    selectable,
     study_or_stop,
     trouble,
 )
+from app.plot import Selecting
 from app.sentences import number, span, suggestion
 from app.trial_table import title
 from app.words import Words
@@ -143,14 +143,11 @@ def _busy(tables: StudyTables, w: Words) -> str | None:
 
 def _overview(tables: StudyTables, w: Words) -> None:
     if len(tables.objective) > 1:
-        chosen = selectable(
+        front = made(
             lambda: fronts.pareto(tables.trials, tables.objective, w),
-            f"{tables.key}-pareto",
-            w,
-            ("points", "box"),
-            _over(tables),
+            *("pareto", w.language, *_over(tables)),
         )
-        offer([(tables.key, trial) for trial in chosen], "pareto", w)
+        _selectable(front, "pareto", tables, w)
     left, right = st.columns([3, 2])
     with left:
         _history(tables, w)
@@ -167,19 +164,15 @@ def _history(tables: StudyTables, w: Words) -> None:
         if len(tables.objective) > 1:
             names = [goal["metric"] for goal in tables.objective]
             index = names.index(st.selectbox(w("column.metric"), names, key="objective"))
-    chosen = selectable(
+    found = made(
         lambda: progress.history(tables.trials, tables.objective, w, by, log, index),
-        f"{tables.key}-history",
-        w,
-        ("points", "box"),
-        _over(tables),
-        *(by, log, index),
+        *("history", w.language, *_over(tables), by, log, index),
     )
-    offer([(tables.key, trial) for trial in chosen], "history", w)
+    _selectable(found, "history", tables, w)
 
 
 def _advice(tables: StudyTables, w: Words) -> None:
-    st.subheader(w("advice"))
+    st.header(w("advice"))
     best = tables.best()
     predicted = None if best is None else predictions_of(tables, best)
     found = made(
@@ -218,34 +211,29 @@ def _parameters(tables: StudyTables, w: Words) -> None:
         bind="query-params",
     )
     if shown:
-        chosen = selectable(
+        slices = made(
             lambda: parameters.slices(
                 tables.trials, tables.search, tables.objective, w, shown, panels()
             ),
-            f"{tables.key}-slices",
-            w,
-            ("points", "box"),
-            _over(tables),
-            *(panels(), *shown),
+            *("slices", w.language, *_over(tables), panels(), *shown),
         )
-        offer([(tables.key, trial) for trial in chosen], "slices", w)
+        _selectable(slices, "slices", tables, w)
     if len(paths) > 1:
         _contour(tables, paths, w)
 
 
 def _parallel(tables: StudyTables, w: Words) -> None:
-    key = f"{tables.key}-parallel"
-
-    def make() -> Chart:
-        axes = parallel.parallel_axes(tables.trials, tables.search, tables.objective)
-        return parallel.parallel(tables.trials, axes, tables.objective, w)
-
-    selectable(make, key, w, ("box",), _over(tables))
-    state = st.session_state.get(key)
-    boxes = state["selection"]["box"] if state else []
-    if boxes:
-        axes = parallel.parallel_axes(tables.trials, tables.search, tables.objective)
-        brushed = parallel.brushed(boxes, tables.trials, axes)
+    axes = made(
+        lambda: parallel.parallel_axes(tables.trials, tables.search, tables.objective),
+        *("parallel-axes", *_over(tables)),
+    )
+    found = made(
+        lambda: parallel.parallel(tables.trials, axes, tables.objective, w),
+        *("parallel", w.language, *_over(tables)),
+    )
+    selected = chart(found, f"{tables.key}-parallel", w, ("box",))
+    if selected.boxes:
+        brushed = parallel.brushed(selected.boxes, tables.trials, axes)
         offer([(tables.key, trial) for trial in brushed], "parallel", w)
 
 
@@ -299,19 +287,28 @@ def _curves(tables: StudyTables, w: Words) -> None:
 
 
 def _workers(tables: StudyTables, w: Words) -> None:
-    chosen = selectable(
+    spans = made(
         lambda: workers.timeline(tables.spans, tables.updated_ms, w),
-        f"{tables.key}-workers",
-        w,
-        ("points",),
-        _over(tables),
+        *("workers", w.language, *_over(tables)),
     )
-    offer([(tables.key, trial) for trial in chosen], "workers", w)
-    chart(
-        made(lambda: endings.failures(tables.trials, w), "failures", w.language, *_over(tables)),
-        f"{tables.key}-failures",
-        w,
-    )
+    _selectable(spans, "workers", tables, w, ("points",))
+    if (tables.trials["state"] == "failed").any():
+        causes = made(
+            lambda: endings.failures(tables.trials, w), "failures", w.language, *_over(tables)
+        )
+        chart(causes, f"{tables.key}-failures", w)
+
+
+def _selectable(
+    found: Chart,
+    key: str,
+    tables: StudyTables,
+    w: Words,
+    select: Sequence[Selecting] = ("points", "box"),
+) -> None:
+    """A chart in which trials can be selected, and what can be done with those that are."""
+    selected = chart(found, f"{tables.key}-{key}", w, select)
+    offer([(tables.key, trial) for trial in selected.points], key, w)
 
 
 def _at(tables: StudyTables, w: Words, *more: Any) -> tuple[Any, ...]:

@@ -32,14 +32,11 @@ class InlineExecutor:
         self._connection, theirs = Pipe()
         self._number = setup.worker
 
-        def live() -> None:
-            try:
-                serve(theirs, setup, on_lost=lambda: None)
-            except BaseException:
-                theirs.close()  # so that `wait` says that it is gone
-                raise
-
-        self._thread = threading.Thread(target=live, daemon=True, name="inline worker")
+        self._thread = threading.Thread(
+            target=lambda: serve(theirs, setup, on_lost=lambda: None),
+            daemon=True,
+            name="inline worker",
+        )
         self._thread.start()
 
     def send(self, worker: int, message: Any) -> None:
@@ -49,16 +46,17 @@ class InlineExecutor:
             self._connection.send(message)
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
-        if self._connection is None:
+        if self._connection is None or self._thread is None:
             threading.Event().wait(timeout_s)
             return []
-        try:
-            if not self._connection.poll(timeout_s):
+        with contextlib.suppress(EOFError, OSError):
+            if self._connection.poll(timeout_s):
+                return [Event(self._number, self._connection.recv())]
+            # Its end stays open as long as a thread of its own reads there.
+            if self._thread.is_alive() or self._connection.poll():
                 return []
-            return [Event(self._number, self._connection.recv())]
-        except (EOFError, OSError):
-            self.kill(self._number)
-            return [Event(self._number, Gone("the worker's thread ended"))]
+        self.kill(self._number)
+        return [Event(self._number, Gone("the worker's thread ended"))]
 
     def kill(self, worker: int) -> None:
         if self._connection is not None:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from hpo import lease
 from hpo.errors import UnknownStudy, UserError
 from hpo.paths import Home, StudyPaths
+from hpo.results.ensembles import table as ensemble_table
 from hpo.results.epochs import HEAD
 from hpo.results.predicted import Predicted, read_predictions
 from hpo.results.study_log import Record, StudyLog, TrialLog
 from hpo.results.tables import STATES, SYSTEM, StudyTables, from_log
-from hpo.tracking import pending, shipped_runs
+from hpo.tracking import pending, shipped_ensembles, shipped_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,9 @@ __all__ = [
     "UserError",
     "best",
     "curves",
+    "ensemble",
+    "ensemble_predicted",
+    "ensembles",
     "name_of",
     "predicted",
     "predictions",
@@ -179,6 +183,64 @@ def predicted(study: str | Path, trial: int, home: Where = None) -> Predicted:
     if not path.is_file():
         known = "" if trial in log.trials else f"; it has no trial {trial}"
         raise UserError(f"study '{log.paths.root.name}': no predictions of trial {trial}{known}")
+    return read_predictions(path, log.dataset.get("classes"))
+
+
+def ensembles(study: str | Path, home: Where = None) -> pd.DataFrame:
+    """The ensembles over a study's trials that `hpo ensemble` made, the first one first.
+
+    Returns:
+        ``ensemble`` (its number), ``time`` (UTC), ``method``, ``calibrated``, ``members`` (trials,
+        the heaviest first), ``metric``, ``goal``; ``value``, ``low``, ``high``: the metric on rows
+        that had no part in making it; ``best_in_fold``: the same of the best trial alone; ``gain``
+        (ensemble − best), ``gain_low``, ``gain_high``, ``p``, ``verdict``; ``run_id`` (missing
+        until shipped).
+
+    Raises:
+        UnknownStudy: There is no such study.
+    """
+    log = _open(study, home)
+    return ensemble_table(log.ensembles.values(), shipped_ensembles(log.paths))
+
+
+def ensemble(study: str | Path, number: int, home: Where = None) -> dict[str, Any]:
+    """All that is recorded of one of them.
+
+    Returns:
+        ``ensemble``, ``time_ms``, ``method``, ``calibrated``, ``non_negative``, ``metric``,
+        ``goal``, ``fitted_by``, ``rows``, ``folds``, ``trials`` (that could be members),
+        ``candidates``, ``left_out`` (reason → trials); ``members``: ``trial``, ``weight``,
+        ``temperature`` (None: not calibrated), ``value`` and how it differs from the others;
+        ``diversity``: the means over pairs; ``estimate``: ``value``, ``low``, ``high``;
+        ``against``: the best trial chosen in each fold, the same calibrated, and the best of all,
+        each with ``difference``, ``gain_low``, ``gain_high``, ``p``, ``verdict``, ``test``;
+        ``tried``: each method with its cross-validated ``value``; ``sizes``: the ``value`` of the
+        heaviest ``members`` alone; ``artifacts``: name → path in the study's folder; ``run_id``.
+
+    Raises:
+        UnknownStudy: There is no such study.
+        UserError: It has no such ensemble.
+    """
+    log = _open(study, home)
+    if number not in log.ensembles:
+        there = ", ".join(map(str, log.ensembles)) or "none; `hpo ensemble` makes one"
+        name = log.paths.root.name
+        raise UserError(f"study '{name}' has no ensemble {number}; there are: {there}")
+    return {**log.ensembles[number], "run_id": shipped_ensembles(log.paths).get(number)}
+
+
+def ensemble_predicted(study: str | Path, number: int, home: Where = None) -> Predicted:
+    """What an ensemble said of each validation row, made without the row's fold.
+
+    Raises:
+        UnknownStudy: There is no such study.
+        UserError: It has no such ensemble, or its file is gone.
+    """
+    found = ensemble(study, number, home)
+    log = _open(study, home)
+    path = log.paths.root / found["artifacts"]["predictions.npz"]
+    if not path.is_file():
+        raise UserError(f"the predictions of ensemble {number} are gone: {path}")
     return read_predictions(path, log.dataset.get("classes"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -83,13 +84,16 @@ def importances(tables: StudyTables) -> Importances | None:
                 for path in space
                 if f"params.{path}" in row and not _is_missing(row[f"params.{path}"])
             }
-            study.add_trial(
-                optuna.trial.create_trial(
-                    value=row["value"],
-                    params=params,
-                    distributions={path: space[path] for path in params},
+            with contextlib.suppress(ValueError):  # it lies outside a space that was changed since
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        value=row["value"],
+                        params=params,
+                        distributions={path: space[path] for path in params},
+                    )
                 )
-            )
+        if (known := len(study.trials)) < 4:
+            return None
         try:
             found = optuna.importance.get_param_importances(
                 study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), normalize=True
@@ -98,8 +102,8 @@ def importances(tables: StudyTables) -> Importances | None:
             return None
     table = pd.DataFrame({"param": list(found), "importance": list(found.values())})
     table = table.sort_values("importance", ascending=False, ignore_index=True)
-    few = len(done) < max(LEAST_TRIALS, TRIALS_PER_PARAMETER * len(space))
-    return Importances(table, len(done), few)
+    few = known < max(LEAST_TRIALS, TRIALS_PER_PARAMETER * len(space))
+    return Importances(table, known, few)
 
 
 def advice(tables: StudyTables, found: Importances | None, best: Predicted | None) -> list[Advice]:

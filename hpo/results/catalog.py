@@ -25,7 +25,7 @@ from hpo.results.predicted import Predicted, read_predictions
 from hpo.results.study_log import VERSIONS, OutboxReplaced, StudyLog
 from hpo.results.summary import SUMMARY, summary, unreadable
 from hpo.results.tables import StudyTables, from_log
-from hpo.tracking import pending, shipped_runs
+from hpo.tracking import pending, shipped_ensembles, shipped_runs
 from hpo.tracking.redact import redact
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class Source(Protocol):
 
     def text(self, trial: int | None, name: str) -> str | None:
         """The same of a text, read."""
+
+    def ensembles(self) -> list[dict[str, Any]]:
+        """What is recorded of each ensemble over its trials, the first one first."""
 
     def summary(self) -> dict[str, Any]:
         """A row of `Catalog.studies`."""
@@ -191,6 +194,17 @@ class Catalog:
         assert name in TEXTS, name
         found = self._fetch(key, trial, name, text=True)
         return found and found[-MOST_TEXT:]
+
+    def ensembles(self, key: str) -> list[dict[str, Any]]:
+        """The ensembles over a study's trials, each as `hpo.results.ensemble` has it.
+
+        Raises:
+            UnknownStudy: There is no such study.
+            UserError: They cannot be read now.
+        """
+        source = self._source(key)
+        with self._readable(source, "the ensembles"):
+            return source.ensembles()
 
     def examples(self, key: str) -> pd.DataFrame | None:
         """The validation rows that were kept for looking at: ``id`` and what the row holds.
@@ -336,6 +350,15 @@ class _Here:
             log = self._log.trials.get(trial)
             return log.end.get("traceback") if log and log.end else None
         return _read(self.file(trial, name))
+
+    def ensembles(self) -> list[dict[str, Any]]:
+        with self._lock:
+            self._log.refresh()
+            runs = shipped_ensembles(self._paths)
+            return [
+                {**record, "run_id": runs.get(number)}
+                for number, record in self._log.ensembles.items()
+            ]
 
     def summary(self) -> dict[str, Any]:
         with self._lock:

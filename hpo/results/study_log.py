@@ -64,6 +64,7 @@ class StudyLog:
         started_ms: When it was first started.
         updated_ms: When the last record was written.
         trials: By number.
+        ensembles: Their records, by number.
         epochs: Of all trials.
         live: Whether an orchestrator runs it now.
         version: Changes with anything above; no two studies ever have the same.
@@ -77,6 +78,7 @@ class StudyLog:
     started_ms: int | None = None
     updated_ms: int | None = None
     trials: dict[int, TrialLog] = field(default_factory=dict)
+    ensembles: dict[int, Record] = field(default_factory=dict)
     epochs: EpochColumns = field(default_factory=EpochColumns)
     live: bool = False
     version: int = 0
@@ -183,6 +185,8 @@ class StudyLog:
             self.study = {**self.study, "budget": record["budget"]}
         elif kind == "study_end":
             self.end = record
+        elif kind == "ensemble":
+            self.ensembles[record["ensemble"]] = record
 
     def _assign(self, record: Record) -> None:
         trial = self.trials.setdefault(

@@ -34,6 +34,7 @@ from hpo.results.study_log import VERSIONS
 from hpo.results.summary import SUMMARY, summary, thinned
 from hpo.results.tables import OVER, STATES, StudyTables, search_space, span_table, trial_table
 from hpo.tracking.redact import redact
+from hpo.tracking.runs import ENSEMBLE_FILE
 
 PAGE_RUNS = 1000
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -157,6 +158,21 @@ class TrackedStudy:
     def text(self, trial: int | None, name: str) -> str | None:
         path = self.file(trial, name)
         return path.read_text(errors="replace") if path else None
+
+    def ensembles(self) -> list[dict[str, Any]]:
+        query = f"tags.`mlflow.parentRunId` = '{self.parent.info.run_id}'"
+        found = {}
+        for run in self._find(f"{query} and tags.`hpo.kind` = 'ensemble'"):
+            run_id = run.info.run_id
+            if not SAFE_ID.fullmatch(run_id) or run.info.end_time is None:
+                continue
+            kept = self._folder / run_id / ENSEMBLE_FILE
+            if not kept.is_file():
+                self._download(run_id, ENSEMBLE_FILE, kept)
+            if kept.is_file():
+                facts = json.loads(kept.read_bytes())
+                found[facts["ensemble"]] = {**facts, "run_id": run_id}
+        return [found[number] for number in sorted(found)]
 
     def summary(self) -> dict[str, Any]:
         """From its trials if these have been looked at lately, else from its own run alone."""

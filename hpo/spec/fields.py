@@ -53,6 +53,13 @@ def auto_or_count(value: Any) -> Any:
     raise wrong(f"expected auto or a whole number from 1 to 4096; got {shown(value)}")
 
 
+def lanes(value: Any) -> Any:
+    """``auto``, ``off``, or a whole number of trials."""
+    if value in ("auto", "off") or (type(value) is int and 1 <= value <= 1024):
+        return value
+    raise wrong(f"expected auto, off or a whole number from 1 to 1024; got {shown(value)}")
+
+
 def goal(value: Any) -> Any:
     """``maximize`` or ``minimize``."""
     if value in ("maximize", "minimize"):

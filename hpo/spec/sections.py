@@ -1,4 +1,4 @@
-"""The sections ``data``, ``model`` and ``train``: checked against a built-in trainer's options.
+"""The sections ``data``, ``model``, ``train`` and ``ensemble``: a built-in trainer's options.
 
 Of the user's own trainer nothing is known; its sections may hold anything.
 """
@@ -21,7 +21,7 @@ from hpo.spec.explain import known_keys
 from hpo.spec.yaml12 import Path
 from trainers.registry import TRAINERS
 
-NAMES = ("data", "model", "train")
+NAMES = ("data", "model", "train", "ensemble")
 
 # These say what is compared; they are the same for every trial of a study.
 FIXED_DATA = ("source", "target", "task", "validation", "test", "folds", "split_seed")

@@ -132,8 +132,8 @@ class StudySpec(_Part):
 
     Attributes:
         trainer: A built-in's name, or ``module:function``.
-        data, model, train: Sections for the trainer; nested dicts, lists and scalars. What is
-            searched has here the value that it takes where its conditions do not hold.
+        data, model, train, ensemble: Sections for the trainer; nested dicts, lists and scalars.
+            What is searched has here the value that it takes where its conditions do not hold.
         search: Path, e.g. ``train.lr``, → parameter. A parameter comes after those that its
             conditions name.
         objective: At least one; the first decides a trial's best epoch.
@@ -154,6 +154,9 @@ class StudySpec(_Part):
     data: Mapping[str, Any] = Field(default_factory=dict, description="What to train on.")
     model: Mapping[str, Any] = Field(default_factory=dict, description="What to train.")
     train: Mapping[str, Any] = Field(default_factory=dict, description="How to train it.")
+    ensemble: Mapping[str, Any] = Field(
+        default_factory=dict, description="How several models make one trial; none as a rule."
+    )
     search: SkipValidation[Mapping[str, Parameter]] = Field(
         default_factory=dict,
         description="A path into this file → the values to search there. Without it, the study "
@@ -193,6 +196,18 @@ class StudySpec(_Part):
             json_schema_input_type=Annotated[int, Field(ge=1, le=4096)] | Literal["auto"],
         ),
     ] = Field("auto", description="Trials at a time. auto: one a core, or as many as GPUs hold.")
+    lanes: Annotated[
+        int | Literal["auto", "off"],
+        BeforeValidator(
+            fields.lanes,
+            json_schema_input_type=Annotated[int, Field(ge=1, le=1024)] | Literal["auto", "off"],
+        ),
+    ] = Field(
+        "auto",
+        description="Trials that a worker trains together, as one program, where their model "
+        "allows it. auto: as many as pay on this device, but so few that the sampler learns from "
+        "results. off: one.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="What to train on. auto: GPUs where there are any."
     )
@@ -251,7 +266,7 @@ class StudySpec(_Part):
         return self._warnings
 
     def config(self, params: Mapping[str, Scalar]) -> dict[str, dict[str, Any]]:
-        """The sections ``data``, ``model`` and ``train`` of a trial.
+        """The sections ``data``, ``model``, ``train`` and ``ensemble`` of a trial.
 
         Args:
             params: Searched path → the trial's value.

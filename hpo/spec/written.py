@@ -43,6 +43,7 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         "seed": spec.seed,
         "executor": spec.executor,
         "workers": spec.workers,
+        "lanes": spec.lanes,
         "device": spec.device,
         "gpus_per_trial": spec.gpus_per_trial,
         "retries": spec.retries,

@@ -21,7 +21,15 @@ from typing import Any
 from hpo.paths import Home, StudyPaths
 from hpo.tracking import outbox
 
-__all__ = ["Shipped", "Shipper", "pending", "shipped_runs", "start_shipping", "sync"]
+__all__ = [
+    "Shipped",
+    "Shipper",
+    "pending",
+    "shipped_ensembles",
+    "shipped_runs",
+    "start_shipping",
+    "sync",
+]
 
 # Read by MLflow when it is imported. Trying again is for the shipping process, which does so
 # without blocking and looks for what the failed try may have done.
@@ -134,6 +142,12 @@ def pending(paths: StudyPaths) -> int:
 def shipped_runs(paths: StudyPaths) -> dict[int, str]:
     """Trial number → MLflow run id, for the trials that have been shipped."""
     runs = _read_shipped(paths.shipped).get("runs", {})
+    return {int(number): run_id for number, run_id in runs.items()}
+
+
+def shipped_ensembles(paths: StudyPaths) -> dict[int, str]:
+    """Number → MLflow run id, for the ensembles over trials that have been shipped."""
+    runs = _read_shipped(paths.shipped).get("ensembles", {})
     return {int(number): run_id for number, run_id in runs.items()}
 
 

@@ -65,6 +65,7 @@ class StudyProgress:
         best: (value, number) of the best complete trial so far; None with several objectives.
         ended: How many trials ended in which state.
         improvements: Those trials among the news that were the best when they ended.
+        ensembles: Records of ensembles over trials that are to be shipped.
     """
 
     study: Record | None = None
@@ -78,6 +79,7 @@ class StudyProgress:
     best: tuple[float, int] | None = None
     ended: Counter[str] = field(default_factory=Counter)
     improvements: list[TrialProgress] = field(default_factory=list)
+    ensembles: list[Record] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take in a record of the outbox."""
@@ -92,6 +94,8 @@ class StudyProgress:
             self.end, self.fresh_end = record, True
         elif kind in ("trial", "epoch", "end"):
             self._add_to_trial(kind, record)
+        elif kind == "ensemble":
+            self.ensembles.append(record)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -104,7 +108,7 @@ class StudyProgress:
         """Forget what was news."""
         for trial in self.news.values():
             trial.fresh, trial.first, trial.again = [], False, False
-        self.news, self.improvements = {}, []
+        self.news, self.improvements, self.ensembles = {}, [], []
         self.fresh_study = self.fresh_budget = self.fresh_end = False
 
     def _add_to_trial(self, kind: str, record: Record) -> None:

@@ -1,4 +1,5 @@
-"""A study in MLflow: one experiment, one run for the study, one nested run for each trial.
+"""A study in MLflow: one experiment, one run for the study, one nested run for each trial and for
+each ensemble over trials.
 
 Each call is idempotent, or looks first: runs are found by their tags before one is made, and
 MLflow keeps one row for the same (metric, value, time, step).
@@ -11,7 +12,7 @@ import itertools
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -57,8 +58,9 @@ class Replica:
         self._study_id = _study_id(paths.outbox)
         self._parent: str | None = None
         self._runs: dict[int, str] = {}
+        self._ensembles: dict[int, str] = {}
         self._offset = 0
-        self._last_ms = 0  # time of the last record shipped
+        self._last_ms = 0  # time of the last record shipped that a run of the study wrote
         self._has_examples = False
         self.progress = StudyProgress()
         self._resume()
@@ -72,7 +74,7 @@ class Replica:
                 self.progress.add(record)
             self._ship_news()
             self.progress.shipped()
-            self._last_ms = batch[-1][0]["time_ms"]
+            self._last_ms = max([self._last_ms, *(_run_ms(record) for record, _ in batch)])
             self._offset = batch[-1][1]
             self._write_shipped()
         self._ship_examples()
@@ -122,6 +124,8 @@ class Replica:
         if shipped:
             self._parent = shipped["parent_run"]
             self._runs = {int(number): run for number, run in shipped["runs"].items()}
+            shipped_ensembles = shipped.get("ensembles", {})
+            self._ensembles = {int(number): run for number, run in shipped_ensembles.items()}
             self._has_examples = shipped.get("examples", False)
             self._offset = self._read_until(shipped["offset"])
         self._find_runs()
@@ -149,7 +153,7 @@ class Replica:
             if after > offset:
                 break
             self.progress.add(record)
-            reached, self._last_ms = after, record["time_ms"]
+            reached, self._last_ms = after, max(self._last_ms, _run_ms(record))
         self.progress.shipped()
         if reached == offset:
             return offset
@@ -169,6 +173,8 @@ class Replica:
             tags = run.data.tags
             if "hpo.trial" in tags:
                 self._runs.setdefault(int(tags["hpo.trial"]), run.info.run_id)
+            elif "hpo.ensemble" in tags:
+                self._ensembles.setdefault(int(tags["hpo.ensemble"]), run.info.run_id)
             elif tags.get("hpo.kind") == "study":
                 self._parent = self._parent or run.info.run_id
 
@@ -195,6 +201,7 @@ class Replica:
             "experiment_id": self._experiment_id,
             "parent_run": self._parent,
             "runs": self._runs,
+            "ensembles": self._ensembles,
             "examples": self._has_examples,
         }
         with replacing(self._paths.shipped) as file:
@@ -223,6 +230,8 @@ class Replica:
         if progress.fresh_end and progress.end is not None:
             end = progress.end
             self._end_study(end["state"], end["reason"], end["time_ms"])
+        for ensemble in progress.ensembles:
+            self._ship_ensemble(ensemble, study)
 
     def _ship_study(self, study: Record) -> None:
         tags = runs.study_tags(study)
@@ -280,15 +289,41 @@ class Replica:
                 self._ship_end(run_id, trial.end)
 
     def _ship_end(self, run_id: str, end: Record) -> None:
-        for path in end["artifacts"].values():
+        self._ship_files(run_id, f"trial {end['number']}", end["artifacts"])
+        if end["traceback"]:
+            self._client.log_text(run_id, end["traceback"], "traceback.txt")
+        self._client.set_terminated(run_id, runs.STATUS[end["state"]], end["time_ms"])
+
+    def _ship_ensemble(self, ensemble: Record, study: Record) -> None:
+        """A run of its own, with its members by their runs."""
+        assert self._parent is not None
+        number, time_ms = ensemble["ensemble"], ensemble["time_ms"]
+        tags = runs.ensemble_tags(ensemble, study, self._parent)
+        run_id = self._ensembles.get(number)
+        if run_id is None:
+            run = self._client.create_run(
+                self._experiment_id, time_ms, tags, run_name=f"ensemble {number}"
+            )
+            run_id = self._ensembles[number] = run.info.run_id
+        with self._may_be_refused(f"ensemble {number}"):
+            self._client.log_batch(
+                run_id,
+                metrics=runs.ensemble_metrics(ensemble),
+                params=runs.params(runs.ensemble_params(ensemble)),
+                tags=runs.run_tags(tags),
+            )
+            facts = runs.ensemble_facts(ensemble, self._runs)
+            self._client.log_text(run_id, json.dumps(facts, indent=1), runs.ENSEMBLE_FILE)
+            self._ship_files(run_id, f"ensemble {number}", ensemble["artifacts"])
+            self._client.set_terminated(run_id, runs.STATUS["complete"], time_ms)
+
+    def _ship_files(self, run_id: str, what: str, artifacts: Mapping[str, str]) -> None:
+        for path in artifacts.values():
             file = self._paths.root / path
             if file.is_file():
                 self._client.log_artifact(run_id, str(file))
             else:
-                logger.warning("trial %s: %s is gone and was not shipped", end["number"], file)
-        if end["traceback"]:
-            self._client.log_text(run_id, end["traceback"], "traceback.txt")
-        self._client.set_terminated(run_id, runs.STATUS[end["state"]], end["time_ms"])
+                logger.warning("%s: %s is gone and was not shipped", what, file)
 
     def _ship_best(self, trial: TrialProgress) -> None:
         assert self._parent is not None
@@ -320,6 +355,12 @@ class Replica:
             if error.error_code not in REFUSED:
                 raise
             logger.warning("%s: MLflow refuses it: %s", what, redact(error.message))
+
+
+def _run_ms(record: Record) -> int:
+    """The time of what happened while the study ran, else 0."""
+    time_ms: int = 0 if record["kind"] == "ensemble" else record["time_ms"]
+    return time_ms
 
 
 def _connect(home: Home, uri: str) -> MlflowClient:

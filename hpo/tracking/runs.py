@@ -17,6 +17,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from hpo.tables import plain
 from hpo.tracking.progress import Record, TrialProgress
 
 STATUS = {
@@ -34,6 +35,7 @@ MOST_SPANS = 100  # the newest, which fit in a tag
 MOST_COLUMNS = 20
 VIEW = "hpo"
 MAX_DATASET_PROFILE = 1_000_000
+ENSEMBLE_FILE = "ensemble.json"
 
 
 def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str, str]:
@@ -105,6 +107,62 @@ def experiment_tags(study: Record) -> dict[str, str]:
     tags = {"mlflow.experimentKind": "custom_model_development"}
     text = json.dumps(view)
     return tags | ({f"mlflow.sharedViewState.{VIEW}": text} if len(text) <= MAX_TAG else {})
+
+
+def ensemble_tags(ensemble: Record, study: Record, parent_run: str) -> dict[str, str]:
+    """The tags of the run of an ensemble over trials."""
+    tags = {
+        "mlflow.parentRunId": parent_run,
+        "hpo.study_id": study["study_id"],
+        "hpo.kind": "ensemble",
+        "hpo.ensemble": str(ensemble["ensemble"]),
+        "hpo.state": "complete",
+        "hpo.members": ", ".join(str(member["trial"]) for member in ensemble["members"]),
+        "hpo.verdict": ensemble["against"][0]["verdict"],
+        **_source_tags(study),
+    }
+    return {key: cut(value, MAX_TAG) for key, value in tags.items()}
+
+
+def ensemble_params(ensemble: Record) -> dict[str, Any]:
+    """How it was made."""
+    names = ("method", "calibrated", "non_negative", "metric", "fitted_by", "candidates", "folds")
+    return {f"ensemble.{name}": ensemble[name] for name in names}
+
+
+def ensemble_metrics(ensemble: Record) -> list[Metric]:
+    """Its estimate under its metric's name, the best trial's beside it, and the weights.
+
+    A weight is a step of ``weight``: the trial's number.
+    """
+    metric, time_ms = ensemble["metric"], ensemble["time_ms"]
+    best = ensemble["against"][0]
+    facts = {
+        f"estimate/{metric}": ensemble["estimate"]["value"],
+        f"estimate/{metric}_low": ensemble["estimate"]["low"],
+        f"estimate/{metric}_high": ensemble["estimate"]["high"],
+        f"best_in_fold/{metric}": best["value"],
+        "gain": best["difference"],
+        "gain_low": best["gain_low"],
+        "gain_high": best["gain_high"],
+        "members": len(ensemble["members"]),
+        **{f"diversity/{name}": value for name, value in ensemble["diversity"].items()},
+    }
+    steps = {member["trial"]: member["weight"] for member in ensemble["members"]}
+    return [
+        Metric(name(fact), float(value), time_ms, 0)
+        for fact, value in facts.items()
+        if not math.isnan(value)
+    ] + [Metric("weight", weight, time_ms, trial) for trial, weight in steps.items()]
+
+
+def ensemble_facts(ensemble: Record, trial_runs: Mapping[int, str]) -> dict[str, Any]:
+    """All that is recorded of it, its members with their runs: an artifact."""
+    members = [
+        {**member, "run_id": trial_runs.get(member["trial"])} for member in ensemble["members"]
+    ]
+    found: dict[str, Any] = plain({**ensemble, "members": members})
+    return found
 
 
 def params(values: Mapping[str, Any]) -> list[Param]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -73,7 +74,7 @@ def said(test: AppTest) -> str:
         if isinstance(getattr(node, "options", None), list):
             lines.extend(map(str, node.options))
         frame = getattr(node, "value", None)
-        if hasattr(frame, "to_csv"):
+        if isinstance(frame, pd.DataFrame):
             lines.append(frame.to_csv())
     return "\n".join(lines)
 

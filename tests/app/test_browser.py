@@ -205,7 +205,7 @@ CHARTS = {  # at least so many are drawn of a real study
     "study-overview": 1,
     "study-parameters": 4,
     "study-curves": 2,
-    "study-workers": 2,
+    "study-workers": 1,
     "compare-overview": 4,
     "compare-metrics": 1,
     "compare-errors": 3,

@@ -145,13 +145,6 @@ def test_trials_without_a_value_are_left_out_and_counted() -> None:
     assert "Left out: 1" in chart.caption
 
 
-def test_boxes_are_drawn_again_where_they_were() -> None:
-    fig = parallel.parallel(TRIALS, AXES, UP, W, [box(0, 1, 0.2, 0.4)]).figure
-    (shape,) = fig.layout.selections
-    assert (shape.x0, shape.x1, shape.y0, shape.y1) == (0, 1, 0.2, 0.4)
-    assert fig.layout.dragmode == "select"
-
-
 def test_no_more_axes_than_can_be_told_apart() -> None:
     table = trials([1.0, 2.0]).assign(**{f"params.p{i}": [i, i + 1] for i in range(20)})
     assert len(parallel.parallel_axes(table, {}, UP)) == parallel.MOST_AXES + 1

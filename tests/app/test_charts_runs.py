@@ -265,14 +265,16 @@ def test_bands_are_drawn_of_at_most_four_runs() -> None:
 def test_operating_points_lie_where_they_were_measured() -> None:
     predicted = {f"s/{i}": classified(seed=i) for i in range(2)}
     points = evaluation.operating_points(predicted, 1, 0.5)
-    curves_ = {run: ranking.roc(p, 1) for run, p in predicted.items()}
-    marks = named(thresholds.roc(curves_, W, points=points).figure, "at the threshold")
-    np.testing.assert_allclose(marks.x, points["fpr"], rtol=1e-6)
-    np.testing.assert_allclose(marks.y, points["tpr"], rtol=1e-6)
-    assert list(marks.customdata) == [0, 1]
-    falls = {run: ranking.precision_recall(p, 1) for run, p in predicted.items()}
-    fig = thresholds.precision_recall(falls, W, points=points, chance=0.25).figure
-    np.testing.assert_allclose(named(fig, "at the threshold").x, points["recall"], rtol=1e-6)
+    (marks,) = thresholds.points(points, list(predicted), "fpr", "tpr", W)
+    np.testing.assert_allclose(marks["x"], points["fpr"], rtol=1e-6)
+    np.testing.assert_allclose(marks["y"], points["tpr"], rtol=1e-6)
+    assert list(marks["customdata"]) == [0, 1]
+    assert thresholds.points(points, ["s/2"], "fpr", "tpr", W) == []
+
+
+def test_precision_falls_as_steps_towards_chance() -> None:
+    falls = {f"s/{i}": ranking.precision_recall(classified(seed=i), 1) for i in range(2)}
+    fig = thresholds.precision_recall(falls, W, chance=0.25).figure
     assert list(named(fig, "chance").y) == [0.25, 0.25]
     assert named(fig, "s/0").line.shape == "vh"
 

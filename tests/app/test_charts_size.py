@@ -7,7 +7,7 @@ import time
 import numpy as np
 from chart_tables import SEARCH, UP, classified, epochs, runs, spans, trials
 
-from app.charts import curves, learning, parallel, parameters, progress, thresholds, workers
+from app.charts import curves, learning, parallel, parameters, progress, style, thresholds, workers
 from app.charts.style import Chart
 from app.words import words
 from hpo.results import evaluation, ranking
@@ -18,7 +18,7 @@ THOUSAND = trials([float(v) for v in RANDOM.normal(size=1_000)])
 
 
 def kilobytes(chart: Chart) -> float:
-    return len(chart.figure.to_json()) / 1000
+    return len(chart.json) / 1000
 
 
 def test_curves_of_100_runs() -> None:
@@ -38,8 +38,10 @@ def test_learning_curves_of_1000_trials() -> None:
 def test_roc_of_100_runs_with_their_operating_points() -> None:
     predicted = {f"study/{i}": classified(1_000, 2, i % 5) for i in range(100)}
     tables = {run: ranking.roc(p, 1) for run, p in predicted.items()}
-    points = evaluation.operating_points(predicted, 1, 0.5)
-    assert kilobytes(thresholds.roc(tables, W, points=points)) < 450
+    assert kilobytes(thresholds.roc(tables, W)) < 300
+    there = evaluation.operating_points(predicted, 1, 0.5)
+    markers = thresholds.points(there, list(predicted), "fpr", "tpr", W)
+    assert len(style.written(markers)) < 50_000
 
 
 def test_charts_of_1000_trials() -> None:

@@ -247,7 +247,7 @@ def test_several_objectives_have_a_front_and_no_best(home: Path, open_page: Open
     own_trainer(home)
     test = open_page("study", study="both")
     assert W("study.best.maximize", trial=5) not in [metric.delta for metric in test.metric]
-    charts = [len(page.get("plotly_chart")) for page in (open_page("study", study="mine"), test)]
+    charts = [len(page.get("bidi_component")) for page in (open_page("study", study="mine"), test)]
     assert charts == [1, 2]
     assert {"value.val/accuracy", "value.cost"} <= set(leaderboard(test))
 

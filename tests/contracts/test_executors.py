@@ -16,12 +16,13 @@ import pytest
 from hpo.executors import Executor, Gone, open_executor
 from hpo.messages import (
     Assignment,
-    Decision,
     Finished,
     Interrupt,
+    Orders,
     Ready,
     Refused,
     Report,
+    Round,
     Setup,
 )
 
@@ -74,9 +75,13 @@ def setup(tmp_path: Path) -> Setup:
     )
 
 
-def assignment(folder: Path, recorded: int = 0, **train: Any) -> Assignment:
+def orders(folder: Path, recorded: int = 0, **train: Any) -> Orders:
+    return Orders(begin=[assignment(folder, recorded, **train)])
+
+
+def assignment(folder: Path, recorded: int = 0, number: int = 7, **train: Any) -> Assignment:
     return Assignment(
-        number=7,
+        number=number,
         params={"data": {}, "model": {}, "train": {"epochs": 3, **train}},
         seed=1,
         attempt=1,
@@ -94,31 +99,34 @@ def started(executor: Executor, setup: Setup) -> Executor:
 
 
 def next_message(executor: Executor, timeout_s: float = 30) -> Any:
-    """Messages one by one; they come in batches."""
+    """Messages one by one, the parts of a round too; they come in batches."""
     queue = executor.__dict__.setdefault("_test_queue", [])
     deadline = time.monotonic() + timeout_s
     while not queue:
         assert time.monotonic() < deadline, "no message"
-        queue.extend(event.message for event in executor.wait(0.1))
+        for event in executor.wait(0.1):
+            message = event.message
+            of_round = [*message.reports, *message.finished] if isinstance(message, Round) else []
+            queue.extend(of_round or [message])
     return queue.pop(0)
 
 
 def test_reports_come_in_order_and_then_the_end(executor: Executor, setup: Setup) -> None:
-    started(executor, setup).send(0, assignment(setup.folder))
+    started(executor, setup).send(0, orders(setup.folder))
     for epoch in (1, 2, 3):
         report = next_message(executor)
         assert isinstance(report, Report)
         assert (report.number, report.epoch, report.metrics["loss"]) == (7, epoch, 1 / epoch)
-        executor.send(0, Decision(7, epoch, go_on=True))
+        executor.send(0, Orders())
     finished = next_message(executor)
     assert isinstance(finished, Finished)
     assert (finished.number, finished.outcome) == (7, "complete")
 
 
 def test_a_trial_told_to_stop_ends_there(executor: Executor, setup: Setup) -> None:
-    started(executor, setup).send(0, assignment(setup.folder, epochs=1000, seconds=0.01))
-    report = next_message(executor)
-    executor.send(0, Decision(7, report.epoch, go_on=False))
+    started(executor, setup).send(0, orders(setup.folder, epochs=1000, seconds=0.01))
+    assert isinstance(next_message(executor), Report)
+    executor.send(0, Orders(stop=[7]))
     rest = [next_message(executor)]
     while not isinstance(rest[-1], Finished):
         rest.append(next_message(executor))
@@ -129,32 +137,30 @@ def test_a_trial_told_to_stop_ends_there(executor: Executor, setup: Setup) -> No
 def test_a_trainer_s_exception_is_told_and_the_worker_goes_on(
     executor: Executor, setup: Setup
 ) -> None:
-    started(executor, setup).send(0, assignment(setup.folder, fail_at=1))
+    started(executor, setup).send(0, orders(setup.folder, fail_at=1))
     finished = next_message(executor)
     assert (finished.outcome, finished.reason) == ("failed", "ValueError: as told")
     assert "obedient.py" in finished.traceback
-    executor.send(0, assignment(setup.folder, epochs=1))
+    executor.send(0, orders(setup.folder, epochs=1))
     assert isinstance(next_message(executor), Report)
 
 
 def test_an_interrupted_trial_goes_on_after_its_last_epoch(
     executor: Executor, setup: Setup
 ) -> None:
-    started(executor, setup).send(0, assignment(setup.folder, epochs=50, seconds=0.05))
+    started(executor, setup).send(0, orders(setup.folder, epochs=50, seconds=0.05))
     first = next_message(executor)
     executor.send(0, Interrupt())
-    executor.send(0, Decision(7, first.epoch, go_on=True))
+    executor.send(0, Orders())
     message, recorded = first, first.epoch
     while not isinstance(message, Finished):
         message = next_message(executor)
         if isinstance(message, Report):
             recorded = message.epoch
-            executor.send(0, Decision(7, recorded, go_on=True))
+            executor.send(0, Orders())
     assert message.outcome == "interrupted"
     executor.kill(0)
-    started(executor, setup).send(
-        0, assignment(setup.folder, recorded=recorded, epochs=recorded + 1)
-    )
+    started(executor, setup).send(0, orders(setup.folder, recorded=recorded, epochs=recorded + 1))
     again = next_message(executor)
     assert again.epoch == recorded + 1
     assert again.metrics["first"] == recorded + 1  # from its checkpoint, not from the start
@@ -194,9 +200,9 @@ def test_a_killed_worker_is_not_reported_gone_and_can_be_started_again(
 def test_a_worker_that_dies_is_gone_once_with_its_signal(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
-        started(executor, setup).send(0, assignment(setup.folder, die_at=2))
+        started(executor, setup).send(0, orders(setup.folder, die_at=2))
         assert isinstance(next_message(executor), Report)
-        executor.send(0, Decision(7, 1, go_on=True))
+        executor.send(0, Orders())
         gone = next_message(executor)
         assert isinstance(gone, Gone)
         assert "SIGKILL" in gone.reason
@@ -209,7 +215,7 @@ def test_killing_a_worker_takes_what_it_started_along(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
         pid_file = setup.folder / "child.pid"
-        started(executor, setup).send(0, assignment(setup.folder, child=str(pid_file)))
+        started(executor, setup).send(0, orders(setup.folder, child=str(pid_file)))
         child = wait_for_pid(pid_file)
         executor.kill(0)
         wait_until_gone(child)
@@ -219,7 +225,7 @@ def test_killing_a_worker_takes_what_it_started_along(setup: Setup) -> None:
 
 def test_a_worker_ends_when_the_orchestrator_is_gone(setup: Setup) -> None:
     executor = open_executor("processes")
-    started(executor, setup).send(0, assignment(setup.folder, seconds=60))
+    started(executor, setup).send(0, orders(setup.folder, seconds=60))
     (worker,) = executor._workers.values()  # type: ignore[attr-defined]
     worker.connection.close()  # as when this process dies
     worker.process.wait(timeout=10)
@@ -249,7 +255,7 @@ def test_the_signal_of_a_terminal_does_not_reach_workers(setup: Setup) -> None:
         (worker,) = executor._workers.values()  # type: ignore[attr-defined]
         assert os.getpgid(worker.process.pid) != os.getpgid(0)
         worker.process.send_signal(signal.SIGINT)
-        executor.send(0, assignment(setup.folder, epochs=1))
+        executor.send(0, orders(setup.folder, epochs=1))
         assert isinstance(next_message(executor), Report)
     finally:
         executor.close()
@@ -258,7 +264,7 @@ def test_the_signal_of_a_terminal_does_not_reach_workers(setup: Setup) -> None:
 def test_a_dead_worker_is_noticed_while_its_child_lives(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
-        started(executor, setup).send(0, assignment(setup.folder, fork=True))
+        started(executor, setup).send(0, orders(setup.folder, fork=True))
         gone = next_message(executor, timeout_s=5)
         assert isinstance(gone, Gone)
         assert "SIGKILL" in gone.reason

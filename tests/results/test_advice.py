@@ -11,7 +11,7 @@ import pytest
 from made_up import classifier, regression
 from recorded import LOSS, Recorded, metrics
 
-from hpo.results.advice import advice
+from hpo.results.advice import advice, importances
 from hpo.results.catalog import Catalog
 from hpo.results.evaluation import metrics as measured
 from hpo.results.predicted import Predicted
@@ -77,3 +77,19 @@ def test_a_loss_in_other_units_than_the_predictions_has_no_noise(tmp_path: Path)
     values = [0.3 + 1e-4 * i for i in range(6)]
     tables = studied(tmp_path, [0.5] * 6, values, EDGE, objective=[LOSS])
     assert kinds(tables, regression(error=3.0)) == []
+
+
+# -- importances
+
+
+def test_trials_of_a_choice_that_was_taken_out_do_not_count(tmp_path: Path) -> None:
+    study = Recorded(tmp_path, search={"train.x": EDGE, "train.how": {"choices": ["a", "b"]}})
+    for number in range(12):
+        params = {"train.x": number / 12, "train.how": ["a", "b", "gone"][number % 3]}
+        trial = study.begin(params=params)
+        study.end(trial, values=[number / 12], best_epoch=1, last_epoch=1, epochs_trained=1)
+    study.over()
+    found = importances(Catalog(tmp_path).study("digits"))
+    assert found is not None
+    assert found.trials == 8
+    assert set(found.table["param"]) == {"train.x", "train.how"}

@@ -218,6 +218,7 @@ def test_the_resolved_file_has_every_default(load: Any) -> None:
         "budget:\n  trials: 1",
         "seed: 0",
         "workers: auto",
+        "lanes: auto",
         "storage: journal",
     ):
         assert f"{line}\n" in text
@@ -227,7 +228,7 @@ def test_identity_is_what_makes_trials_comparable(load: Any) -> None:
     identity = load(QUICKSTART).identity()
     same = {
         "budget": {"trials": 99}, "sampler": "random", "pruner": "none", "workers": 1,
-        "retries": 3, "timeout": "1h", "device": "cpu", "study": "other",
+        "lanes": "off", "retries": 3, "timeout": "1h", "device": "cpu", "study": "other",
     }  # fmt: skip
     assert load(QUICKSTART, **same).identity() == identity
     for key, value in {

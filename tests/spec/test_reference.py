@@ -67,8 +67,8 @@ def test_a_resolved_file_is_valid(validator: Any) -> None:
         "train: {epochs: 1.5}", "search: {lr: [1, 2]}", "search: {train.lr: [[1], 2]}",
         "search: {train.lr: {low: 0}}", "objective: {metric: a, goal: minimise}",
         "sampler: tpee", "sampler: {name: tpe, n_startup: 3}", "pruner: percentile",
-        "timeout: 10", "timeout: 10min", "seed: -1", "workers: 0", "study: a/b", "data: {}",
-        "trainer: nothing", "budget: {trials: 0}", "start_from: [{}]",
+        "timeout: 10", "timeout: 10min", "seed: -1", "workers: 0", "lanes: 0", "study: a/b",
+        "data: {}", "trainer: nothing", "budget: {trials: 0}", "start_from: [{}]",
     ],
 )  # fmt: skip
 def test_the_schema_refuses_what_is_refused(validator: Any, lines: str, tmp_path: Path) -> None:

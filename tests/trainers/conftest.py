@@ -35,9 +35,10 @@ def run(tmp_path: Path) -> Run:
         data: Mapping[str, Any],
         model: Mapping[str, Any] | None = None,
         train: Mapping[str, Any] | None = None,
+        ensemble: Mapping[str, Any] | None = None,
         **trial: Any,
     ) -> RecordingTrial:
-        params = sections(trainer, data, model, train)
+        params = sections(trainer, data, model, train, ensemble)
         dataset = load(params["data"], tmp_path / "cache")
         prepare(trainer, params, dataset)
         recording = RecordingTrial(params, dataset, **trial)

@@ -101,7 +101,8 @@ def lane(
     outputs = CLASSES if data.target.dtype == torch.int64 else 1
     model = mlp(number, outputs, dropout, *extra)
     model = model.double() if double else model
-    return Lane(model, data, {**TRAIN, **(options or {})}, dropout, (number, 0))
+    own = {**TRAIN, **(options or {})}
+    return Lane(model, data, own, dropout, SCHEDULES[own["schedule"]], (number, 0))
 
 
 def varied(number: int, optimizer: str = "sgd") -> tuple[dict[str, Any], float]:
@@ -535,7 +536,7 @@ def test_folds_are_lanes(digits: Dataset, tmp_path: Path) -> None:
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 10)
         )
-        one = Lane(model, own, params["train"], 0.0, (0, fold))
+        one = Lane(model, own, params["train"], 0.0, SCHEDULES["constant"], (0, fold))
         stack = trained([one], 2)
         (said,) = stack.validate()
         predicted: Any = said.predicted
@@ -543,6 +544,7 @@ def test_folds_are_lanes(digits: Dataset, tmp_path: Path) -> None:
             float((predicted.logits[0].argmax(1) == predicted.target[0]).double().mean())
         )
     assert folded.last["val/accuracy"] == pytest.approx(sum(values) / 3, abs=1e-12)
+    assert folded.last["fold_std/accuracy"] == pytest.approx(np.std(values, ddof=1), abs=1e-12)
 
 
 def test_what_may_differ_within_a_stack_is_not_in_its_key() -> None:

@@ -131,6 +131,7 @@ params = {{
     "data": built_in.data(source="digits").model_dump(),
     "model": built_in.model().model_dump(),
     "train": built_in.train(epochs=1).model_dump(),
+    "ensemble": built_in.ensemble().model_dump(),
 }}
 class Trial:
     number, seed, device = 0, 0, "cpu"

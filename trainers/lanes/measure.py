@@ -14,6 +14,7 @@ from trainers.data import Dataset
 from trainers.lanes.layers import unsupported
 from trainers.lanes.stack import Lane, Stack, is_out_of_memory
 from trainers.models import build
+from trainers.schedules import SCHEDULES
 
 STEPS = 4  # of an epoch that is timed
 ROUNDS = 3
@@ -47,7 +48,7 @@ def lanes_that_pay(
         """For an epoch of one trial, with all its folds, among so many."""
         stack = Stack(
             [
-                Lane(model, split, params["train"], dropout, (trial, fold))
+                Lane(model, split, params["train"], dropout, SCHEDULES["constant"], (trial, fold))
                 for trial in range(trials)
                 for fold, split in enumerate(splits)
             ]

@@ -80,11 +80,14 @@ def adamw(
     if "weight_decay" in settings:
         parameters.mul_(1 - lr * settings["weight_decay"])
     memory["mean"].lerp_(gradients, 1 - beta1)
-    memory["square"].lerp_(gradients.square(), 1 - beta2)
-    step_size = (lr / (1 - beta1.double() ** steps)).to(parameters.dtype)
-    spread = (1 - beta2.double() ** steps).sqrt().to(parameters.dtype)
-    below = (memory["square"].sqrt() / spread).add_(EPS)
-    parameters.sub_(step_size * memory["mean"] / below)
+    memory["square"].lerp_(gradients.square_(), 1 - beta2)
+    # lr · mean' / (√square' + eps) with both made unbiased, in few passes over the matrix and
+    # without another one: as mean / ((√square / spread + eps) / step), in the gradients' place.
+    step = lr.double() / (1 - beta1.double() ** steps)
+    spread = (1 - beta2.double() ** steps).sqrt()
+    below = torch.sqrt(memory["square"], out=gradients)
+    below.mul_((1 / (spread * step)).to(lr.dtype)).add_((EPS / step).to(lr.dtype))
+    parameters.addcdiv_(memory["mean"], below, value=-1)
 
 
 OPTIMIZERS: dict[str, StackedOptimizer] = {

@@ -20,7 +20,7 @@ from trainers.lanes.layers import LAYERS, Layer, Pass, backward, forward
 from trainers.lanes.losses import LOSSES
 from trainers.lanes.optim import OPTIMIZERS, average, penalize
 from trainers.metrics import Estimates, Scores
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Schedule
 from trainers.seeds import generator
 
 # Rows of several steps are gathered at once, as many numbers (4 MB): a gather has its price, too.
@@ -38,6 +38,7 @@ class Lane:
         split: What it trains and validates on.
         options: Its ``train`` section.
         dropout: The share of units it drops, in [0, 1).
+        schedule: Of its learning rate.
         seed: What all its random numbers are made from.
         done: The epochs it has trained.
     """
@@ -46,6 +47,7 @@ class Lane:
     split: Split
     options: Mapping[str, Any]
     dropout: float
+    schedule: Schedule
     seed: tuple[int, ...]
     done: int = 0
 
@@ -390,9 +392,9 @@ class Stack:
         table = []
         for lane in self.lanes:
             own = math.ceil(lane.rows / self._batch)
-            schedule, total = SCHEDULES[lane.options["schedule"]], lane.options["epochs"] * own
-            first = lane.done * own
-            rates = [lane.options["lr"] * schedule((first + step) / total) for step in range(own)]
+            first, total = lane.done * own, lane.options["epochs"] * own
+            factors = [lane.schedule((first + step) / total) for step in range(own)]
+            rates = [lane.options["lr"] * factor for factor in factors]
             table.append(rates + [0.0] * (steps - own))
         columns = torch.tensor(table, dtype=torch.float64).T.unsqueeze(2)
         return columns.to(self._device, self._dtype)
