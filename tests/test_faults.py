@@ -379,7 +379,8 @@ def test_lanes_whose_study_is_killed_complete_on_the_next_run(
     process = start(stacked)
     wait_for_epochs(stacked, after_epochs)
     family = psutil.Process(process.pid).children(recursive=True)
-    for each in (psutil.Process(process.pid), *(family if killed == "both" else ())):
+    workers = workers_of(process) if killed == "both" else []
+    for each in (psutil.Process(process.pid), *workers):
         each.kill()
     process.communicate()
     _, alive = psutil.wait_procs(family, timeout=15)
