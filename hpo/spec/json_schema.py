@@ -48,7 +48,10 @@ def schema() -> dict[str, Any]:
     properties["sampler"] = _method("sampler", SAMPLERS, properties["sampler"])
     properties["pruner"] = _method("pruner", PRUNERS, properties["pruner"])
     properties["start_from"] = _start_from(properties["start_from"]["description"])
-    definitions["path"] = {"type": "string", "pattern": r"^(data|model|train)(\.[^.]+)+$"}
+    definitions["path"] = {
+        "type": "string",
+        "pattern": rf"^({'|'.join(sections.NAMES)})(\.[^.]+)+$",
+    }
     definitions["parameter"] = _parameter()
     properties["objective"].pop("default")
     made_for = [_for_trainer(name, definitions) for name in TRAINERS]
