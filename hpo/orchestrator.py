@@ -376,7 +376,9 @@ class Orchestrator:
         if seat.leaving:
             self.executor.send(seat.number, Quit())
             return
-        chosen = [] if stop else self._choose(seat)
+        # An empty worker gets the next ones from `_assign`: it may have to measure before, and
+        # would not read that while it waits for this answer.
+        chosen = self._choose(seat) if seat.trainings and not stop else []
         begin = self._begin(seat, chosen) if chosen else []
         if stop:
             self.record.commit()
