@@ -26,6 +26,7 @@ from hpo.paths import Home, StudyPaths, replacing
 from hpo.tracking import outbox, runs
 from hpo.tracking.progress import Record, StudyProgress, TrialProgress
 from hpo.tracking.redact import redact
+from hpo.tracking.stores import make_sqlite
 
 BATCH_RECORDS = 5000  # between two writes of shipped.json
 PAGE_RUNS = 1000
@@ -369,6 +370,8 @@ def _connect(home: Home, uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     home.mlruns.mkdir(parents=True, exist_ok=True)
     with FileLock(home.mlruns / ".lock"):
+        if uri.startswith("sqlite"):
+            make_sqlite(uri, logger.info)
         if uri == home.tracking_uri:
             _set_write_ahead_log(home.mlruns / "mlflow.db")
         client = MlflowClient(tracking_uri=uri)

@@ -104,12 +104,36 @@ def prepare(order: Order, environment: dict[str, str], say: Callable[[str], None
     raise HpoError(f"MLflow's database could not be made ready. What was last said:\n{last}")
 
 
+def make_sqlite(uri: str, say: Callable[[str], None]) -> None:
+    """Make a SQLite database with MLflow's tables, unless there is one.
+
+    Beside, then renamed: MLflow can neither use nor finish what a killed process has half made.
+
+    Args:
+        uri: ``sqlite:///…``; the caller sees to it that nobody else does the same now.
+        say: Told when it is made.
+    """
+    import mlflow.db
+    from sqlalchemy import make_url
+
+    database = Path(str(make_url(uri).database))
+    if database.exists() and database.stat().st_size:
+        return
+    say(f"making MLflow's tables in {uri}")
+    new = database.with_name(f"{database.name}.new")
+    for left in (new, Path(f"{new}-journal")):
+        left.unlink(missing_ok=True)
+    assert mlflow.db.upgrade.callback is not None
+    mlflow.db.upgrade.callback(f"sqlite:///{new}")
+    new.replace(database)
+
+
 def _prepare(order: Order, say: Callable[[str], None]) -> Prepared:
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(order.uri)  # type: ignore[no-untyped-call]
     with _alone_with(engine):
-        _open(engine, order.uri)
+        _open(engine, order.uri, say)
         _make_current(engine, order.uri, say)
         local = _local_experiments(engine)
     engine.dispose()
@@ -127,11 +151,13 @@ def _alone_with(engine: Engine) -> Iterator[None]:
         yield
 
 
-def _open(engine: Engine, uri: str) -> None:
+def _open(engine: Engine, uri: str, say: Callable[[str], None]) -> None:
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        if engine.dialect.name == "sqlite":
+            make_sqlite(uri, say)
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":  # readers then never block the writer
                 connection.execute(text("pragma journal_mode=wal"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +62,29 @@ class Called:
         self.said: list[str] = []
         order = Order(f"sqlite:///{file}", users=None, new_password=False)
         self.prepared: Prepared = prepare(order, dict(os.environ), self.said.append)
+
+
+def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_in_the_way(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mlflow.db"
+    code = f"from hpo.tracking.stores import make_sqlite; make_sqlite('sqlite:///{file}', print)"
+    with subprocess.Popen([sys.executable, "-c", code]) as killed:
+        while not (new := Path(f"{file}.new")).exists() or not _tables(new):
+            assert killed.poll() is None
+        killed.kill()
+    assert not file.exists()
+    assert _tables(new)
+    Called(file)
+    head = revision(file)
+    other = tmp_path / "other.db"
+    Called(other)
+    assert head == revision(other)
+
+
+def _tables(file: Path) -> int:
+    with database(file) as connection:
+        return int(connection.execute("select count(*) from sqlite_master").fetchone()[0])
 
 
 def test_a_new_database_gets_its_tables_once(tmp_path: Path) -> None:
