@@ -346,10 +346,10 @@ def test_more_trials_and_a_stop_are_taken_while_lanes_train(
             return [("b", Stop(now=False))]
         return []
 
-    options = {"lanes": 3, "budget__trials": 8, "train__seconds": 0.03}
+    options = {"lanes": 3, "train__seconds": 0.03}
     with monkeypatch.context() as patched:
         patched.setattr(Requests, "take", take)
-        assert bench.run(**options).state == "interrupted"
+        assert bench.run(budget__trials=8, **options).state == "interrupted"
     assert len(asked) == 2
     bench.run(**options)
     assert sum(states(bench).values()) == 12
