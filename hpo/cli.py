@@ -197,15 +197,16 @@ def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: boo
 @home_option
 @as_json
 def status(study: str, home: Path, json_: bool) -> None:
-    """How a study stands: its state, how many trials are in which state, and the best.
+    """How a study stands: its state, how many trials are in which state, the best, and what
+    each worker trains now.
 
     With --json: `study`, `state`, `trials` (a number for each state), `best` (`trial`, `value`,
-    `epoch`, `params`, `metrics`, `run_id`), and more.
+    `epoch`, `params`, `metrics`, `run_id`), `workers` (`worker`, `trials`, `epochs`), and more.
 
     Example: hpo status quickstart --json
     """
     from hpo import results
-    from hpo.outcome import best_line, counts, print_pending
+    from hpo.outcome import best_line, counts, print_pending, worker_lines
 
     found = results.status(study, home)
     if json_:
@@ -214,6 +215,8 @@ def status(study: str, home: Path, json_: bool) -> None:
     click.echo(f"{found['study']}: {found['state']} ({counts(found)})")
     if found["best"]:
         click.echo(best_line(found))
+    for line in worker_lines(found):
+        click.echo(line)
     print_pending(found, home)
 
 

@@ -66,6 +66,18 @@ def counts(status: Status) -> str:
     return ", ".join(f"{n} {state}" for state, n in status["trials"].items() if n) or "no trials"
 
 
+def worker_lines(status: Status) -> list[str]:
+    """``worker 0: trial 7 at epoch 12``, ``worker 1: 25 trials in lanes at epochs 3–17``."""
+    lines = []
+    for worker in status["workers"]:
+        trials, epochs = worker["trials"], worker["epochs"]
+        several = f"–{max(epochs)}" if max(epochs) > min(epochs) else ""  # noqa: RUF001
+        what = f"trial {trials[0]}" if len(trials) == 1 else f"{len(trials)} trials in lanes"
+        at = "epochs" if several else "epoch"
+        lines.append(f"worker {worker['worker']}: {what} at {at} {min(epochs)}{several}")
+    return lines
+
+
 def best_line(status: Status) -> str:
     """``best: trial 7 with val/loss 0.9352 at epoch 12``; there must be a best one."""
     best, metric = status["best"], status["objective"][0]["metric"]

@@ -262,6 +262,8 @@ def status(study: str | Path, home: Where = None) -> dict[str, Any]:
         count for each state of a trial; ``best``: ``trial``, ``value``, ``epoch``, ``params``,
         ``metrics`` and ``run_id`` of the best complete trial, or None; ``pareto``: with several
         objectives the trials that no other beats in all (``best`` is None then), else None;
+        ``workers``: for each that trains now its number, the numbers of its ``trials`` (several
+        are lanes) and how many ``epochs`` of each are on record;
         ``objective``; ``budget``; ``replica``: how many records MLflow lacks (``pending``).
 
     Raises:
@@ -368,10 +370,24 @@ def _status(log: StudyLog) -> dict[str, Any]:
         "trials": {state: counts[state] for state in STATES},
         "best": front[0] if front and not several else None,
         "pareto": front if several else None,
+        "workers": _workers(log),
         "objective": log.objective,
         "budget": study.get("budget"),
         "replica": {"pending": pending(log.paths)},
     }
+
+
+def _workers(log: StudyLog) -> list[dict[str, Any]]:
+    """What each worker trains now."""
+    workers: dict[int, dict[str, Any]] = {}
+    newest = log.epochs.table().groupby("trial")["epoch"].max() if log.live else None
+    for trial in log.in_order():
+        if newest is not None and log.state_of(trial) == "running":
+            number = trial.assigned["worker"]
+            found = workers.setdefault(number, {"worker": number, "trials": [], "epochs": []})
+            found["trials"].append(trial.number)
+            found["epochs"].append(int(newest.get(trial.number, 0)))
+    return [workers[number] for number in sorted(workers)]
 
 
 def _summary(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, Any]:

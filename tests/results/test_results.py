@@ -14,6 +14,7 @@ import pytest
 
 from hpo import lease, results
 from hpo.errors import UnknownStudy, UserError
+from hpo.outcome import worker_lines
 from hpo.paths import Home
 from hpo.tracking.outbox import DamagedOutbox, Outbox
 
@@ -122,6 +123,7 @@ def test_a_finished_study(tmp_path: Path) -> None:
             "run_id": None,
         },
         "pareto": None,
+        "workers": [],
         "objective": [F1],
         "budget": {"trials": 9},
         "replica": {"pending": 22},
@@ -188,6 +190,22 @@ def test_a_trial_runs_only_while_its_orchestrator_lives(tmp_path: Path) -> None:
     with lease.hold(lease_file, "s"):  # trial 0 waits to go on, trial 1 is trained
         assert list(results.trials("s", tmp_path)["state"]) == ["waiting", "running"]
     assert list(results.trials("s", tmp_path)["state"]) == ["waiting", "waiting"]
+
+
+def test_what_each_worker_trains_now(tmp_path: Path) -> None:
+    alone = begun(3) | {"worker": 1}
+    write(tmp_path, study(), whole(0, 0.6), begun(1), begun(2), epoch(2, 1, 0.5), alone)
+    with lease.hold(Home(tmp_path).study("s").lease, "s"):
+        status = results.status("s", tmp_path)
+    assert status["workers"] == [
+        {"worker": 0, "trials": [1, 2], "epochs": [0, 1]},
+        {"worker": 1, "trials": [3], "epochs": [0]},
+    ]
+    assert worker_lines(status) == [
+        "worker 0: 2 trials in lanes at epochs 0–1",  # noqa: RUF001
+        "worker 1: trial 3 at epoch 0",
+    ]
+    assert results.status("s", tmp_path)["workers"] == []
 
 
 @pytest.mark.parametrize(
