@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-STUDIES, STUDY, COMPARE, RUN = "studies", "study", "compare", "run"
+STUDIES, STUDY, COMPARE, ENSEMBLE, RUN = "studies", "study", "compare", "ensemble", "run"
 MOST_RUNS = 200
 _PAGES = "pages"
 
@@ -105,6 +105,16 @@ def choice_of_many(
         key=f"{key}-{labels(options[0])}",
     )
     _keep(key, after, options[0])
+    return after
+
+
+def whole_number(key: str, low: int, high: int, first: int, title: str) -> int:
+    """The same of a number from `low` to `high`; what is none in the address is left out."""
+    asked = st.query_params.get(key, "")
+    is_number = asked.isascii() and asked.isdigit() and len(asked) < 10
+    value = min(max(int(asked), low), high) if is_number else first
+    after = int(st.number_input(title, low, high, value, key=key))
+    _keep(key, after, first)
     return after
 
 

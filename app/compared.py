@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
 from app import address
 from app.charts.curves import in_order
@@ -17,6 +18,7 @@ from hpo.results import UserError
 from hpo.results.predicted import Predicted
 from hpo.results.tables import StudyTables
 
+KEPT = "compared"  # the last one of a visitor
 TWIN = "same configuration as trial"  # begins the reason of a trial that was not trained
 
 
@@ -104,7 +106,7 @@ class Compared:
 
 
 def compared(runs: Sequence[address.Run]) -> Compared | None:
-    """Gather them; None if there is not one."""
+    """Gather them; None if there is not one. The same object as long as nothing has changed."""
     studies: dict[str, StudyTables] = {}
     there: list[address.Run] = []
     missing: list[address.Run] = []
@@ -120,13 +122,18 @@ def compared(runs: Sequence[address.Run]) -> Compared | None:
         return None
     studies = {key: studies[key] for key in dict.fromkeys(key for key, _ in there)}
     version = (address.join(there), *((t.source, t.key, t.version) for t in studies.values()))
-    return Compared(
+    found = Compared(
         names=tuple(map(address.name, there)),
         runs=tuple(there),
         studies=studies,
         missing=tuple(map(address.name, missing)),
         version=version,
     )
+    before: Compared | None = st.session_state.get(KEPT)
+    if before is not None and (before.version, before.missing) == (version, found.missing):
+        return before  # with the predictions that it has found
+    st.session_state[KEPT] = found
+    return found
 
 
 def predictions(found: Compared) -> dict[str, Predicted]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -51,10 +53,7 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
         key="leaderboard",
         on_select="rerun",
         selection_mode="multi-row",
-        column_config={
-            name: st.column_config.Column(title(name, w), pinned=name in ("rank", "number"))
-            for name in chosen
-        },
+        column_config=columns(found[chosen], w),
     )
     with st.container(horizontal=True):
         shown = min(len(found), MOST_ROWS)
@@ -62,6 +61,19 @@ def leaderboard(tables: StudyTables, w: Words) -> None:
         csv(found, f"{tables.key}-trials", w)
     rows = [row for row in event["selection"]["rows"] if row < len(found)]
     offer([(tables.key, int(found["number"][row])) for row in rows], "leaderboard", w)
+
+
+def columns(table: pd.DataFrame, w: Words) -> dict[str, Any]:
+    """Headings, and four digits of what is no whole number."""
+    found = {}
+    for name in map(str, table):
+        label, pinned = title(name, w), name in ("rank", "number")
+        found[name] = (
+            st.column_config.NumberColumn(label, pinned=pinned, format="%.4g")
+            if pd.api.types.is_float_dtype(table[name])
+            else st.column_config.Column(label, pinned=pinned)
+        )
+    return found
 
 
 def _held(table: pd.DataFrame, *options: object) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import address
 from app.parts import current_words
-from app.views import compare, run, studies, study
+from app.views import compare, ensemble, run, studies, study
 
 
 def main() -> None:
@@ -20,6 +20,9 @@ def main() -> None:
         address.STUDIES: st.Page(studies.show, title=w("page.studies"), default=True),
         address.STUDY: st.Page(study.show, title=w("page.study"), url_path=address.STUDY),
         address.COMPARE: st.Page(compare.show, title=w("page.compare"), url_path=address.COMPARE),
+        address.ENSEMBLE: st.Page(
+            ensemble.show, title=w("page.ensemble"), url_path=address.ENSEMBLE
+        ),
         address.RUN: st.Page(run.show, title=w("page.run"), url_path=address.RUN),
     }
     address.remember(pages)

@@ -17,7 +17,7 @@ import streamlit as st
 
 from app import address
 from app.charts.style import Chart, Trace, cut
-from app.plot import Selected, Selecting, plot
+from app.plot import Labels, Selected, Selecting, plot
 from app.words import LANGUAGES, Language, Words, words
 from hpo.results import UnknownStudy
 from hpo.results.catalog import Catalog
@@ -182,12 +182,9 @@ def chart(
         select, over: As `app.plot.plot` takes them.
     """
     title = html.unescape(re.sub(r"<[^>]*>", " ", found.figure.layout.title.text or key))
-    selected = plot(found, key, title, st.session_state.get("picture", "png"), select, over)
-    with st.container(horizontal=True, vertical_alignment="top"):
-        if found.caption:
-            st.caption(inert(found.caption, 600))
-        csv(found.table, key, w)
-    return selected
+    picture = st.session_state.get("picture", "png")
+    labels = Labels(w("csv"), w("csv.help"), w("chart.not_served"))
+    return plot(found, key, title, labels, picture, select, over)
 
 
 def csv(table: pd.DataFrame, name: str, w: Words) -> None:

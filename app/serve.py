@@ -22,7 +22,7 @@ from app import plot
 
 # Not in the thread: they look for one another, and would find each other half imported.
 from app.parts import catalog
-from app.views import compare, run, studies, study  # noqa: F401
+from app.views import compare, ensemble, run, studies, study  # noqa: F401
 
 # Imported by functions that a first page is likely to call.
 LATER = (

@@ -50,6 +50,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "page.studies": ("Studies", "研究"),
     "page.study": ("Study", "研究详情"),
     "page.compare": ("Compare", "对比"),
+    "page.ensemble": ("Ensemble", "集成"),
     "page.run": ("Run", "单次试验"),
     "settings": ("Settings", "设置"),
     "settings.language": ("Language", "语言"),
@@ -60,6 +61,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "csv": ("CSV", "CSV"),
     "csv.help": ("The data of this chart or table", "此图或表的数据"),
+    "chart.not_served": (
+        "Charts are drawn in the app that `hpo ui` starts; this one was started otherwise.",
+        "图表只在由 `hpo ui` 启动的应用中绘制；当前应用以其他方式启动。",
+    ),
     "and_more": (" and {count} more", " 等，另有 {count} 个"),
     "term.study": ("Study", "研究"),
     "state.complete": ("complete", "已完成"),
@@ -198,7 +203,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "Filter, e.g. value > 0.9 and \\`params.train.lr\\` < 0.1",
         "筛选，例如 value > 0.9 and \\`params.train.lr\\` < 0.1",
     ),
-    "leaderboard.bad_where": ("The filter is not understood: {why}", "无法理解该筛选条件：{why}"),
+    "leaderboard.bad_where": (
+        "The filter is not understood: {why}. Names with a dot or a slash stand in backquotes: "
+        "\\`val/loss\\` < 0.5",
+        "无法理解该筛选条件：{why}。含点号或斜杠的名称需用反引号括起：\\`val/loss\\` < 0.5",
+    ),
     "leaderboard.columns": ("Columns", "列"),
     "leaderboard.shown": (
         "{shown} of {of} trials. Choose rows to compare them.",
@@ -341,6 +350,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "timeline.title": ("What each worker trained when", "各 worker 的训练时间线"),
     "timeline.row": ("worker {worker} · idle {idle}", "worker {worker} · 空闲 {idle}"),
     "timeline.took": ("took", "耗时"),
+    "timeline.together": (
+        "together with others, {count} in all",
+        "与其他试验同时训练，共 {count} 个",
+    ),
     "timeline.short": (
         "Not drawn: the {count} shortest of all spans.",
         "未画出最短的 {count} 段。",
@@ -360,6 +373,15 @@ WORDS: dict[str, tuple[str, str]] = {
     "run.best_epoch": (
         "The dotted line is the best epoch, {epoch}.",
         "虚线处为最优轮：第 {epoch} 轮。",
+    ),
+    "run.parts": ("{metric} of each fold or seed", "各折（或各随机种子）的 {metric}"),
+    "run.parts.mean": ("mean of all", "全部均值"),
+    "run.details": ("Folds, members and cost", "折、成员与开销"),
+    "run.details.how": (
+        "At the best epoch. member/… are means over the members of this trial's ensemble, oob/… "
+        "estimates on the rows that members were not trained on, …_std/… standard deviations.",
+        "取最优轮次。member/… 为该试验集成成员的均值，oob/… 为未参与训练的样本上的估计，"
+        "…_std/… 为标准差。",
     ),
     "run.resources": ("Use of the machine", "资源占用"),
     "roc.title": ("ROC", "ROC 曲线"),
@@ -620,6 +642,138 @@ WORDS: dict[str, tuple[str, str]] = {
     "run.diff": ("Uncommitted changes", "未提交的修改"),
     "run.packages": ("Package versions", "软件包版本"),
     "run.file": ("Study file", "研究文件"),
+    # -- ensembles
+    "ensemble.of_these": ("These as an ensemble", "将这些试验集成"),
+    "ensemble.of_best": (
+        "What would its best {count} be together?",
+        "最优的 {count} 个合在一起会怎样？",
+    ),
+    "ensemble.open": ("Ensembles of this study ({count})", "该研究的集成（{count}）"),
+    "ensemble.choose": (
+        "Pick two runs or more with the button above, or open the page of a study.",
+        "请用上方按钮选择两个或更多试验，或打开某个研究的页面。",
+    ),
+    "ensemble.need_two": (
+        "An ensemble needs two runs that kept their predictions.",
+        "集成至少需要两个保存了预测结果的试验。",
+    ),
+    "ensemble.none": (
+        "No ensemble of this study has been recorded yet. This makes one, in seconds:",
+        "该研究还没有记录过集成。以下命令几秒内即可生成：",
+    ),
+    "ensemble.recorded": (
+        "{members} of {trials} trials, judged on {rows} validation rows, each predicted by an "
+        "ensemble that was made without its part of them ({folds} parts).",
+        "由 {trials} 个试验中的 {members} 个组成；在 {rows} 个验证样本上评估，"
+        "每个样本由未使用其所在折的集成预测（{folds} 折）。",
+    ),
+    "ensemble.computed": (
+        "{method}{calibrated}: {members} of {runs} runs, judged on {rows} validation rows, each "
+        "predicted by an ensemble that was made without its part of them ({folds} parts).",
+        "{method}{calibrated}：由 {runs} 个试验中的 {members} 个组成；在 {rows} 个验证样本上评估，"
+        "每个样本由未使用其所在折的集成预测（{folds} 折）。",
+    ),
+    "ensemble.left_out": (
+        "Left out, with predictions of other rows or of no numbers: {count}.",
+        "另有 {count} 个因预测的样本不同或无效而未纳入。",
+    ),
+    "ensemble.not_recorded": (
+        "Computed just now and not recorded: the command hpo ensemble records one.",
+        "刚刚即时计算，未作记录；命令 hpo ensemble 可记录一个集成。",
+    ),
+    "ensemble.building": ("Combining {count} runs …", "正在集成 {count} 个试验……"),
+    "ensemble.judged_by": ("Judged by", "评估指标"),
+    "ensemble.calibrated": (", calibrated", "（已校准）"),
+    "ensemble.method.greedy": ("greedy selection", "贪心选择"),
+    "ensemble.method.cma": ("weights by CMA-ES", "CMA-ES 权重"),
+    "ensemble.method.stack": ("stacking", "堆叠"),
+    "ensemble.method.top": ("mean of the best", "最优若干的均值"),
+    "ensemble.verdict.better": (
+        "**Better than one run**: {metric} {value} against {single} of the best alone; the "
+        "difference {gain} {interval} is more than chance (p {p}). Is it worth running all of "
+        "them?",
+        "**优于单个试验**：{metric} 为 {value}，单个最优为 {single}；增益 {gain} {interval} "
+        "超出随机波动（p {p}）。是否值得运行全部成员？",
+    ),
+    "ensemble.verdict.worse": (
+        "**Worse than one run**: {metric} {value} against {single} of the best alone ({gain} "
+        "{interval}, p {p}). Use that one.",
+        "**不如单个试验**：{metric} 为 {value}，单个最优为 {single}（{gain} {interval}，p {p}）。"
+        "请使用后者。",
+    ),
+    "ensemble.verdict.cannot_tell": (
+        "**Cannot tell**: {metric} {value} against {single} of the best alone; the difference "
+        "{gain} {interval} may be chance (p {p}). One run is as good, and cheaper.",
+        "**无法断定**：{metric} 为 {value}，单个最优为 {single}；增益 {gain} {interval} "
+        "可能只是随机波动（p {p}）。单个试验同样好且更省。",
+    ),
+    "ensemble.against.single": ("best run alone", "单个最优"),
+    "ensemble.against.calibrated": ("the same, calibrated", "同上，已校准"),
+    "ensemble.worth.how": (
+        "Like the ensemble, the best run alone is chosen without the rows it is judged on. A run "
+        "that is named was chosen on these very rows, which flatters it.",
+        "与集成一样，单个最优在评估样本之外选出。标有名称的试验则是在这些样本上选出的，"
+        "数值偏乐观。",
+    ),
+    "ensemble.members": ("Members", "成员"),
+    "ensemble.members.how": (
+        "Choose rows to open or compare these runs.",
+        "勾选行即可打开或对比这些试验。",
+    ),
+    "ensemble.weights": ("Members and their weights", "成员及其权重"),
+    "ensemble.weight": ("Weight", "权重"),
+    "ensemble.temperature": ("Temperature", "温度"),
+    "ensemble.more_members": (
+        "{count} lighter members are not drawn.",
+        "另有 {count} 个较轻的成员未画出。",
+    ),
+    "ensemble.sizes": ("Gain by size", "规模与增益"),
+    "ensemble.sizes.how": (
+        "Of the heaviest members alone, on rows they were not weighed by. Often few give most of "
+        "the gain.",
+        "仅用最重的若干成员，在未用于加权的样本上评估。往往少数成员就带来大部分增益。",
+    ),
+    "ensemble.heaviest": ("ensemble of the heaviest", "最重成员的集成"),
+    "ensemble.single": ("best run alone", "单个最优"),
+    "ensemble.diversity": ("Members in pairs: {measure}", "成员两两比较：{measure}"),
+    "ensemble.one_member": (
+        "One member alone: there is no pair to compare.",
+        "只有一个成员，无从两两比较。",
+    ),
+    "ensemble.measure": ("How differently they err", "错误的差异度量"),
+    "ensemble.measure.disagreement": ("disagreement", "不一致率"),
+    "ensemble.measure.disagreement.how": (
+        "The share of rows on which just one of two is right: more is better.",
+        "两者中仅一个正确的样本占比：越大越好。",
+    ),
+    "ensemble.measure.double_fault": ("both wrong", "同时出错"),
+    "ensemble.measure.double_fault.how": (
+        "The share of rows on which both are wrong, where no mean helps: less is better.",
+        "两者同时出错的样本占比，取平均也无济于事：越小越好。",
+    ),
+    "ensemble.measure.q": ("Q statistic", "Q 统计量"),
+    "ensemble.measure.q.how": (
+        "1: right and wrong together; 0: independently; below: where one errs the other does not.",
+        "1：同对同错；0：相互独立；小于 0：一个出错时另一个往往正确。",
+    ),
+    "ensemble.measure.error_correlation": ("correlation of errors", "误差相关系数"),
+    "ensemble.measure.error_correlation.how": (
+        "Of the members' errors over rows: less is better.",
+        "各成员在样本上误差的相关系数：越小越好。",
+    ),
+    "ensemble.cost": ("{metric} against cost", "{metric} 与开销"),
+    "ensemble.cost.of": ("Cost", "开销"),
+    "ensemble.cost.seconds": ("training time (s)", "训练时间（秒）"),
+    "ensemble.cost.how": (
+        "An ensemble costs what its members cost together.",
+        "集成的开销为其全部成员之和。",
+    ),
+    "ensemble.is_member": ("members alone", "成员单独"),
+    "ensemble.not_member": ("other runs", "其他试验"),
+    "ensemble.no_cost": (
+        "What these runs cost is not recorded.",
+        "没有记录这些试验的开销。",
+    ),
     # -- the report
     "report.title": ("{study}: report of a study", "{study}：研究报告"),
     "report.written": (

@@ -55,11 +55,11 @@ def work(folder, name, configurations):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment("plain")
-    # A study each: two processes that share one take the same enqueued trial now and then.
     study = optuna.create_study(
-        storage=f"sqlite:///{folder}/optuna.db", study_name=name, direction="maximize"
+        storage=f"sqlite:///{folder}/optuna.db", study_name=name, direction="maximize",
+        load_if_exists=True,
     )
-    for c in configurations:
+    for c in filter(None, configurations):
         study.enqueue_trial({k.removeprefix("train."): v for k, v in c.items()})
     rows = np.load(f"{folder}/rows.npz")
     x, y, train, val = (torch.from_numpy(rows[k]) for k in ("x", "y", "train", "validation"))
@@ -120,7 +120,9 @@ if __name__ == "__main__":
     mlflow.set_experiment("plain")  # two processes that make a new store at once fail
     optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db")  # likewise
     context = multiprocessing.get_context("spawn")
-    names = ["plain-0", "plain-1"]
+    # Given configurations have a study each: two processes that share one take the same enqueued
+    # trial now and then.
+    names = ["plain-0", "plain-1"] if configurations[0] else ["plain", "plain"]
     workers = [
         context.Process(target=work, args=(folder, name, configurations[i::2]))
         for i, name in enumerate(names)
@@ -129,7 +131,7 @@ if __name__ == "__main__":
     for w in workers: w.join()
     assert all(w.exitcode == 0 for w in workers)
     studies = [optuna.load_study(storage=f"sqlite:///{folder}/optuna.db", study_name=n)
-               for n in names]
+               for n in dict.fromkeys(names)]
     print(json.dumps([t.value for study in studies for t in study.trials]))
 """
 
@@ -247,7 +249,11 @@ def both_up_s(records: list[dict[str, Any]]) -> float:
 
 
 class Plain:
-    """The script people write today."""
+    """The script people write today.
+
+    Args:
+        configs: What is trained; where they are empty, Optuna's TPE chooses.
+    """
 
     def __init__(self, epochs: int, configs: list[dict[str, Any]]) -> None:
         self.source = PLAIN.replace("EPOCHS", str(epochs))

@@ -1,7 +1,9 @@
-"""A trial's checkpoints: ``epoch-12.pt`` with its sha256 beside it, the newest two kept.
+"""A trial's files of weights, each with its sha256 beside it: `torch.load` alone accepts a flipped
+bit. Only tensors and plain containers are loaded (``weights_only=True``): no file runs code.
 
-Two, because the newest may be of an epoch that was not on record yet when everything stopped, and
-because a file can be damaged: `torch.load` alone accepts a flipped bit.
+Its checkpoints are ``epoch-12.pt``, the newest two kept: two, because the newest may be of an
+epoch that was not on record yet when everything stopped, and because a file can be damaged. The
+weights of its best epoch are ``model.pt`` (`trainers.saved`).
 """
 
 from __future__ import annotations
@@ -19,52 +21,78 @@ from hpo.paths import replacing
 log = logging.getLogger(__name__)
 
 
-def write(folder: Path, epoch: int, state: Mapping[str, Any]) -> None:
-    """Write `state` as the checkpoint of `epoch` (1-based) and drop all but the newest two."""
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content`, of tensors and plain containers, as `path`, and its sha256 beside it."""
     import torch
 
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    content = buffer.getvalue()
-    path = folder / f"epoch-{epoch}.pt"
+    torch.save(dict(content), buffer)
+    written = buffer.getvalue()
     with replacing(path.with_suffix(".sha256")) as file:
-        file.write(hashlib.sha256(content).hexdigest().encode())
+        file.write(hashlib.sha256(written).hexdigest().encode())
     with replacing(path) as file:
-        file.write(content)
+        file.write(written)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        Damaged: Its content is not the one whose sha256 was recorded, or more than plain values.
+    """
+    import pickle
+
+    import torch
+
+    written, recorded = path.read_bytes(), path.with_suffix(".sha256")
+    if not recorded.is_file():
+        raise Damaged(f"{recorded.name} is missing beside it")
+    if recorded.read_text() != hashlib.sha256(written).hexdigest():
+        raise Damaged(f"its sha256 is not that in {recorded.name}")
+    try:
+        content: Any = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise Damaged("it holds more than tensors and plain values") from error
+    if not isinstance(content, dict):
+        raise Damaged(f"it holds no dict but {type(content).__name__}")
+    return content
+
+
+def remove(path: Path) -> None:
+    """Delete what `save` wrote, if it is there."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".sha256").unlink(missing_ok=True)
+
+
+def write(folder: Path, epoch: int, state: Mapping[str, Any]) -> None:
+    """Write `state` as the checkpoint of `epoch` (1-based) and drop all but the newest two."""
+    save(_path(folder, epoch), state)
     for old in _epochs(folder)[:-2]:
-        _path(folder, old).unlink(missing_ok=True)
-        _path(folder, old).with_suffix(".sha256").unlink(missing_ok=True)
+        remove(_path(folder, old))
 
 
 def newest(folder: Path, at_most: int) -> tuple[int, dict[str, Any]] | None:
-    """The newest undamaged checkpoint of an epoch ≤ `at_most`, as (epoch, state), or None.
-
-    Only tensors and plain containers are loaded (``weights_only=True``), and only from a file
-    whose sha256 is the one recorded when it was written.
-    """
-    import torch
-
+    """The newest undamaged checkpoint of an epoch ≤ `at_most`, as (epoch, state), or None."""
     for epoch in reversed(_epochs(folder)):
         if epoch > at_most:
             continue
         path = _path(folder, epoch)
-        content = path.read_bytes()
-        recorded = path.with_suffix(".sha256")
-        if not recorded.is_file() or recorded.read_text() != hashlib.sha256(content).hexdigest():
-            log.warning("checkpoint %s is damaged; going back to the one before", path)
-            continue
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(content), map_location="cpu", weights_only=True
-        )
-        return epoch, state
+        try:
+            return epoch, read(path)
+        except Damaged as error:
+            log.warning("checkpoint %s is damaged (%s); going back to the one before", path, error)
     return None
 
 
 def clear(folder: Path) -> None:
     """Delete a finished trial's checkpoints; what else is in its folder stays."""
     for epoch in _epochs(folder):
-        _path(folder, epoch).unlink(missing_ok=True)
-        _path(folder, epoch).with_suffix(".sha256").unlink(missing_ok=True)
+        remove(_path(folder, epoch))
 
 
 def discard(folder: Path) -> None:

@@ -365,6 +365,11 @@ def compare(
     help="By which it is judged, e.g. log_loss; the objective by default.",
 )
 @click.option("--non-negative", is_flag=True, help="Stack with one weight a trial, none below 0.")
+@click.option(
+    "--kept",
+    is_flag=True,
+    help="Only of trials whose weights are kept (`keep_models`), so that it predicts new rows.",
+)
 @home_option
 @as_json
 def ensemble(
@@ -373,6 +378,7 @@ def ensemble(
     top: int,
     metric: str | None,
     non_negative: bool,
+    kept: bool,
     home: Path,
     json_: bool,
 ) -> None:
@@ -380,8 +386,8 @@ def ensemble(
 
     Nothing is trained. Says which trials with what weight, and whether that is better than the
     best trial alone, on rows that had no part in making it (nested cross-validation); the test
-    split is not touched. The ensemble is recorded in the study and in MLflow. With --json it
-    prints what `hpo.results.ensemble` returns.
+    split is not touched. The ensemble is recorded in the study and in MLflow, there with a model
+    that predicts. With --json it prints what `hpo.results.ensemble` returns.
 
     Example: hpo ensemble quickstart
     """
@@ -401,6 +407,7 @@ def ensemble(
         top=top,
         metric=metric,
         non_negative=non_negative,
+        kept=kept,
         say=lambda text: click.echo(text, err=True),
     )
     number = record(made, where)
@@ -412,6 +419,129 @@ def ensemble(
         return
     print_ensemble(name, facts, _console())
     print_pending(results.status(name, where), home, shipped.error)
+
+
+@cli.command()
+@study_argument
+@click.option(
+    "--top",
+    type=click.IntRange(1, 100),
+    default=3,
+    help="So many of the best trials are trained anew; 3 by default.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(2, 100),
+    default=5,
+    help="On so many fresh seeds each; 5 by default.",
+)
+@click.option(
+    "--ensemble",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="The recorded ensemble to judge beside the winner; the newest by default.",
+)
+@click.option("--no-ensemble", is_flag=True, help="Judge none.")
+@click.option("--again", is_flag=True, help="Open the test split another time.")
+@home_option
+@as_json
+def confirm(
+    study: str,
+    top: int,
+    seeds: int,
+    ensemble: int | None,
+    no_ensemble: bool,
+    again: bool,
+    home: Path,
+    json_: bool,
+) -> None:
+    """Train the best trials on fresh seeds, then open the test split for the winner, once.
+
+    The search's best value is partly luck; this says what is left of it. The winner is the trial
+    with the best mean over seeds that the search has not seen; it, and an ensemble that was
+    recorded before, are judged on rows that nobody has chosen by. What came out is recorded, and
+    shown again when asked again. With --json it prints what `hpo.results.confirmation` returns.
+
+    Example: hpo confirm quickstart
+    """
+    from hpo import results, tracking
+    from hpo.confirm import confirm as train_anew
+    from hpo.confirm_words import print_confirmation, recorded_before
+    from hpo.ensemble import refuse_if_running
+    from hpo.outcome import print_pending
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    where = Home(home.resolve())
+    name = results.name_of(study)
+    tables = results.tables(name, where)  # an unknown study is said so
+    before = results.confirmation(name, where)
+    if before is not None and not again:
+        say(recorded_before(name, before))
+    else:
+        refuse_if_running(name, where.study(name))
+        which: Any = "none" if no_ensemble else "newest" if ensemble is None else ensemble
+        train_anew(tables, where, top=top, seeds=seeds, ensemble=which, say=say)
+    uri = where.tracking_address(results.tracking_uri(name, where))
+    shipped = tracking.sync(where.study(name), where, uri)
+    facts = results.confirmation(name, where)
+    assert facts is not None
+    if json_:
+        _print_json({"study": name, **facts})
+        return
+    print_confirmation(name, facts, _console())
+    print_pending(results.status(name, where), home, shipped.error)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument(
+    "inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT..."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The CSV to write.",
+)
+@home_option
+@as_json
+def predict(model: str, inputs: tuple[Path, ...], output: Path, home: Path, json_: bool) -> None:
+    """Predict new rows with a trial, or with an ensemble over trials.
+
+    MODEL is STUDY for its best trial, STUDY/NUMBER for a trial, STUDY/ensemble for the newest
+    ensemble or STUDY/ensemble/NUMBER for another. INPUT is a CSV or Parquet file with the columns
+    of the training data, or images and folders of images. Writes a row for each: id (its number
+    from 0, or its path), predicted, and the probability of each class. If the table has the
+    target, too, it says how good the predictions are. Exit code 1 where images cannot be read; the
+    others are predicted.
+
+    Example: hpo predict churn customers.csv -o predicted.csv
+    """
+    from hpo.predict import bad_lines, open_predictor
+    from hpo.predict import predict as predict_files
+    from hpo.tables import number, records
+
+    predictor = open_predictor(model, Home(home.resolve()))
+    done = predict_files(predictor, inputs, output, lambda text: click.echo(text, err=True))
+    for line in bad_lines(done.bad):
+        click.echo(line, err=True)
+    metrics = None if done.metrics is None else records(done.metrics)
+    if json_:
+        facts = {"rows": done.rows, "unreadable": done.bad, "judged": done.judged}
+        _print_json({"model": model, "file": str(output), **facts, "metrics": metrics})
+    else:
+        click.echo(f"{output}: {done.rows:,} rows")
+        if metrics is not None:
+            click.echo(f"Of {done.judged:,} rows the target is known [95 % interval]:")
+        for metric in metrics or ():
+            low, high = (number(metric[end]) for end in ("low", "high"))
+            interval = f" [{low}, {high}]" if low else ""
+            click.echo(f"  {metric['metric']:<12} {number(metric['value'])}{interval}")
+    sys.exit(1 if done.bad else 0)
 
 
 @cli.command()

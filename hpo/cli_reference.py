@@ -44,6 +44,8 @@ ORDER = (
     "reproduce",
     "compare",
     "ensemble",
+    "confirm",
+    "predict",
     "ui",
     "report",
     "server",

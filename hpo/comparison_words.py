@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.comparison import Run, differing_settings
 from hpo.tables import WIDE, number
+from trainers.contract import PARTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +66,8 @@ def _metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _is_judged(metric: str) -> bool:
-    """Not a metric of the training rows, nor of the machine."""
-    return not metric.startswith(("train/", "system/"))
+    """Not a metric of the training rows, nor of the machine, one fold or one repeat."""
+    return not metric.startswith(("train/", "system/", *PARTS))
 
 
 def _with_interval(row: Any) -> str:

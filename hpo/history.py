@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.tracking import outbox
+from trainers.contract import PARTS
 
 State = Literal["complete", "pruned", "failed", "stopped"]
 
@@ -29,6 +30,8 @@ class TrialHistory:
             over a restart.
         verdict: The state and reason with which it is to end, once that is decided.
         values: epoch → the objective's values at its end.
+        folds: epoch → the first objective's value of each fold and repeat, by their name
+            (``fold/3``). Forgotten when the trial ends, unless it is the best one.
         train_s: Seconds of training on record: its share, where others trained with it.
         wall_s: The same on the clock.
         end: The ``end`` record, or None while the trial is not over.
@@ -41,6 +44,7 @@ class TrialHistory:
     broke_off: bool = False
     verdict: tuple[State, str] | None = None
     values: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    folds: dict[int, dict[str, float]] = field(default_factory=dict)
     train_s: float = 0.0
     wall_s: float = 0.0
     end: Mapping[str, Any] | None = None
@@ -88,6 +92,7 @@ class History:
         since_best: Complete and pruned trials since the best one.
         train_s: Seconds of training on record, over all trials.
         wall_s: Seconds in which an orchestrator ran, over all earlier sessions.
+        members: Trials that a recorded ensemble is made of.
     """
 
     metrics: Sequence[str]
@@ -101,6 +106,7 @@ class History:
     since_best: int = 0
     train_s: float = 0.0
     wall_s: float = 0.0
+    members: set[int] = field(default_factory=set)
     _session: tuple[int, int] | None = None  # first and newest time_ms of the running session
 
     @classmethod
@@ -116,8 +122,11 @@ class History:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in one record of the outbox."""
         kind = record["kind"]
-        if kind == "ensemble":
-            return  # made of trials, perhaps long after the last session
+        if kind == "ensemble":  # made of trials, perhaps long after the last session
+            self.members |= {member["trial"] for member in record.get("members", ())}
+            return
+        if kind == "confirmation":
+            return
         if kind == "study":
             self._end_session()
             self.study = record
@@ -138,11 +147,23 @@ class History:
         elif kind == "epoch":
             trial = self.trials[record["number"]]
             trial.values[record["epoch"]] = tuple(record["metrics"][m] for m in self.metrics)
+            of_objective = f"/{self.metrics[0]}"
+            folds = {
+                name.removesuffix(of_objective): value
+                for name, value in record["metrics"].items()
+                if name.startswith(PARTS) and name.endswith(of_objective)
+            }
+            if folds:
+                trial.folds[record["epoch"]] = folds
             trial.train_s += record["seconds"]
             trial.wall_s += record["seconds"] * record.get("lanes", 1)
             self.train_s += record["seconds"]
         elif kind == "end":
+            before = self.best
             self._add_end(record)
+            for number in {record["number"], *([before.number] if before else [])}:
+                if self.best is None or number != self.best.number:
+                    self.trials[number].folds.clear()
 
     def _add_end(self, end: Mapping[str, Any]) -> None:
         trial = self.trials[end["number"]]

@@ -73,6 +73,7 @@ class Assignment:
         metrics: The objectives' metrics; the first decides the best epoch.
         maximize: Whether more is better, of the first.
         lanes: At most so many trials train together with it, itself among them.
+        keep_model: Whether the weights of its best epoch are to be kept.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Assignment:
     metrics: Sequence[str]
     maximize: bool
     lanes: int = 1
+    keep_model: bool = False
 
 
 @dataclass(frozen=True)

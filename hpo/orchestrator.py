@@ -25,6 +25,7 @@ from hpo.budget import limit_reached, more_trials, trials_done
 from hpo.errors import StudyChanged, StudyFailed, WorkerLost
 from hpo.executors import Event, Executor, Gone
 from hpo.history import History, State, TrialHistory, seed_for
+from hpo.kept_models import KeptModels
 from hpo.messages import (
     Assignment,
     Begin,
@@ -130,6 +131,7 @@ class Orchestrator:
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
         self.lanes = Lanes(len(self.seats), self.search.learns)
+        self.kept = KeptModels(self.paths, self.spec.keep_models, self.history)
         self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
         if self.spec.trials_asked and self.spec.budget.trials != self.history.asked_trials:
             self.record.budget(self.spec)
@@ -360,6 +362,7 @@ class Orchestrator:
             metrics=[objective.metric for objective in self.spec.objective],
             maximize=self.maximize,
             lanes=lanes,
+            keep_model=self.spec.keep_models != 0,
         )
 
     # -- what comes back
@@ -480,6 +483,7 @@ class Orchestrator:
             number, values = ending.trial.number, end["values"]
             self._tell(number, end)
             checkpoints.clear(self.paths.trial(number))
+            self.kept.add(ending.trial)
             best = (
                 f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
             )

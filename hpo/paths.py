@@ -67,6 +67,7 @@ class StudyPaths:
     """What a run of one study leaves under ``studies/NAME/``."""
 
     OUTBOX = "outbox.log"
+    MODEL = "model.pt"  # in a trial's folder
     root: Path
 
     @property
@@ -118,8 +119,12 @@ class StudyPaths:
         return self.root / "workers" / f"{worker}.log"
 
     def trial(self, number: int) -> Path:
-        """Checkpoints and predictions of one trial."""
+        """Checkpoints, predictions and weights of one trial."""
         return self.root / "trials" / str(number)
+
+    def model(self, number: int) -> Path:
+        """The weights of one trial's best epoch, if they are kept."""
+        return self.trial(number) / self.MODEL
 
     def ensemble(self, number: int) -> Path:
         """Predictions of one ensemble over trials."""

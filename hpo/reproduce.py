@@ -1,7 +1,6 @@
 """Training a trial anew from its record, to see whether the same comes out.
 
-One worker process, in a temporary folder; nothing is written to the study or to MLflow. Decoded
-images are shared with the study's (``studies/.cache``).
+In a temporary folder; nothing is written to the study or to MLflow.
 
 Not covered: the code of one's own trainer where it is in no git repository; a trial that another
 trial's state was put into.
@@ -9,7 +8,6 @@ trial's state was put into.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 import time
@@ -19,29 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo import devices, spec
-from hpo.errors import HpoError, UserError
-from hpo.executors import Gone, open_executor
-from hpo.messages import (
-    Assignment,
-    Begin,
-    Finished,
-    Orders,
-    Ready,
-    Refused,
-    Report,
-    Round,
-    Setup,
-)
+from hpo.anew import Record, bench, setup_like, study_of
+from hpo.errors import UserError, WorkerLost
+from hpo.messages import Assignment, Finished, Ready, Report, Setup
 from hpo.paths import Home, StudyPaths
 from hpo.record import flat
-from hpo.spec import StudySpec
 from hpo.tracking import outbox, provenance
+from trainers.metrics import CLOCKED
 
 TOLERANCE = 1e-6  # relative; what is closer counts as the same
 SAY_EVERY_S = 10.0
 
-Record = Mapping[str, Any]
 Change = tuple[Any, Any]  # then, now
 
 
@@ -116,12 +102,10 @@ def reproduce(study: str, number: int, home: Home, say: Callable[[str], None]) -
         HpoError: It cannot be trained here.
     """
     recorded = _recorded(study, number, home.study(study))
-    # What stands in the environment of these addresses is not needed, and may not be there.
-    elsewhere = {"tracking": {}, "storage": "journal"}
-    file = recorded.study.get("path") or f"{recorded.study['folder']}/study.yaml"
-    said = spec.loads(recorded.study["file"].encode(), Path(file), elsewhere)
+    said = study_of(recorded.study)
     config = said.config(recorded.assigned["params"])
-    training = _Training(recorded, _setup(said, recorded, config, home), config, say)
+    setup = setup_like(recorded.study, said, config, home)
+    training = _Training(recorded, setup, config, say)
     with tempfile.TemporaryDirectory() as folder:
         epochs, failure = training.run(Path(folder))
     # Of one that broke off, what it got to can still be compared.
@@ -167,23 +151,13 @@ class _Training:
 
     def run(self, folder: Path) -> tuple[dict[int, Mapping[str, float]], str | None]:
         """The metrics of each epoch, and why there are no more where there should be."""
-        with contextlib.closing(open_executor("processes")) as executor:
-            executor.start(self._setup)
-            while True:
-                for event in executor.wait(1.0):
-                    match event.message:
-                        case Ready() as ready:
-                            self._look_at(ready)
-                            executor.send(0, Begin(folder / "worker.log"))
-                            executor.send(0, Orders(begin=[self._assignment(folder)]))
-                        case Round(reports, finished):
-                            executor.send(0, Orders(stop=self._take(reports)))
-                            if finished:
-                                return self._epochs, self._failure(finished[0])
-                        case Refused(_, message, hint):
-                            raise HpoError(message + (f"\n{hint}" if hint else ""))
-                        case Gone(reason):
-                            return self._epochs, reason
+        try:
+            with bench(self._setup, folder) as worker:
+                self._look_at(worker.ready)
+                (finished,) = worker.train([self._assignment(folder)], self._take)
+        except WorkerLost as lost:
+            return self._epochs, str(lost)
+        return self._epochs, self._failure(finished)
 
     def _look_at(self, ready: Ready) -> None:
         then, now = self._recorded.study["dataset"], ready.dataset
@@ -250,30 +224,6 @@ def _recorded(study: str, number: int, paths: StudyPaths) -> Recorded:
     return found
 
 
-def _setup(
-    said: StudySpec, recorded: Recorded, config: Mapping[str, Mapping[str, Any]], home: Home
-) -> Setup:
-    """A worker like the one that trained the trial: same device, same threads."""
-    device = recorded.study["device"]
-    gpus = devices.gpus()
-    if device == "cuda" and not gpus:
-        raise HpoError(
-            f"this trial was trained on {recorded.study['device_name']}; no NVIDIA GPU is here"
-        )
-    return Setup(
-        worker=0,
-        trainer=said.trainer,
-        folder=said.folder,
-        params=config,
-        variants=[],
-        cache=home.data_cache.absolute(),
-        device=device,
-        gpu=gpus[0].id if device == "cuda" else None,
-        threads=recorded.study["threads"],
-        memory_share=1.0,
-    )
-
-
 def _compared(
     then: Mapping[int, Mapping[str, float]], now: Mapping[int, Mapping[str, float]]
 ) -> Iterator[Difference]:
@@ -281,6 +231,8 @@ def _compared(
     for epoch in sorted(then):
         before, after = then[epoch], now.get(epoch, {})
         for metric in {**before, **after}:
+            if metric in CLOCKED:  # the time that something took is never the same
+                continue
             one, other = before.get(metric), after.get(metric)
             yield Difference(metric, epoch, one, other, _relative(one, other))
 

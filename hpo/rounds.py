@@ -1,8 +1,9 @@
 """The trials that a worker trains, and its rounds with the orchestrator.
 
 What is promised here: metrics reach the orchestrator in epoch order, each once; the predictions
-kept are those of the best epoch among the recorded ones; after a crash a trial goes on from its
-newest checkpoint of a recorded epoch; what goes wrong with one of several trials ends that one.
+and weights kept are those of the best epoch among the recorded ones; after a crash a trial goes on
+from its newest checkpoint of a recorded epoch; what goes wrong with one of several trials ends
+that one.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from hpo.messages import (
     Round,
     Setup,
 )
-from hpo.paths import replacing
+from hpo.paths import StudyPaths, replacing
 from hpo.resources import Meter
-from trainers.contract import Epoch, Predictions, StopTraining, Trial
+from trainers.contract import PARTS, Epoch, Predictions, StopTraining, Trial
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
@@ -150,10 +151,12 @@ class AssignedTrial:
         self.epoch = 0
         self.began_s = self._saved_s = time.monotonic()
         self._data = worker.data
+        self._trainer = worker.setup.trainer
         self._together = together
         self._state: Mapping[str, Any] | None = None
         self._best_value: float | None = None
         self._best: Predictions | None = None
+        self._model: Mapping[str, Any] | None = None
 
     @property
     def data(self) -> Dataset:
@@ -177,7 +180,7 @@ class AssignedTrial:
         self.epoch, content = found
         best = content["best"]
         if best is not None:
-            self._best_value = best["value"]
+            self._best_value, self._model = best["value"], best.get("model")
             if "ids" in best:
                 self._best = Predictions(*(best[k].numpy() for k in ("ids", "target", "output")))
         state: dict[str, Any] = content["state"]
@@ -197,18 +200,23 @@ class AssignedTrial:
                 "(they count from 1)"
             )
         self.epoch = said.epoch
-        values = {name: float(value) for name, value in said.metrics.items()}
+        of_objectives = tuple(f"/{metric}" for metric in self.assignment.metrics)
+        values = {
+            name: float(value)
+            for name, value in said.metrics.items()
+            if not name.startswith(PARTS) or name.endswith(of_objectives)
+        }
         self._check(values)
-        self._keep_if_best(values, said.predictions)
+        self._keep_if_best(values, said)
         return values
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write the state at the end of the last epoch, with the best predictions so far."""
+        """Write the state at the end of the last epoch, with what is kept of the best so far."""
         import torch
 
         best: dict[str, Any] | None = None
         if self._best_value is not None:
-            best = {"value": self._best_value}
+            best = {"value": self._best_value, "model": self._model}
             if self._best is not None:
                 best |= {
                     "ids": torch.from_numpy(self._best.ids),
@@ -223,8 +231,14 @@ class AssignedTrial:
         """How long ago the state was last written, or the trial began."""
         return time.monotonic() - self._saved_s
 
-    def write_predictions(self) -> dict[str, str]:
-        """Write the best epoch's predictions, if the trainer gave any; returns the artifacts."""
+    def write_best(self) -> dict[str, str]:
+        """Write the best epoch's weights and predictions, if there are any; returns the artifacts.
+
+        Weights are none: MLflow gets those of ensembles only.
+        """
+        if self._model is not None:
+            kept = {"trainer": self._trainer, "trial": self.number, **self._model}
+            checkpoints.save(self.assignment.folder / StudyPaths.MODEL, kept)
         if self._best is None:
             return {}
         import numpy as np
@@ -247,13 +261,16 @@ class AssignedTrial:
             if name in values and not math.isfinite(values[name]):
                 raise NonFinite(f"{name} is {values[name]} at epoch {self.epoch}")
 
-    def _keep_if_best(self, values: Mapping[str, float], said: Predictions | None) -> None:
-        value = values[self.assignment.metrics[0]]
+    def _keep_if_best(self, values: Mapping[str, float], epoch: Epoch) -> None:
+        value, said = values[self.assignment.metrics[0]], epoch.predictions
         if self._best_value is None or better(value, self._best_value, self.assignment.maximize):
             # Copied: they may be parts of what all trials that train together predicted, and
             # would keep the whole of it.
             kept = said and Predictions(said.ids.copy(), said.target.copy(), said.output.copy())
             self._best_value, self._best = value, kept
+            self._model = None
+            if epoch.model is not None and self.assignment.keep_model:
+                self._model = epoch.model()
 
 
 class Together:
@@ -402,11 +419,11 @@ class Together:
             self._next = orders.begin  # perhaps of another kind
 
     def _leave_together(self, trials: Sequence[AssignedTrial], outcome: Outcome) -> None:
-        """Trials are over whose predictions are kept; that waits for the disk, once for all."""
+        """Trials are over whose best is kept; that waits for the disk, once for all."""
         if not trials:
             return
         with ThreadPoolExecutor(min(len(trials), WRITERS)) as pool:
-            writing = [pool.submit(trial.write_predictions) for trial in trials]
+            writing = [pool.submit(trial.write_best) for trial in trials]
         for trial, written in zip(trials, writing, strict=True):
             if (error := written.exception()) is None:
                 self._leave(trial, outcome, artifacts=written.result())

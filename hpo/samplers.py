@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 
+from hpo.fold_pruning import FoldWilcoxon
+from hpo.history import History
 from hpo.spec import Float, Int, StudySpec
 from hpo.spec.space import grid_size
 
@@ -60,13 +63,23 @@ def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
     return samplers[name]()
 
 
-def make_pruner(spec: StudySpec, max_epochs: int | None) -> optuna.pruners.BasePruner:
+def make_pruner(
+    spec: StudySpec, history: History, max_epochs: int | None
+) -> optuna.pruners.BasePruner:
     """Every pruner by its name in the study file, for one objective."""
     name, options = spec.pruner.name, dict(spec.pruner.options)
     if name == "patient":
         wrapped = options.pop("wrapped", None)
-        inner = PRUNERS[wrapped]() if wrapped else None
+        inner = _pruner(wrapped, {}, history, max_epochs) if wrapped else None
         return optuna.pruners.PatientPruner(inner, **options)
+    return _pruner(name, options, history, max_epochs)
+
+
+def _pruner(
+    name: str, options: dict[str, Any], history: History, max_epochs: int | None
+) -> optuna.pruners.BasePruner:
+    if name == "wilcoxon":
+        return FoldWilcoxon(history, **{"n_warmup_steps": (max_epochs or 0) // 3} | options)
     if name == "hyperband" and max_epochs is not None:
         options = {"max_resource": max_epochs} | options
     if name == "successive_halving":
@@ -81,7 +94,6 @@ PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
     "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
     "hyperband": optuna.pruners.HyperbandPruner,
     "threshold": optuna.pruners.ThresholdPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
 
 

@@ -69,6 +69,7 @@ class Search:
         spec: StudySpec,
         storage: optuna.storages.BaseStorage,
         journal: SingleWriterJournal | None,
+        history: History,
         max_epochs: int | None,
     ) -> None:
         self.sampler_name, why = choose_sampler(spec)
@@ -89,7 +90,7 @@ class Search:
             else None
         )
         if not self._several:
-            study.pruner = make_pruner(spec, max_epochs)
+            study.pruner = make_pruner(spec, history, max_epochs)
         for trial in study.get_trials(deepcopy=False):
             if self.is_own(trial) and trial.state.is_finished():
                 self._remember(trial.params, trial.number)
@@ -321,6 +322,7 @@ def open_search(
     """Open the study in its storage, creating it if need be. The caller holds its lease.
 
     Args:
+        history: What has happened in it; a pruner may read on in there.
         max_epochs: The most that a trial of the study trains, if that is known.
 
     Raises:
@@ -335,7 +337,7 @@ def open_search(
         if journal is not None:
             journal.close()
         raise
-    return Search(study, spec, storage, journal, max_epochs)
+    return Search(study, spec, storage, journal, history, max_epochs)
 
 
 def _open_study(

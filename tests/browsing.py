@@ -31,7 +31,7 @@ expect.set_options(timeout=TIMEOUT_MS)  # on a busy machine Streamlit may take s
 Theme = Literal["light", "dark"]
 
 # Streamlit looks for itself beside each page before it looks at the root.
-PROBES = re.compile(r"^http://[^/]+/(study|compare|run)/_stcore/(health|host-config)$")
+PROBES = re.compile(r"^http://[^/]+/(study|compare|ensemble|run)/_stcore/(health|host-config)$")
 
 # What axe-core finds in Streamlit's own widgets and no setting changes: (rule, HTML, theme).
 STREAMLITS_OWN = (

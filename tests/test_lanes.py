@@ -453,7 +453,7 @@ def test_what_pays_is_measured_once_for_all_studies_and_a_failure_means_one(
     monkeypatch.setattr("trainers.lanes.measure.lanes_that_pay", measured)
     setup: Any = SimpleNamespace(cache=tmp_path, device="cpu", threads=1, trainer="tabular")
     data: Any = SimpleNamespace(load=lambda _: SimpleNamespace(summary={"fingerprint": "f"}))
-    params = {"data": {}, "model": {"name": "mlp"}, "train": {}, "ensemble": {}}
+    params = {"data": {}, "model": {"name": "mlp"}, "train": {"batch_size": 32}, "ensemble": {}}
     assert [lane_counts.lanes_that_pay(setup, data, params, 64) for _ in range(3)] == [5] * 3
     setup.threads = 2
     assert lane_counts.lanes_that_pay(setup, data, params, 64) == 5

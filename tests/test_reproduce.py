@@ -34,7 +34,7 @@ def train(trial):
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker within this process, which has imported torch already."""
-    monkeypatch.setattr("hpo.reproduce.open_executor", lambda _: open_executor("inline"))
+    monkeypatch.setattr("hpo.anew.open_executor", lambda _: open_executor("inline"))
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from trainers.data import Dataset
 
 
+# What begins the name of a metric of one of the models that a trial is the mean of, of a fold or a
+# seed: ``fold/3/val/loss``, ``repeat/2/val/loss``, ``repeat/2/fold/3/val/loss``.
+PARTS = ("fold/", "repeat/")
+
+
 class StopTraining(BaseException):
     """Raised by `Trial.report` when the trial is to end now (pruned, stopped, interrupted).
 
@@ -111,7 +116,8 @@ class Trial(Protocol):
 
         Args:
             epoch: 1 for the first, then one more each time.
-            metrics: Name → value; the study's objective must be among them.
+            metrics: Name → value; the study's objective must be among them. Those of `PARTS` are
+                recorded of the objectives only.
             predictions: On the validation split; those of the best epoch are kept.
 
         Raises:
@@ -138,6 +144,8 @@ class Epoch:
         epoch, metrics, predictions: As for `Trial.report`.
         state: Gives what `Trial.save` takes; called only when a checkpoint is written.
         last: The trial is complete with this epoch.
+        model: Gives a copy of what predicts as this epoch did (`trainers.saved`); called only when
+            the epoch is the best so far, and before the next one is trained.
     """
 
     trial: Trial
@@ -146,6 +154,7 @@ class Epoch:
     predictions: Predictions | None = None
     state: Callable[[], Mapping[str, Any]] | None = None
     last: bool = False
+    model: Callable[[], Mapping[str, Any]] | None = None
 
 
 class Trials(Protocol):

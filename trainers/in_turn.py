@@ -54,13 +54,16 @@ class InTurn:
     def train(self) -> list[Said]:
         return [Said([lane], self._train(lane)) for lane in self.lanes]
 
-    @torch.no_grad()
     def validate(self) -> list[Said]:
+        return self.answer({lane: lane.split.validation for lane in self.lanes})
+
+    @torch.no_grad()
+    def answer(self, asked: Mapping[Lane, Tensor]) -> list[Said]:
         said = []
-        for lane in self.lanes:
+        for lane, rows in asked.items():
             average = self._averages.get(lane)
             with average.in_place() if average else contextlib.nullcontext():
-                said.append(Said([lane], self._validate(lane)))
+                said.append(Said([lane], self._answer(lane, rows)))
         return said
 
     def state(self, lane: Lane) -> dict[str, Any]:
@@ -78,6 +81,12 @@ class InTurn:
         if lane in self._averages:
             self._averages[lane].load(**state["average"])
 
+    def weights(self, lane: Lane) -> dict[str, Tensor]:
+        average = self._averages.get(lane)
+        with average.in_place() if average else contextlib.nullcontext():
+            own = lane.model.state_dict()
+            return {name: tensor.to("cpu", copy=True) for name, tensor in own.items()}
+
     def _train(self, lane: Lane) -> Scores | Estimates:
         epoch, options = lane.done + 1, lane.options
         seed_everything(*lane.seed, epoch)
@@ -89,19 +98,19 @@ class InTurn:
         optimizer = self._optimizers[lane]
         done, all_steps = (epoch - 1) * steps, options["epochs"] * steps
         outputs, targets = [], []
+        batches_rows = iter(torch.split(rows, size))
         lane.model.train()
         for inputs, target in self._chunks(lane, rows, size, CHUNK_NUMBERS):
             wanted = _standardized(lane, target)
             batches = zip(torch.split(inputs, size), torch.split(wanted, size), strict=True)
             for x, y in batches:
+                own = next(batches_rows).to(y.device)
                 output = lane.model(x)
+                if lane.offset is not None:
+                    output = output + lane.offset[own]
                 for parameter in optimizer.parameters:
                     parameter.grad = None
-                if y.dtype == torch.int64:
-                    smoothing = options["label_smoothing"]
-                    loss = cross_entropy(output, y, label_smoothing=smoothing)
-                else:
-                    loss = mse_loss(output, y)
+                loss = _loss(lane, output, y, own)
                 loss.backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
                     _penalize(optimizer.parameters, options)
@@ -114,9 +123,9 @@ class InTurn:
         lane.done = epoch
         return _predicted(lane, torch.cat(outputs), torch.cat(targets))
 
-    def _validate(self, lane: Lane) -> Scores | Estimates:
+    def _answer(self, lane: Lane, rows: Tensor) -> Scores | Estimates:
         lane.model.eval()
-        rows, batch = lane.split.validation, lane.options["batch_size"]
+        batch = lane.options["batch_size"]
         outputs, targets = [], []
         for inputs, target in self._chunks(lane, rows, batch, VALIDATION_NUMBERS):
             outputs.append(lane.model(inputs))
@@ -144,6 +153,21 @@ def _penalize(parameters: Sequence[Tensor], options: Mapping[str, Any]) -> None:
                 parameter.grad.add_(parameter.sign(), alpha=options["l1"])
     if options["clip_norm"] is not None:
         nn.utils.clip_grad_norm_(parameters, options["clip_norm"])
+
+
+def _loss(lane: Lane, output: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """The mean over `rows`, weighted by their classes and by the rows' own weights."""
+    of_classes = None if lane.class_weights is None else lane.class_weights.to(output)
+    smoothing = lane.options["label_smoothing"]
+    how = "mean" if lane.row_weights is None else "none"
+    if target.dtype == torch.int64:
+        loss = cross_entropy(output, target, of_classes, label_smoothing=smoothing, reduction=how)
+    else:
+        loss = mse_loss(output, target, reduction=how)
+    if lane.row_weights is None:
+        return loss
+    counted = len(target) if of_classes is None else of_classes[target].sum()
+    return (loss.flatten() * lane.row_weights[rows]).sum() / counted
 
 
 def _standardized(lane: Lane, target: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ if it had not been interrupted, and trains alike whatever else is trained togeth
 Models whose layers can be stacked train as one program (`trainers.lanes`), a trial alone as a
 stack of one; others in turn (`trainers.in_turn`).
 
-With folds a trial's metrics are the means over them, and ``fold_std/…`` says how much they differ.
+With folds, and with repeats (models of other seeds), a trial's metrics are the means over all of
+these; ``fold_std/…`` and ``repeat_std/…`` say how much they differ, ``fold/3/val/…`` what each is
+worth. Predictions are those of the first repeat, and of the first of repeated partitions: the mean
+of several would be that of an ensemble, of which the trial's value says nothing.
+
 Metrics named ``train/…`` are of the outputs during the epoch, while the weights changed and with
 dropout on: they cost no second pass.
 """
@@ -18,44 +22,20 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from trainers import ensembles, metrics
+from trainers import ensembles, metrics, saved
 from trainers.contract import Epoch, Predictions, Trial, Trials
-from trainers.data import Dataset, Split
-from trainers.in_turn import InTurn
-from trainers.lanes import Lane, Said, Stack
-from trainers.lanes.layers import unsupported
+from trainers.costs import Costs
+from trainers.data import Dataset
+from trainers.ensembles import Measured, Members, Part, Predictor, Together
+from trainers.lanes import Lane, Said
 from trainers.metrics import Estimates, Scores
-from trainers.models import build
-from trainers.seeds import seed_everything
-
-
-class Team(Protocol):
-    """Models that are trained side by side."""
-
-    lanes: list[Lane]
-
-    def add(self, lanes: Sequence[Lane]) -> None:
-        """Let models in."""
-
-    def keep(self, lanes: Sequence[Lane]) -> None:
-        """Let all others go."""
-
-    def train(self) -> Sequence[Said]:
-        """An epoch of each; what it said of each batch just before learning from it."""
-
-    def validate(self) -> Sequence[Said]:
-        """What each says of its validation rows, in their order."""
-
-    def state(self, lane: Lane) -> dict[str, Any]:
-        """For a checkpoint."""
-
-    def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+from trainers.seeds import mixed
+from trainers.team import Grouped, Team
 
 
 def fit(trial: Trial) -> None:
@@ -64,57 +44,45 @@ def fit(trial: Trial) -> None:
 
 
 def fit_together(trials: Trials) -> None:
-    """Train trials of one `trainers.registry.stack_key`; report the mean of each one's folds."""
-    team: Team | None = None
+    """Train trials of one `trainers.registry.stack_key`; report the mean of each one's parts."""
+    team = Grouped()
     fitting: list[Fitting] = []
     while True:
         for trial in trials.begin():
             try:
                 begun = Fitting.begin(trial)
-                team = _joined(team, begun.lanes)
-                begun.resume(team)
+                team.add(begun.lanes)
+                begun.load(team)
             except Exception as error:
-                if team is not None:
-                    team.keep(_lanes(fitting))
+                team.keep(_lanes(fitting))
                 trials.fail(trial, error)
                 continue
             if begun.is_over:
                 trials.finish(trial)
             else:
                 fitting.append(begun)
-        if not fitting or team is None:
+        if not fitting:
             return
-        _leave_only(team, fitting)
+        team.keep(_lanes(fitting))
         trained, validated = _measured(team.train()), _measured(team.validate())
-        leaving = trials.report([fit.epoch(team, trained, validated) for fit in fitting])
+        answers = _by_lane(team.answer(_asked(fitting)))
+        leaving = trials.report([fit.epoch(team, trained, validated, answers) for fit in fitting])
         fitting = [fit for fit in fitting if fit.trial.number not in leaving]
-        _leave_only(team, fitting)
-
-
-def _joined(team: Team | None, lanes: Sequence[Lane]) -> Team:
-    """The team with `lanes` in it; a new one if there is none, or nobody is in it."""
-    if team is None or not team.lanes:
-        return (InTurn if unsupported(lanes[0].model) else Stack)(lanes)
-    team.add(lanes)
-    return team
-
-
-def _leave_only(team: Team, fitting: Sequence[Fitting]) -> None:
-    lanes = _lanes(fitting)
-    if len(lanes) < len(team.lanes):
-        team.keep(lanes)
+        team.keep(_lanes(fitting))
 
 
 def _lanes(fitting: Sequence[Fitting]) -> list[Lane]:
     return [lane for fit in fitting for lane in fit.lanes]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one lane said of its rows, and its metrics."""
-
-    predicted: Scores | Estimates
-    values: Mapping[str, float]
+def _asked(fitting: Sequence[Fitting]) -> dict[Lane, torch.Tensor]:
+    """The training rows that lanes are asked about, see `trainers.ensembles.Members`."""
+    return {
+        lane: rows
+        for fit in fitting
+        for members in fit.parts
+        for lane, rows in members.asked(fit.done + 1).items()
+    }
 
 
 def _measured(said: Sequence[Said]) -> dict[Lane, Measured]:
@@ -127,60 +95,77 @@ def _measured(said: Sequence[Said]) -> dict[Lane, Measured]:
     }
 
 
+def _by_lane(said: Sequence[Said]) -> dict[Lane, Scores | Estimates]:
+    return {
+        lane: of_some.predicted.lane(place)
+        for of_some in said
+        for place, lane in enumerate(of_some.lanes)
+    }
+
+
 @dataclass
 class Fitting:
     """A trial that is being trained, and how far it is.
 
     Attributes:
-        members: A lane each, of each fold.
-        snapshots: What was said at the ends of earlier cycles of the learning rate, of each fold.
+        parts: The folds of its first repeat, then those of the second, …: a model each, or the
+            members of an ensemble.
+        costs: Of a prediction, where they are asked for.
         done: Epochs.
     """
 
     trial: Trial
     data: Dataset
-    members: Sequence[Sequence[Lane]]
+    parts: Sequence[Members]
     stopper: Stopper | None
-    snapshots: Sequence[list[Measured]]
+    costs: Costs | None
     done: int = 0
+    _saved: Mapping[str, Any] | None = None
 
     @classmethod
     def begin(cls, trial: Trial) -> Fitting:
-        """Make the models."""
-        data, options = trial.data.to(trial.device), trial.params["train"]
+        """Make the models, those that an earlier attempt would have trained next."""
+        data, params = trial.data.to(trial.device), trial.params
         if trial.device != "cpu":
             torch.backends.cudnn.deterministic = True  # the same seed gives the same metrics
-        members = [
-            [_lane(trial, data, fold, member) for member in range(_count(trial))]
+        state = trial.resume()
+        parts = [
+            Part(params, data, fold, seed)
+            for seed in _seeds(trial)
             for fold in range(len(data.splits))
         ]
-        stopper = Stopper(**options["early_stopping"]) if options["early_stopping"] else None
-        return cls(trial, data, members, stopper, [[] for _ in data.splits])
+        states = [None] * len(parts) if state is None else state["parts"]
+        early = params["train"]["early_stopping"]
+        begun = cls(
+            trial,
+            data,
+            [ensembles.begin(part, own) for part, own in zip(parts, states, strict=True)],
+            Stopper(**early) if early else None,
+            Costs(data) if params["ensemble"]["costs"] else None,
+        )
+        if state is not None:
+            begun.done, begun._saved = state["epoch"], state
+            if begun.stopper is not None:
+                begun.stopper.best, begun.stopper.waited = state["stopper"]
+        return begun
 
     @property
     def lanes(self) -> list[Lane]:
-        """Those of all folds."""
-        return [lane for of_fold in self.members for lane in of_fold]
+        """Those that are trained in the next epoch, of all parts."""
+        return [lane for members in self.parts for lane in members.lanes]
 
     @property
-    def is_ensemble(self) -> bool:
-        return bool(self.trial.params["ensemble"]["method"] != "none")
+    def repeats(self) -> int:
+        return int(self.trial.params["train"]["repeats"])
 
-    def resume(self, team: Team) -> None:
+    def load(self, team: Team) -> None:
         """Go on from what an earlier attempt saved, if there was one."""
-        state = self.trial.resume()
-        if state is None:
+        if self._saved is None:
             return
-        self.done = state["epoch"]
-        for lane, saved in zip(self.lanes, state["lanes"], strict=True):
-            team.load(lane, saved)
-            lane.done = self.done
-        if self.stopper is not None:
-            self.stopper.best, self.stopper.waited = state["stopper"]
-        self.snapshots = [
-            [_restored(split, output) for output in of_fold]
-            for split, of_fold in zip(self.data.splits, state["snapshots"], strict=True)
-        ]
+        for lane, own in zip(self.lanes, self._saved["lanes"], strict=True):
+            team.load(lane, own)
+            lane.done = own["done"]
+        self._saved = None
 
     @property
     def is_over(self) -> bool:
@@ -189,65 +174,73 @@ class Fitting:
         return stopped or self.done >= self.trial.params["train"]["epochs"]
 
     def epoch(
-        self, team: Team, trained: Mapping[Lane, Measured], validated: Mapping[Lane, Measured]
+        self,
+        team: Team,
+        trained: Mapping[Lane, Measured],
+        validated: Mapping[Lane, Measured],
+        answers: Mapping[Lane, Scores | Estimates],
     ) -> Epoch:
         """What is to be said of the epoch that has just been trained."""
         self.done += 1
-        if self.is_ensemble:
-            together, of_all = self._together(validated)
-        else:
-            together = [validated[lane] for lane in self.lanes]
-            of_all = {}
+        lanes = self.lanes
+        together = [
+            members.together(self.done, validated, answers, team.weights) for members in self.parts
+        ]
+        team.add([lane for lane in self.lanes if lane not in lanes])
+        validation = [part.said.values for part in together]
         measured = {
-            **_mean("train", [trained[lane].values for lane in self.lanes]),
-            **_mean("val", [of_fold.values for of_fold in together]),
-            **_spread([of_fold.values for of_fold in together]),
-            **of_all,
+            **_mean("train", [trained[lane].values for lane in lanes]),
+            **_mean("val", validation),
+            **_spread(validation, self.repeats),
+            **_of_each(validation, self.repeats),
+            **_means([{**ensembles.judged(part), **part.estimates} for part in together]),
+            **self._cost(together),
         }
         if self.stopper is not None:
             self.stopper.see(measured)
-        predictions = self._predictions([of_fold.predicted for of_fold in together])
         return Epoch(
             self.trial,
             self.done,
             measured,
-            predictions,
+            self._predictions([part.said.predicted for part in together]),
             functools.partial(self._state, team),
             self.is_over,
+            functools.partial(self._model, team, together),
         )
 
-    def _together(
-        self, validated: Mapping[Lane, Measured]
-    ) -> tuple[list[Measured], dict[str, float]]:
-        """What the members say together, of each fold; and how they are by themselves."""
-        ensemble, epochs = self.trial.params["ensemble"], self.trial.params["train"]["epochs"]
-        together, differ, alone = [], [], []
-        for of_fold, before in zip(self.members, self.snapshots, strict=True):
-            everyone = [*before, *(validated[lane] for lane in of_fold)]
-            said = [member.predicted for member in everyone]
-            predicted = ensembles.combined(said, ensemble["combine"])
-            together.append(Measured(predicted, metrics.measure(predicted)))
-            differ.append(ensembles.disagreement(said))
-            of_cycles = ensemble["method"] == "snapshot"
-            if of_cycles and ensembles.ends_a_cycle(ensemble, self.done, epochs):
-                before.append(everyone[-1])
-            alone += [member.values for member in everyone]
-        differ_by = math.fsum(differ) / len(differ)
-        return together, {**_mean("member", alone), "member/disagreement": differ_by}
+    def _cost(self, together: Sequence[Together]) -> dict[str, float]:
+        """Of what predicts as this epoch did, the mean over parts."""
+        if self.costs is None:
+            return {}
+        sections = [[each.section for each in part.predictors] for part in together]
+        return _means([self.costs.of(of_part) for of_part in sections])
 
     def _state(self, team: Team) -> dict[str, Any]:
         return {
             "epoch": self.done,
-            "lanes": [team.state(lane) for lane in self.lanes],
+            "lanes": [{**team.state(lane), "done": lane.done} for lane in self.lanes],
             "stopper": self.stopper and [self.stopper.best, self.stopper.waited],
-            "snapshots": [
-                [_raw(member.predicted) for member in of_fold] for of_fold in self.snapshots
-            ],
+            "parts": [members.state() for members in self.parts],
         }
 
+    def _model(self, team: Team, together: Sequence[Together]) -> dict[str, Any]:
+        """What predicts as this epoch did."""
+        folds = self.trial.params["data"]["folds"] or 1  # those of `_predictions`
+        weights = [
+            saved.Members(
+                [(each.section, _weights(team, each)) for each in part.predictors],
+                part.how,
+                part.fitted,
+            )
+            for part in together[:folds]
+        ]
+        return saved.content(self.trial.params["data"], self.data, weights)
+
     def _predictions(self, validated: Sequence[Scores | Estimates]) -> Predictions:
-        """What each validation row was given, by the model that did not train on it."""
-        rows = torch.cat([split.validation for split in self.data.splits])
+        """What each validation row was given, once, by a model that did not train on it."""
+        folds = self.trial.params["data"]["folds"] or 1
+        validated = validated[:folds]
+        rows = torch.cat([split.validation for split in self.data.splits[:folds]])
         outputs = [
             said.probabilities if isinstance(said, Scores) else said.output for said in validated
         ]
@@ -258,35 +251,15 @@ class Fitting:
         )
 
 
-def _count(trial: Trial) -> int:
-    return ensembles.members(trial.params["ensemble"])
+def _weights(team: Team, predictor: Predictor) -> Mapping[str, torch.Tensor]:
+    source = predictor.source
+    return team.weights(source) if isinstance(source, Lane) else source
 
 
-def _lane(trial: Trial, data: Dataset, fold: int, member: int) -> Lane:
-    """A member's model, rows and seed; the first member's seed is that of a model alone."""
-    ensemble, options, model = (trial.params[name] for name in ("ensemble", "train", "model"))
-    seed = (trial.seed, fold, member) if member else (trial.seed, fold)
-    seed_everything(*seed, 0)
-    built = build(model, data.shape, data.outputs)
-    split = data.splits[fold]
-    if ensemble["method"] == "bagging":
-        split = ensembles.bootstrap(split, ensemble, seed)
-    schedule = ensembles.schedule(ensemble, options)
-    return Lane(built, split, options, model.get("dropout", 0.0), schedule, seed)
-
-
-def _raw(said: Scores | Estimates) -> torch.Tensor:
-    return (said.logits if isinstance(said, Scores) else said.output).clone()
-
-
-def _restored(split: Split, output: torch.Tensor) -> Measured:
-    target = split.target[split.validation.to(split.target.device)]
-    predicted: Scores | Estimates
-    if target.dtype == torch.int64:
-        predicted = Scores(output.to(target.device), target)
-    else:
-        predicted = Estimates(output.to(target.device), target, split.target_std)
-    return Measured(predicted, metrics.measure(predicted))
+def _seeds(trial: Trial) -> list[int]:
+    """Of each repeat; the first one's is that of the trial without repeats."""
+    repeats = range(1, trial.params["train"]["repeats"])
+    return [trial.seed, *(mixed(trial.seed, repeat) for repeat in repeats)]
 
 
 class _Alone:
@@ -337,22 +310,46 @@ class Stopper:
 
 
 def _mean(split: str, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over folds, under the names that are reported."""
+    """The mean over parts, under the names that are reported."""
     return {
-        f"{split}/{name}": math.fsum(of_fold[name] for of_fold in measured) / len(measured)
+        f"{split}/{name}": math.fsum(part[name] for part in measured) / len(measured)
         for name in measured[0]
     }
 
 
-def _spread(of_folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The standard deviation over folds, of each validation metric; of one fold there is none."""
-    if len(of_folds) == 1:
+def _means(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name the mean over those parts that know it."""
+    names = dict.fromkeys(name for part in measured for name in part)
+    known = {name: [part[name] for part in measured if name in part] for name in names}
+    return {name: math.fsum(values) / len(values) for name, values in known.items()}
+
+
+def _spread(of_parts: Sequence[Mapping[str, float]], repeats: int) -> dict[str, float]:
+    """How much each validation metric differs between folds (their means over the repeats) and
+    between repeats (their means over the folds): standard deviations; of one there is none.
+    """
+    names = list(of_parts[0])
+    values = np.array([list(part.values()) for part in of_parts]).reshape(repeats, -1, len(names))
+    found: dict[str, float] = {}
+    for kind, over in (("fold", values.mean(0)), ("repeat", values.mean(1))):
+        if len(over) > 1:
+            stds = over.std(0, ddof=1).tolist()
+            found |= {f"{kind}_std/{name}": std for name, std in zip(names, stds, strict=True)}
+    return found
+
+
+def _of_each(of_parts: Sequence[Mapping[str, float]], repeats: int) -> dict[str, float]:
+    """Every part's validation metrics, ``repeat/2/fold/3/val/…``; of a single part there are none.
+
+    Numbers begin with 1; what there is only one of is not named.
+    """
+    folds = len(of_parts) // repeats
+    if len(of_parts) == 1:
         return {}
     return {
-        f"fold_std/{name}": _stdev([of_fold[name] for of_fold in of_folds]) for name in of_folds[0]
+        f"repeat/{place // folds + 1}/" * (repeats > 1)
+        + f"fold/{place % folds + 1}/" * (folds > 1)
+        + f"val/{name}": value
+        for place, part in enumerate(of_parts)
+        for name, value in part.items()
     }
-
-
-def _stdev(values: Sequence[float]) -> float:
-    # statistics.stdev is exact, which takes a hundred times as long, and raises for NaN.
-    return float(np.std(values, ddof=1))

@@ -208,6 +208,11 @@ TABLES: Mapping[Task, Mapping[str, Metric[Scores]] | Mapping[str, Metric[Estimat
     "regression": REGRESSION,
 }
 
+# What a prediction costs (`trainers.costs`), reported where the ``ensemble`` section asks for it;
+# the second is measured by the clock, and is another number each time.
+COSTS = ("cost/parameters", "cost/inference_ms")
+CLOCKED = COSTS[1:]
+
 METRICS = tuple(dict.fromkeys([*CLASSIFICATION, *REGRESSION]))
 
 

@@ -59,6 +59,12 @@ class _Data(_Options):
         description="Cross-validation: train this many models side by side, each validated on "
         "its own part, and report the mean of their metrics.",
     )
+    fold_repeats: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Draw the folds so many times, each time anew, and report the mean over all.",
+    )
     split_seed: int = Field(
         0, ge=0, lt=2**32, description="Draws the split; the same for every trial of a study."
     )
@@ -69,6 +75,14 @@ class _Data(_Options):
             raise ValueError(
                 "validation + test must be below 1, to leave rows to train on; "
                 f"got {self.validation:g} + {self.test:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_something(self) -> _Data:
+        if self.folds is None and self.fold_repeats > 1:
+            raise ValueError(
+                f"fold_repeats: {self.fold_repeats} needs folds to repeat, e.g. folds: 5"
             )
         return self
 
@@ -115,6 +129,11 @@ class TableData(_Data):
         "different whole numbers.",
     )
     ignore: tuple[str, ...] = Field((), description="Columns to leave out.")
+    group: str | None = Field(
+        None,
+        description="A column that says which rows belong together (of one patient, one machine): "
+        "they are never on both sides of a split. It is not learned from.",
+    )
 
 
 class _Model(_Options):
@@ -166,25 +185,89 @@ class TableModel(_Model):
     dropout: float = Field(0.0, ge=0, lt=1, description="The share of units dropped in training.")
 
 
+class Member(_Options):
+    """What members of an ensemble have of their own; what is absent is as in the trial."""
+
+    name: str | None = Field(None, description="Another model.", examples=["cnn"])
+    hidden: tuple[Width, ...] | None = Field(
+        None, max_length=32, description="mlp: the widths of its hidden layers."
+    )
+    channels: tuple[Width, ...] | None = Field(
+        None, min_length=1, max_length=8, description="cnn: the channels of its blocks."
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="The share of units dropped.")
+    init: InitializationName | None = Field(None, description="How its weights are drawn.")
+    lr: float | None = Field(None, gt=0, le=1000, description="Learning rate at the start.")
+    weight_decay: float | None = Field(None, ge=0, le=1000, description="Its weight decay.")
+
+
 class Ensemble(_Options):
     """The ``ensemble`` section of the built-in trainers: several models as one trial."""
 
-    method: Literal["none", "bagging", "snapshot"] = Field(
+    method: Literal["none", "bagging", "boosting", "stacking", "snapshot"] = Field(
         "none",
         description="bagging: members on bootstrap samples of the training rows, trained side by "
-        "side. snapshot: one training whose learning rate falls several times, a member each.",
+        "side. boosting: one member after another, each for what those before it got wrong; the "
+        "epochs are divided among them. stacking: a meta-learner over members, which train on all "
+        "but one of the inner folds each. snapshot: one training whose learning rate falls "
+        "several times, a member each.",
     )
-    size: int = Field(8, ge=2, le=256, description="Members; of snapshot at most one an epoch.")
+    size: int = Field(
+        8, ge=2, le=256, description="Members; of boosting and snapshot at most one an epoch."
+    )
+    members: tuple[Member, ...] = Field(
+        (),
+        max_length=256,
+        description="What members have of their own, in turn (not of snapshot): "
+        "`[{hidden: [64]}, {hidden: [128, 128], dropout: 0.2}]`. Absent: only their seeds differ.",
+    )
     bootstrap_fraction: float = Field(
         1.0, gt=0, le=1, description="bagging: the size of a sample, as a share of the rows."
     )
     replacement: bool = Field(
         True, description="bagging: whether a row can come several times in a sample."
     )
-    combine: Literal["mean", "logits", "vote"] = Field(
+    feature_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="bagging, tables only: the share of the columns that a member sees.",
+    )
+    boosting: Literal["gradient", "samme"] = Field(
+        "gradient",
+        description="boosting: gradient adds up models that are fitted to the loss of the sum; "
+        "samme lets classifiers vote that are trained on weighted rows (classification only).",
+    )
+    shrinkage: float = Field(
+        0.5, gt=0, le=1, description="boosting: how much of each member counts."
+    )
+    inner_folds: int = Field(
+        5,
+        ge=2,
+        le=20,
+        description="stacking: parts of the training rows, each left out once; so many models a "
+        "member.",
+    )
+    non_negative: bool = Field(
+        True,
+        description="stacking: one weight a member, none below 0. false: a logistic or ridge "
+        "regression on what members say.",
+    )
+    average: bool = Field(
+        False,
+        description="snapshot: the mean of the members' weights is one more member (SWA).",
+    )
+    combine: Literal["mean", "logits", "vote", "weighted"] = Field(
         "mean",
-        description="What members say together. mean: of probabilities or values; logits: the "
-        "mean of the logits; vote: each has one (of values, the median).",
+        description="bagging and snapshot: what members say together. mean: of probabilities or "
+        "values; logits: the mean of the logits; vote: each has one (of values, the median); "
+        "weighted: a mean with weights, fitted to a fifth of the training rows, on which no "
+        "member trains then.",
+    )
+    costs: bool = Field(
+        False,
+        description="Report what a prediction costs, of a single model too: cost/parameters, and "
+        "cost/inference_ms, milliseconds for 1,000 rows by the clock; they can be objectives.",
     )
 
 
@@ -228,6 +311,11 @@ class Train(_Options):
         lt=1,
         description="Classification only: the share of the target that goes to all classes alike.",
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="Classification only, what a row counts in the loss. balanced: less, the more "
+        "training rows there are of its class; metrics are not weighted.",
+    )
     ema: float | None = Field(
         None,
         ge=0,
@@ -240,4 +328,11 @@ class Train(_Options):
     )
     early_stopping: EarlyStopping | None = Field(
         None, description="End a trial that no longer improves."
+    )
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Train so many models that differ in their seed only, side by side, and "
+        "report the mean of their metrics.",
     )

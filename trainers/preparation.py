@@ -10,6 +10,8 @@ from torch import nn
 
 from trainers.contract import DataError
 from trainers.data import Dataset
+from trainers.ensembles import MEMBERS
+from trainers.ensembles.boosting import check_classes
 from trainers.models import MODELS, build
 from trainers.models.weights import load
 
@@ -24,7 +26,7 @@ def check(
     Next to no memory is used, whatever the size of the model.
 
     Args:
-        params: The sections ``data``, ``model`` and ``train``, with every default.
+        params: The sections, with every default.
 
     Raises:
         DataError: As said.
@@ -47,7 +49,25 @@ def check(
             f"{early['metric']} is not reported for {dataset.task}; there are "
             + ", ".join(name for name in dataset.summary["metrics"] if name.startswith("val/")),
         )
-    _check_model(params["model"], dataset, rows=min(2, params["train"]["batch_size"]))
+    rows = min(2, params["train"]["batch_size"])
+    _check_model(params["model"], dataset, rows)
+    _check_ensemble(params, dataset, rows)
+
+
+def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, rows: int) -> None:
+    ensemble, method = params["ensemble"], params["ensemble"]["method"]
+    if method == "boosting" and ensemble["boosting"] == "samme":
+        check_classes(dataset)
+    if method == "bagging" and ensemble["feature_fraction"] < 1 and dataset.kind != "table":
+        raise DataError(
+            "ensemble.feature_fraction", "is for tables: the pixels of an image are no columns"
+        )
+    for own in ensemble["members"] if method in MEMBERS else ():
+        changed = {name: value for name, value in own.items() if value is not None}
+        try:
+            _check_model({**params["model"], **changed}, dataset, rows)
+        except DataError as error:
+            raise DataError("ensemble.members", str(error), error.hint) from None
 
 
 def _check_model(options: Mapping[str, Any], dataset: Dataset, rows: int) -> None:

@@ -20,7 +20,8 @@ from pydantic import BaseModel
 
 from trainers import options
 from trainers.contract import DataError, TogetherTrainer, Trainer
-from trainers.models import STACKED
+from trainers.models import PADDED, STACKED
+from trainers.padding import padded
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
@@ -120,11 +121,24 @@ PER_LANE = frozenset(
         "train.l1",
         "train.clip_norm",
         "train.label_smoothing",
+        "train.class_weights",
         "train.ema",
         "train.schedule",
         "train.early_stopping",
     }
 )
+
+
+def why_in_turn(name: str, model: str | None) -> str | None:
+    """Why trials are trained one after another and not as lanes, in words; None: as lanes.
+
+    Args:
+        name: The trainer's.
+        model: ``model.name``, of a built-in trainer.
+    """
+    if name not in TRAINERS:
+        return f"{name} trains one trial at a time"
+    return None if model in STACKED else f"{model} has layers that lanes have no rule for"
 
 
 def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -133,7 +147,7 @@ def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
     Args:
         params: Every section, with every default.
     """
-    if name not in TRAINERS or params["model"]["name"] not in STACKED:
+    if why_in_turn(name, params["model"]["name"] if name in TRAINERS else None):
         return None
     shared = {
         f"{section}.{key}": value
@@ -142,6 +156,8 @@ def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
         for key, value in values.items()
         if f"{section}.{key}" not in PER_LANE
     }
+    if params["model"]["name"] in PADDED:
+        shared["train.batch_size"] = padded(shared["train.batch_size"])
     return json.dumps([name, shared], sort_keys=True)
 
 

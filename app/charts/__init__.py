@@ -5,5 +5,6 @@ trials; `parallel` parameters side by side, and what boxes select; `parameters` 
 importances; `endings` pruning and failures; `fronts` several objectives; `workers` the timeline;
 `curves` metrics of many runs, or of one; `thresholds` ROC and precision-recall; `probabilities`
 calibration and scores; `confusion` classes; `comparisons` intervals and seeds; `errors`
-regressions. `style`, `lines`, `axes`, `panels` and `runs` are what they share.
+regressions; `ensembles` an ensemble's members, gain and cost. `style`, `lines`, `axes`, `panels`,
+`matrices` and `runs` are what they share.
 """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from app.charts import lines, style
+from app.charts.matrices import BLUES, DIFFERENCES, cells
 from app.charts.panels import at, panels
 from app.charts.runs import Tables, together
 from app.charts.style import Chart, Trace
@@ -18,11 +19,7 @@ from app.words import Words
 Counts = npt.NDArray[np.int64]
 MOST_MATRICES = 4
 MOST_CLASSES = 40  # rows that a screen has room for: of more, those with the most errors
-MOST_WRITTEN = 12  # classes up to which counts are written into the cells
 LABEL = 14  # characters of a class's name
-# Opaque, because Plotly chooses the colour of a cell's text by the cell's colour alone.
-BLUES = [[0, "#e6edf3"], [1, "#0072b2"]]
-DIFFERENCES = [[0, "#d55e00"], [0.5, "#ececec"], [1, "#0072b2"]]  # worse, same, better
 
 
 def confusions(
@@ -53,7 +50,7 @@ def confusions(
         gap=90 + 7 * max(len(style.cut(classes[i], LABEL)) for i in kept),
     )
     for index, counts in enumerate(shown.values()):
-        fig.add_traces(at(index, [_matrix(counts, classes, kept, w)]))
+        fig.add_traces(at(index, _matrix(counts, classes, kept, w)))
     return Chart(
         fig,
         table,
@@ -87,13 +84,9 @@ def confusion_difference(
     better = np.where(np.eye(len(kept), dtype=bool), delta, -delta)
     most = max(int(np.abs(delta).max(initial=0)), 1)
     texts = [[f"{n:+d}" if n else "" for n in row] for row in delta]
-    colors = {"zmin": -most, "zmax": most, "colorscale": DIFFERENCES}
     about = style.hover(("", "%{customdata}"), ("", "%{text}"))
-    fig.add_traces(
-        [
-            _heatmap(better, texts, classes, kept, w) | colors | {"hovertemplate": about},
-        ]
-    )
+    hovered = _hovered(classes, kept, w)
+    fig.add_traces(cells(better, (-most, most), DIFFERENCES, texts, hovered, about))
     x, y = _class_axes(classes, kept, w)
     fig.update_layout(xaxis=x, yaxis=y)
     left = style.left_out(w, len(classes) - len(kept), "confusion.left_out")
@@ -178,41 +171,22 @@ def _cells(matrices: Mapping[str, Counts], classes: Sequence[str]) -> pd.DataFra
     return pd.concat(parts, ignore_index=True)
 
 
-def _matrix(counts: Counts, classes: Sequence[str], kept: Sequence[int], w: Words) -> Trace:
+def _matrix(counts: Counts, classes: Sequence[str], kept: Sequence[int], w: Words) -> list[Trace]:
     whole = counts.sum(axis=1, keepdims=True)
     share = (100 * counts / np.where(whole > 0, whole, 1))[np.ix_(kept, kept)]
     texts = [[str(n) if n else "" for n in row] for row in counts[np.ix_(kept, kept)]]
-    colors = {"zmin": 0, "zmax": 100, "colorscale": BLUES}
     about = style.hover(
         ("", "%{customdata}"), (w("term.rows"), "%{text}"), (w("confusion.share"), "%{z:.3~g} %")
     )
-    return _heatmap(share, texts, classes, kept, w) | colors | {"hovertemplate": about}
+    return cells(share, (0, 100), BLUES, texts, _hovered(classes, kept, w), about)
 
 
-def _heatmap(
-    z: npt.NDArray[Any],
-    texts: list[list[str]],
-    classes: Sequence[str],
-    kept: Sequence[int],
-    w: Words,
-) -> Trace:
-    return {
-        "type": "heatmap",
-        "z": style.floats(z.ravel()).reshape(z.shape),
-        "text": texts,
-        "texttemplate": "%{text}" if len(kept) <= MOST_WRITTEN else None,
-        "customdata": [[_hovered(classes[t], classes[s], w) for s in kept] for t in kept],
-        "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
-    }
-
-
-def _hovered(truth: object, said: object, w: Words) -> str:
-    return (
-        f"{w('confusion.truth')}: {style.plain(truth, 30)}<br>"
-        f"{w('confusion.said')}: {style.plain(said, 30)}"
-    )
+def _hovered(classes: Sequence[str], kept: Sequence[int], w: Words) -> list[list[str]]:
+    names = [style.plain(classes[i], 30) for i in kept]
+    return [
+        [f"{w('confusion.truth')}: {truth}<br>{w('confusion.said')}: {said}" for said in names]
+        for truth in names
+    ]
 
 
 def _class_axes(

@@ -13,11 +13,13 @@ from app.charts.lines import Line
 from app.charts.panels import at, panels, upright
 from app.charts.style import Chart, Trace
 from app.words import Words
+from hpo.results.tables import DETAILS, SYSTEM
 
 Over = Literal["epoch", "time", "samples"]
 RAW_BEHIND = 6  # runs up to which the unsmoothed curves are drawn behind
 FEW_MEASURED = 50  # values up to which each has a marker
 SPLITS = ("train", "val")
+PARTS = ("fold/", "repeat/")  # what begins the names of a fold's or a repeat's metrics
 COLUMNS: dict[Over, str] = {"epoch": "epoch", "time": "elapsed_s", "samples": "samples"}
 _NOTHING = np.zeros(0, np.float32)
 UNITS = {
@@ -30,9 +32,12 @@ UNITS = {
 
 
 def metric_names(columns: Sequence[str]) -> list[str]:
-    """``train/loss`` and ``val/loss`` are one metric, ``loss``; in the columns' order."""
+    """``train/loss`` and ``val/loss`` are one metric, ``loss``; in the columns' order, without
+    those of the machine and of `hpo.results.tables.DETAILS`.
+    """
     facts = ("run", "trial", "epoch", "time_ms", "seconds", "elapsed_s", "samples")
-    bare = [_bare(c) for c in columns if c not in facts and not c.startswith("system/")]
+    apart = (SYSTEM, *DETAILS)
+    bare = [_bare(c) for c in columns if c not in facts and not c.startswith(apart)]
     return list(dict.fromkeys(bare))
 
 
@@ -251,6 +256,33 @@ def run_curves(
         return Chart(_one_entry_each(fig), table)
     fig.update_layout(shapes=[upright(index, best_epoch, "dot") for index in range(count)])
     return Chart(_one_entry_each(fig), table, w("run.best_epoch", epoch=best_epoch))
+
+
+def parts(epochs: pd.DataFrame, metric: str, w: Words) -> Chart | None:
+    """One metric of one run in each fold and repeat, with their mean; None where it has no such.
+
+    Args:
+        epochs: Of one trial, as in `hpo.results.StudyTables`.
+        metric: Its full name, ``val/loss``.
+    """
+    epochs = epochs.sort_values("epoch", kind="stable")
+    found = [c for c in map(str, epochs) if c.startswith(PARTS) and c.endswith(f"/{metric}")]
+    found = [column for column in found if epochs[column].notna().any()]
+    if not found or metric not in epochs:
+        return None
+    names = [metric, *found]
+    fig = style.figure(w("run.parts", metric=style.cut(metric, 28)), w("term.epoch"), metric)
+    x = style.floats(epochs["epoch"])
+    hovers = ((w("term.epoch"), "%{x}"), (metric, f"%{{y:{style.NUMBER}}}"))
+    drawn = [
+        Line(name.removesuffix(f"/{metric}"), place, x, style.floats(epochs[name]))
+        for place, name in enumerate(found, 1)
+    ]
+    mean = Line(w("run.parts.mean"), 0, x, style.floats(epochs[metric]))
+    fig.add_traces(lines.traces(drawn, hovers, len(drawn)))
+    fig.add_traces(lines.traces([mean], hovers, 1))
+    fig.data[-1].line.width = 4
+    return Chart(fig, epochs[["epoch", *names]])
 
 
 def resources(epochs: pd.DataFrame, w: Words, columns: int = 2) -> Chart:

@@ -17,8 +17,8 @@ from app.charts.style import MOST_NAMED, Floats, Trace, floats
 
 MOST_POINTS = 1_000  # a curve has no more than so many
 MOST_IN_ALL = 20_000  # points of a figure, as far as `LEAST_POINTS` allows
-MOST_WITH_NAMES = 10_000  # where each point carries its run's name
-LEAST_POINTS = 100
+MOST_WITH_NAMES = 6_000  # where each point carries its run's name
+LEAST_POINTS = 50
 
 
 def points_each(curves: int, in_all: int = MOST_IN_ALL) -> int:
@@ -113,7 +113,7 @@ def traces(
         dashes: Whether dash patterns tell runs apart, in place of markers.
     """
     if runs > MOST_NAMED:
-        return _by_color(drawn, hovers, shape)
+        return _by_color(drawn, hovers, shape, runs)
     most = points_each(len(drawn))
     made = []
     for line in drawn:
@@ -144,12 +144,14 @@ def traces(
     return made
 
 
-def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: str) -> list[Trace]:
+def _by_color(
+    drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: str, runs: int
+) -> list[Trace]:
     """So many lines that hovering must name them: a browser draws few traces far faster."""
     most = points_each(len(drawn), MOST_WITH_NAMES)
     made = []
     for dashed in (True, False):  # what is dashed lies below
-        for (color, name), group in _groups(drawn, dashed).items():
+        for (color, name), group in _groups(drawn, dashed, runs).items():
             shown = [thinned(line.x, line.y, most) for line in group]
             lengths = [len(x) + 1 for x, _ in shown]
             about = np.array([(line.index, hover_name(line.run)[1]) for line in group])
@@ -168,16 +170,19 @@ def _by_color(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], shape: s
                     "hovertemplate": style.hover(("", f"<b>{name}</b>"), *hovers),
                 }
             )
-    return [*made, _ends([line for line in drawn if not line.dashed], hovers)]
+    dots = [line for line in drawn if not line.dashed and np.isfinite(line.y).sum() == 1]
+    return [*made, _dots(dots, hovers, runs)] if dots else made
 
 
-def _groups(drawn: Sequence[Line], dashed: bool) -> dict[tuple[str, str], list[Line]]:
-    """The lines that one trace can draw: those of one colour and one study."""
+def _groups(drawn: Sequence[Line], dashed: bool, runs: int) -> dict[tuple[str, str], list[Line]]:
+    """The lines that one trace can draw: those of one colour and one study. What is dashed lies
+    behind so many others, in grey.
+    """
     found: dict[tuple[str, str], list[Line]] = {}
     for line in drawn:
         if line.dashed == dashed:
-            look = style.look(line.index)
-            found.setdefault((look.color, hover_name(line.run)[0]), []).append(line)
+            color = style.GREY if dashed else style.look(line.index, runs).color
+            found.setdefault((color, hover_name(line.run)[0]), []).append(line)
     return found
 
 
@@ -193,18 +198,18 @@ def hover_name(run: str) -> tuple[str, int]:
     return _short(run), 0
 
 
-def _ends(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]]) -> Trace:
-    """A marker where each line ends: what can be clicked of lines without markers."""
-    last = [(line, int(np.flatnonzero(np.isfinite(line.y))[-1])) for line in drawn]
+def _dots(drawn: Sequence[Line], hovers: Sequence[tuple[str, str]], runs: int) -> Trace:
+    """A marker for each line that is a single point."""
+    places = [(line, int(np.flatnonzero(np.isfinite(line.y))[0])) for line in drawn]
     return {
         "type": "scatter",
         "mode": "markers",
         "showlegend": False,
-        "x": floats([line.x[place] for line, place in last]),
-        "y": floats([line.y[place] for line, place in last]),
-        "customdata": np.array([line.index for line, _ in last], np.int32),
-        "text": [_short(line.run) for line, _ in last],
-        "marker": {"size": 5, "color": [style.look(line.index).color for line, _ in last]},
+        "x": floats([line.x[place] for line, place in places]),
+        "y": floats([line.y[place] for line, place in places]),
+        "customdata": np.array([line.index for line in drawn], np.int32),
+        "text": [_short(line.run) for line in drawn],
+        "marker": {"size": 5, "color": [style.look(line.index, runs).color for line in drawn]},
         "hovertemplate": style.hover(("", "<b>%{text}</b>"), *hovers),
     }
 

@@ -24,25 +24,26 @@ def history_table(
     objective: Sequence[Mapping[str, str]],
     by: By = "trial",
     index: int = 0,
+    epochs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Each trial's value and the best so far.
 
     Args:
-        trials: As in `hpo.results.StudyTables`.
-        objective: The same.
+        trials, objective: As in `hpo.results.StudyTables`.
         by: The order: of the trials' numbers, or of their ends.
         index: Which objective.
+        epochs: The same; says when a trial that is not over was last heard of.
 
     Returns:
-        ``number``, ``state``, ``reason``, ``started``, ``ended`` (as in ``trials``), ``elapsed_s``
-        since the study's first trial began, ``value`` (the objective's; the best so far of a trial
-        that is not over), and ``best_so_far`` over complete trials.
+        ``number``, ``state``, ``reason``, ``started``, ``ended`` (as in ``trials``),
+        ``elapsed_s`` from when the study's first trial began until this one ended, or else was
+        last heard of; ``value`` (the objective's; the best so far of a trial that is not over),
+        and ``best_so_far`` over complete trials.
     """
     column = f"value.{objective[index]['metric']}" if len(objective) > 1 else "value"
     table = trials[["number", "state", "reason", "started", "ended"]].copy()
     table["value"] = trials[column].astype("float64").where(np.isfinite(trials[column]))
-    ends = table["started"] + pd.to_timedelta(trials["seconds"].fillna(0), unit="s")
-    ends = table["ended"].fillna(ends.astype(table["ended"].dtype))
+    ends = table["ended"].fillna(_last_heard(table, epochs)).fillna(table["started"])
     table.insert(5, "elapsed_s", (ends - table["started"].min()).dt.total_seconds())
     order = ["number"] if by == "trial" else ["elapsed_s", "number"]
     table = table.sort_values(order, kind="stable", ignore_index=True)
@@ -52,6 +53,18 @@ def history_table(
     return table.assign(best_so_far=best.ffill())
 
 
+def _last_heard(table: pd.DataFrame, epochs: pd.DataFrame | None) -> pd.Series:
+    """When each trial that is not over reported its last epoch. (Its seconds do not tell: of a
+    trial that shares its worker they are its share of the time.)"""
+    is_open = table["ended"].isna()
+    if epochs is None or not is_open.any():
+        return pd.Series(pd.NaT, table.index, table["ended"].dtype)
+    going = epochs[epochs["trial"].isin(table["number"][is_open])]
+    last_ms = table["number"].map(going.groupby("trial")["time_ms"].max())
+    last = pd.to_datetime(last_ms.astype("Int64"), unit="ms", utc=True)
+    return last.astype(table["ended"].dtype)
+
+
 def history(
     trials: pd.DataFrame,
     objective: Sequence[Mapping[str, str]],
@@ -59,6 +72,7 @@ def history(
     by: By = "trial",
     log: bool = False,
     index: int = 0,
+    epochs: pd.DataFrame | None = None,
 ) -> Chart:
     """Values over trials or over time, with the best so far as a line.
 
@@ -66,13 +80,13 @@ def history(
     the best it had; one that has no value is a tick at the bottom.
 
     Args:
-        trials: As in `hpo.results.StudyTables`.
-        objective: The same.
+        trials, objective: As in `hpo.results.StudyTables`.
         by: What the horizontal axis is.
         log: Whether the values' axis is logarithmic.
         index: Which objective.
+        epochs: As in `history_table`.
     """
-    table = history_table(trials, objective, by, index)
+    table = history_table(trials, objective, by, index, epochs)
     metric = objective[index]["metric"]
     unit_s, unit = style.duration_unit(float(table["elapsed_s"].max()) if len(table) else 0.0)
     over = w("history.by_trial") if by == "trial" else w("history.by_time")

@@ -63,6 +63,7 @@ STATES = {
 }
 
 MOST_NAMED = 12  # runs in a legend; with more, hovering says which is which
+FEW_COLORS = 4  # of more runs than that
 MOST_CHARACTERS = 60  # of a name
 TITLE_WIDTH = 44  # characters a line that a phone has room for
 HEIGHT = 380  # pixels
@@ -106,10 +107,16 @@ class Look:
     dash: str
 
 
-def look(index: int) -> Look:
-    """The look of the run at this place, from 0; the first 56 differ in colour or symbol."""
+def look(index: int, runs: int = 1) -> Look:
+    """The look of the run at this place, from 0; the first 56 differ in colour or symbol.
+
+    Args:
+        runs: How many there are. Colours do not tell more than `MOST_NAMED` apart, so then there
+            are but `FEW_COLORS`: each is a trace, and a browser draws few of them faster.
+    """
+    colors = PALETTE if runs <= MOST_NAMED else PALETTE[:FEW_COLORS]
     return Look(
-        PALETTE[index % len(PALETTE)], SYMBOLS[index % len(SYMBOLS)], DASHES[index % len(DASHES)]
+        colors[index % len(colors)], SYMBOLS[index % len(SYMBOLS)], DASHES[index % len(DASHES)]
     )
 
 

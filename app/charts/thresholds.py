@@ -97,7 +97,7 @@ def points(there: pd.DataFrame, runs: Sequence[str], x: str, y: str, w: Words) -
     here = there[there["run"].isin(index)]
     if here.empty:
         return []
-    looks = [style.look(index[run]) for run in here["run"]]
+    looks = [style.look(index[run], len(runs)) for run in here["run"]]
     said = [column for column in ("tpr", "fpr", "precision", "f1", "accuracy") if column in here]
     texts = [
         "<br>".join(

@@ -7,6 +7,8 @@ Guarantees:
 - New data, another theme or size are drawn in place: zoom, hidden traces and what is selected stay
   (``plot.js``).
 - plotly.js is the one that belongs to the installed plotly; a browser loads it once.
+- Caption and CSV button belong to the chart: as elements of Streamlit's they would take the
+  browser a third of the chart's time, whenever anything changes.
 
 Not covered: figures without a title and a height; selections in charts that are not cartesian.
 """
@@ -16,8 +18,9 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -54,19 +57,35 @@ class Selected:
     boxes: list[Box] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What a chart says beside what it draws.
+
+    Attributes:
+        csv, csv_help: Of the button that gives its data.
+        not_served: In its place, where nobody serves plotly.js (see `app.serve`).
+    """
+
+    csv: str
+    csv_help: str
+    not_served: str
+
+
 def plot(
     chart: Chart,
     key: str,
     alt: str,
+    labels: Labels,
     picture: str = "png",
     select: Sequence[Selecting] = (),
     over: Sequence[Trace] = (),
 ) -> Selected:
-    """Draw a chart.
+    """Draw a chart with its caption, and its data as CSV.
 
     Args:
-        key: Its name on the page, and of its picture.
+        key: Its name on the page, and of its files.
         alt: What it is, for those who do not see it.
+        labels: What stands around it.
         picture: The format in which its picture is downloaded: ``png`` or ``svg``.
         select: Ways to select in it.
         over: Traces to draw over those of the chart, which may have been made before.
@@ -75,17 +94,35 @@ def plot(
         "key": key,
         "alt": alt,
         "height": chart.figure.layout.height,
+        "caption": chart.caption,
+        "labels": asdict(labels),
         "picture": {"format": picture, "filename": key, "scale": 2},
         "select": list(select),
         "source": PLOTLY_JS,
     }
     # As bytes, which Streamlit sends as they are: a dict it would write as JSON three times.
-    parts = (json.dumps(about).encode(), chart.json, written(list(over)))
-    data = b'{"about":%s,"figure":%s,"over":%s}' % parts
+    parts = (json.dumps(about).encode(), chart.json, written(list(over)), _file(chart, key))
+    data = b'{"about":%s,"figure":%s,"over":%s,"file":%s}' % parts
     said = _component(
-        key=key, data=data, height=about["height"], on_selected_change=lambda: None
+        key=key,
+        data=data,
+        on_selected_change=lambda: None,
+        on_csv_change=functools.partial(_want_file, key),
     ).get("selected")
     return Selected(said["points"], said["boxes"]) if said else Selected()
+
+
+def _want_file(key: str) -> None:
+    st.session_state[f"{key}-file"] = time.time_ns()
+
+
+def _file(chart: Chart, key: str) -> bytes:
+    """The data as CSV, as JSON: only in the run in which somebody asks for it, else ``null``."""
+    asked_ns = st.session_state.pop(f"{key}-file", None)
+    if asked_ns is None:
+        return b"null"
+    # With the time, so that who asks twice gets it twice.
+    return json.dumps({"csv": chart.table.to_csv(index=False), "asked": str(asked_ns)}).encode()
 
 
 @functools.cache

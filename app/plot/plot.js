@@ -4,10 +4,10 @@
 
 const charts = new WeakMap(); // by the element that Streamlit gives each
 
-export default async function ({ data, parentElement, setStateValue }) {
+export default async function ({ data, parentElement, setStateValue, setTriggerValue }) {
   let chart = charts.get(parentElement);
   if (!chart) charts.set(parentElement, (chart = new Chart(parentElement)));
-  await chart.show(data, setStateValue);
+  await chart.show(data, setStateValue, () => setTriggerValue("csv", true));
   return () => chart.end();
 }
 
@@ -15,8 +15,11 @@ class Chart {
   constructor(parent) {
     this.frame = parent.appendChild(document.createElement("div"));
     this.frame.setAttribute("role", "figure");
+    // What changes elsewhere does not move what is in it: the browser need not look.
+    this.frame.style.contain = "strict";
     this.plot = this.frame.appendChild(document.createElement("div"));
     this.plot.className = "js-plotly-plot"; // as Plotly calls it, before it is there
+    this.foot = new Foot(parent, () => this.askForFile());
     this.axes = {}; // as the last figure had them: {x2: {range, uirevision}}
     this.uids = new Map(); // of traces, by their names
     this.told = JSON.stringify(NOTHING);
@@ -24,16 +27,24 @@ class Chart {
     this.resized.observe(this.frame);
   }
 
-  async show(bytes, setStateValue) {
+  async show(bytes, setStateValue, askForFile) {
     this.setStateValue = setStateValue;
+    this.askForFile = askForFile;
     if (!same(bytes, this.bytes)) {
       this.bytes = bytes;
       this.said = parsed(bytes);
       this.about = this.said.about;
       this.frame.setAttribute("aria-label", this.about.alt);
       this.frame.style.height = `${this.about.height}px`; // nothing jumps when Plotly comes
+      this.foot.say(this.about);
+      if (this.said.file) save(this.said.file.csv, `${this.about.key}.csv`);
     }
-    this.Plotly = await plotly(this.about.source);
+    try {
+      this.Plotly = await plotly(this.about.source);
+    } catch {
+      this.plot.textContent = this.about.labels.not_served;
+      return;
+    }
     const theme = themeOf(this.frame);
     if (this.ended || (!this.said && theme.toString() === this.theme)) return;
     this.theme = theme.toString();
@@ -56,6 +67,7 @@ class Chart {
     this.ids = data.map(this.about.select.length ? ids : () => []);
     this.keepSelection(data, layout);
     const isFirst = !this.plot.on;
+    if (isFirst) this.plot.replaceChildren();
     await this.Plotly.react(this.plot, data, layout, this.config());
     if (isFirst) this.listen();
     else this.tell(); // a box may hold more now
@@ -188,9 +200,45 @@ class Chart {
   }
 }
 
+// What stands under a chart: its caption, and the button that gives its data.
+class Foot {
+  constructor(parent, askForFile) {
+    const foot = parent.appendChild(document.createElement("div"));
+    foot.style.cssText = "display: flex; gap: 0.75rem; align-items: start; margin-top: 0.25rem";
+    this.caption = foot.appendChild(document.createElement("p"));
+    this.caption.style.cssText =
+      "flex: 1; margin: 0; font-size: 0.875rem; line-height: 1.5; overflow-wrap: anywhere;" +
+      "color: color-mix(in srgb, var(--st-text-color) 62%, var(--st-background-color))";
+    this.button = foot.appendChild(document.createElement("button"));
+    this.button.style.cssText =
+      "border: 0; padding: 0 0.25rem; background: none; cursor: pointer; white-space: nowrap;" +
+      "font: inherit; font-size: 0.875rem; line-height: 1.5; color: var(--st-text-color)";
+    this.button.onclick = askForFile;
+  }
+
+  say({ caption, labels }) {
+    this.caption.textContent = caption;
+    this.button.innerHTML = DOWNLOAD;
+    this.button.append(labels.csv);
+    this.button.title = labels.csv_help;
+  }
+}
+
+function save(text, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 const NOTHING = { points: [], boxes: [] };
 const TOUCH = matchMedia("(pointer: coarse)");
 const CORNERS = "M3 3h7v2H5v5H3zM14 3h7v7h-2V5h-5zM3 14h2v5h5v2H3zM19 14h2v7h-7v-2h5z";
+const DOWNLOAD =
+  '<svg width="16" height="16" viewBox="0 0 24 24" fill="currentColor" aria-hidden="true" ' +
+  'style="vertical-align: -0.15em; margin-right: 0.35em">' +
+  '<path d="M11 4h2v8l3-3 1.4 1.4L12 16l-5.4-5.6L8 9l3 3zM4 15h2v3h12v-3h2v5H4z"/></svg>';
 const FULLSCREEN = {
   name: "fullscreen",
   title: "Fullscreen",
@@ -205,8 +253,8 @@ function plotly(source) {
   loading ??= new Promise((done, failed) => {
     const script = document.createElement("script");
     script.src = source;
-    script.onload = () => done(window.Plotly);
-    script.onerror = () => {
+    script.onload = script.onerror = () => {
+      if (window.Plotly) return done(window.Plotly); // where nobody serves it, HTML may come
       loading = undefined; // the next chart tries again
       failed(new Error(`${source} could not be loaded`));
     };

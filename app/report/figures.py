@@ -14,6 +14,7 @@ from app.charts import (
     errors,
     fronts,
     learning,
+    matrices,
     parallel,
     parameters,
     progress,
@@ -44,7 +45,9 @@ def history(about: Subject, w: Words) -> Section | None:
         )
         blocks.append(_figure(about, "front", wide, narrow))
     for index in range(len(tables.objective)):
-        found = progress.history(tables.trials, tables.objective, w, index=index)
+        found = progress.history(
+            tables.trials, tables.objective, w, index=index, epochs=tables.epochs
+        )
         blocks.append(_figure(about, f"history-{index}" if index else "history", found))
     return Section("history", w("report.history"), blocks)
 
@@ -149,7 +152,7 @@ def _classes(about: Subject, w: Words) -> Iterator[Figure]:
         half=True,
     )
     counts = {run: evaluation.confusion(first)}
-    small = len(names) <= confusion.MOST_WRITTEN
+    small = len(names) <= matrices.MOST_WRITTEN
     yield _figure(about, "confusion", confusion.confusions(counts, names, w), half=small)
     by_class = {run: evaluation.per_class(first)}
     yield _figure(about, "classes", confusion.class_metrics(by_class, "f1", w), half=small)

@@ -11,15 +11,14 @@ from app.charts import curves
 from app.compared import Compared, compared, unlike
 from app.parts import (
     LIVE_S,
-    catalog,
     chart,
     current_words,
     heading,
     inert,
     made,
-    study_or_stop,
     trouble,
 )
+from app.picking import pick
 from app.views import compare_errors, compare_examples, compare_metrics, compare_probabilities
 from app.views.compare_probabilities import roc_chart
 from app.words import Words
@@ -37,16 +36,36 @@ def show() -> None:
         runs = address.chosen()
         address.set_runs(runs)
     found = compared(runs) if runs else None
-    heading(w("page.compare"), w)
-    trouble()
-    _pick(runs, w)
+    above = st.container()
     if found is None:
         st.info(w("compare.empty") if not runs else w("compare.none_there"))
-        return
+    else:
+        _view(found, runs, w)
+    with above:  # sent last, since the browser is longer at the charts
+        heading(w("page.compare"), w)
+        trouble()
+        _chosen(runs, w)
+        if found is not None:
+            _apart(found, w)
+
+
+def _chosen(runs: list[address.Run], w: Words) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pick(runs, w)
+        if len(runs) > 1:
+            of_these = {"runs": address.join(runs)}
+            address.link(address.ENSEMBLE, w("ensemble.of_these"), ":material/hub:", **of_these)
+
+
+def _apart(found: Compared, w: Words) -> None:
+    """Say which runs are not shown, or not everywhere."""
     if found.missing:
         st.warning(w("compare.missing", runs=inert(", ".join(found.missing[:5]), 300)))
     if other := unlike(found):
         st.warning(w("compare.unlike", runs=inert(", ".join(other[:5]), 300), count=len(other)))
+
+
+def _view(found: Compared, runs: list[address.Run], w: Words) -> None:
     views = [view for view in VIEWS if view != "probabilities" or not _predict_numbers(found)]
     view = address.choice("view", views, lambda v: w(f"compare.view.{v}"), w("study.view"))
     live = any(
@@ -66,43 +85,6 @@ def show() -> None:
 
 def _predict_numbers(found: Compared) -> bool:
     return all(tables.dataset.get("task") == "regression" for tables in found.studies.values())
-
-
-def _pick(runs: list[address.Run], w: Words) -> None:
-    """Add the best runs of a study; take runs out."""
-    with st.popover(w("compare.runs", count=len(runs)), icon=":material/checklist:"):
-        studies = list(catalog().studies()["key"])
-        if studies:
-            key = st.selectbox(w("term.study"), studies, key="pick-study")
-            count = st.number_input(w("compare.best_of"), 1, address.MOST_RUNS, 5, key="pick-best")
-            if st.button(w("compare.add_best"), key="pick-add"):
-                best = study_or_stop(key, w).complete()["number"].head(int(count))
-                _set([*runs, *((key, int(number)) for number in best)])
-                st.rerun()
-        # What these do, they do before the page runs, so that it runs once.
-        st.text_input(w("compare.type"), key="pick-typed")
-        st.button(w("compare.type.add"), key="pick-typed-add", on_click=_add_typed, args=(runs,))
-        names = list(map(address.name, runs))
-        if st.multiselect(w("compare.take_out"), names, key="pick-out"):
-            st.button(
-                w("compare.take_out.go"), key="pick-out-go", on_click=_take_out, args=(runs,)
-            )
-
-
-def _add_typed(runs: list[address.Run]) -> None:
-    typed = st.session_state["pick-typed"].split(",")
-    _set([*runs, *filter(None, map(address.parse, typed))])
-
-
-def _take_out(runs: list[address.Run]) -> None:
-    out = st.session_state["pick-out"]
-    _set([run for run in runs if address.name(run) not in out])
-
-
-def _set(runs: list[address.Run]) -> None:
-    kept = list(dict.fromkeys(runs))[: address.MOST_RUNS]
-    st.session_state["chosen"] = kept
-    address.set_runs(kept)
 
 
 # -- the overview: curves and ROC

@@ -28,7 +28,7 @@ from app.parts import (
 from app.sentences import number, span
 from app.words import Words
 from hpo.results import UserError
-from hpo.results.tables import SYSTEM, StudyTables
+from hpo.results.tables import DETAILS, SYSTEM, StudyTables
 
 LOG_LINES = 200
 
@@ -88,12 +88,33 @@ def _top(key: str, trial: int, w: Words) -> None:
         "run-curves",
         w,
     )
+    for metric in (goal["metric"] for goal in tables.objective):
+        parts = made(partial(curves.parts, mine, metric, w), "parts", metric, *at)
+        if parts is not None:
+            chart(parts, f"run-parts-{metric}", w)
+    _details(mine, best, w)
     if mine.filter(like=SYSTEM).notna().to_numpy().any():
         chart(
             made(lambda: curves.resources(mine, w, side_by_side), "resources", *at),
             "run-resources",
             w,
         )
+
+
+def _details(epochs: pd.DataFrame, best: int | None, w: Words) -> None:
+    """What was reported of folds, members and cost, at the best epoch or else the last."""
+    names = [name for name in map(str, epochs) if name.startswith(DETAILS)]
+    at_best = epochs[epochs["epoch"] == best] if best is not None else epochs.tail(1)
+    values = at_best[names].iloc[0].dropna() if len(at_best) else pd.Series(dtype="float64")
+    if values.empty:
+        return
+    with st.expander(w("run.details")):
+        table = pd.DataFrame({"metric": values.index, "value": values.to_numpy()})
+        shown = table.set_axis([w("column.metric"), w("column.value")], axis=1)
+        st.dataframe(shown, hide_index=True, key="run-details")
+        with st.container(horizontal=True):
+            st.caption(inert(w("run.details.how"), 400))
+            csv(table, "run-details-values", w)
 
 
 def _parameters(tables: StudyTables, trial: int, w: Words) -> None:

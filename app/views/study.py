@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from app.charts import endings, fronts, learning, parallel, parameters, progress
 from app.charts.style import Chart
 from app.compared import predictions_of
 from app.controls import controls
-from app.leaderboard import leaderboard
+from app.leaderboard import columns, leaderboard
 from app.parts import (
     LIVE_S,
     catalog,
@@ -29,8 +30,9 @@ from app.parts import (
 )
 from app.plot import Selecting
 from app.sentences import number, span, suggestion
-from app.trial_table import title
+from app.views.ensemble import link_to_best
 from app.words import Words
+from hpo.results import UserError
 from hpo.results import advice as advising
 from hpo.results.summary import busy_s, used
 from hpo.results.tables import OVER, STATES, StudyTables
@@ -76,14 +78,14 @@ def _state(key: str, state: str, w: Words) -> None:
     counts = tables.trials["state"].value_counts()
     shown = ", ".join(f"{counts[s]} {w(f'state.{s}')}" for s in STATES if s in counts)
     best = tables.best() if len(tables.objective) == 1 else None
-    columns = st.columns([2, 1, 1, 1])
-    columns[0].metric(
+    facts = st.columns([2, 1, 1, 1])
+    facts[0].metric(
         w("column.trials"), w(f"state.{tables.state}"), shown, delta_color="off", delta_arrow="off"
     )
     if best is not None:
         metric, goal = tables.objective[0]["metric"], tables.objective[0]["goal"]
         value = tables.trials.set_index("number")["value"][best]
-        columns[1].metric(
+        facts[1].metric(
             inert(metric),
             number(value),
             w(f"study.best.{goal}", trial=best),
@@ -92,14 +94,14 @@ def _state(key: str, state: str, w: Words) -> None:
         )
     elapsed_s = busy_s(tables)
     share = used(tables)
-    columns[2].metric(
+    facts[2].metric(
         w("study.took"), span(elapsed_s, w), _busy(tables, w), delta_color="off", delta_arrow="off"
     )
     if not math.isnan(share):
         left = ""
         if tables.state == "running" and 0.02 < share < 1:
             left = w("study.left", time=span(elapsed_s * (1 - share) / share, w))
-        columns[3].metric(
+        facts[3].metric(
             w("column.used"), f"{share:.0%}", left or None, delta_color="off", delta_arrow="off"
         )
     if tables.missing_curves:
@@ -121,9 +123,10 @@ def _running(tables: StudyTables, w: Words) -> None:
     shown = going[["worker", "number", "last_epoch", "value", "seconds", *params]]
     shown = shown.dropna(axis=1, how="all")
     st.dataframe(
-        shown.rename(columns={name: title(name, w) for name in map(str, shown)}),
+        shown,
         hide_index=True,
         key="running",
+        column_config=columns(shown, w),
     )
 
 
@@ -131,11 +134,9 @@ def _busy(tables: StudyTables, w: Words) -> str | None:
     """How many workers there are, and which share of the time they trained."""
     if tables.spans.empty:
         return None
-    ends = tables.spans["end_ms"].fillna(tables.updated_ms)
-    trained_s = float((ends - tables.spans["start_ms"]).sum()) / 1000
-    count = tables.spans["worker"].nunique()
-    share = min(1.0, trained_s / (count * max(busy_s(tables), 1e-9)))
-    return w("study.busy", workers=count, share=share)
+    trained_s = workers.trained_s(workers.timeline_table(tables.spans, tables.updated_ms))
+    share = min(1.0, float(trained_s.sum()) / (len(trained_s) * max(busy_s(tables), 1e-9)))
+    return w("study.busy", workers=len(trained_s), share=share)
 
 
 # -- what it found
@@ -165,7 +166,9 @@ def _history(tables: StudyTables, w: Words) -> None:
             names = [goal["metric"] for goal in tables.objective]
             index = names.index(st.selectbox(w("column.metric"), names, key="objective"))
     found = made(
-        lambda: progress.history(tables.trials, tables.objective, w, by, log, index),
+        lambda: progress.history(
+            tables.trials, tables.objective, w, by, log, index, tables.epochs
+        ),
         *("history", w.language, *_over(tables), by, log, index),
     )
     _selectable(found, "history", tables, w)
@@ -183,6 +186,20 @@ def _advice(tables: StudyTables, w: Words) -> None:
         st.markdown("- " + suggestion(one, w, inert))
     if not found:
         st.caption(w("advice.none"))
+    if tables.state != "running":
+        _ensembles(tables, w)
+
+
+def _ensembles(tables: StudyTables, w: Words) -> None:
+    """The way to those that were recorded, or to one of its best trials."""
+    there: list[Any] = []
+    with contextlib.suppress(UserError):  # a store that cannot be read now: it is said above
+        there = made(lambda: catalog().ensembles(tables.key), *_at(tables, w, "ensembles"))
+    if not there:
+        link_to_best(tables, w)
+        return
+    label = w("ensemble.open", count=len(there))
+    address.link(address.ENSEMBLE, label, icon=":material/hub:", study=tables.key)
 
 
 # -- which parameters matter
@@ -270,11 +287,11 @@ def _curves(tables: StudyTables, w: Words) -> None:
             key="metric",
             bind="query-params",
         )
-        best = st.number_input(w("curves.best"), 0, 20, 5, key="best", bind="query-params")
+        best = address.whole_number("best", 0, 20, 5, w("curves.best"))
         log = st.toggle(w("log_axis"), key="log", bind="query-params")
     found = made(
         lambda: learning.learning_bands(
-            tables.epochs, tables.trials, tables.objective, metric, w, int(best), log
+            tables.epochs, tables.trials, tables.objective, metric, w, best, log
         ),
         *_at(tables, w, "bands", metric, best, log),
     )

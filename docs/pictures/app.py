@@ -1,4 +1,5 @@
-"""Take ``study.png`` and ``compare.png``, and the same in Chinese: the app after the quickstart.
+"""Take ``study.png`` and ``compare.png``, the same in Chinese, and ``ensemble.png``: the app after
+the quickstart.
 
 ``python docs/pictures/app.py``, in the repository's root. The study is run in a folder that is
 thrown away; ``hpo ui`` shows it to a headless Chromium.
@@ -26,6 +27,7 @@ DRAWN = ".js-plotly-plot .cartesianlayer"
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         subprocess.run([*HPO, "run", STUDY, "--home", home], check=True)
+        subprocess.run([*HPO, "ensemble", "quickstart", "--home", home], check=True)
         command = [*HPO, "trials", "quickstart", "--home", home, "--top", str(BEST), "--json"]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         runs = ",".join(f"quickstart/{trial['number']}" for trial in found["trials"])
@@ -49,6 +51,8 @@ def main() -> None:
                     page.wait_for_selector("[data-testid=stDataFrame] canvas")  # loaded once
                     take(page, f"{address}/study?study=quickstart{more}", 1, f"study{suffix}")
                     take(page, f"{address}/compare?runs={runs}{more}", 4, f"compare{suffix}")
+                    if not suffix:
+                        take(page, f"{address}/ensemble?study=quickstart", 5, "ensemble")
                     page.close()
                 browser.close()
         finally:

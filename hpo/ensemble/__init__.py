@@ -1,12 +1,12 @@
 """Ensembles over a study's finished trials, from their saved predictions; nothing is trained.
 
     trials' predictions → `library` (candidates, each scored alone) → `nested` (made and judged on
-    different rows, by `fitting`, which weighs by `methods` or learns by `stacking`, of members
-    that `calibration` has made as sure as they are right) → `building` (the whole, as facts) →
-    `recording` (the study's outbox, and so MLflow) → `words`
+    different rows, by `fitting`, which weighs by `methods` or learns by `trainers.meta_learners`,
+    of members that `calibration` has made as sure as they are right) → `building` (the whole, as
+    facts) → `recording` (the study's outbox, and so MLflow) → `words`
 
 Only the validation rows are read, those of all folds where the study has folds; the test split
-never is. Not covered: a model that predicts new rows, since trials do not keep their weights.
+never is. How an ensemble predicts new rows is in `hpo.predictor`.
 """
 
 from __future__ import annotations

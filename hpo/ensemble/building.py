@@ -11,7 +11,6 @@ from typing import Any
 
 from hpo.ensemble.calibration import SHARPNESS
 from hpo.ensemble.criterion import Singles, for_metric
-from hpo.ensemble.diversity import Diversity, diversity
 from hpo.ensemble.fitting import Fitted, Variant
 from hpo.ensemble.judging import estimate, gain
 from hpo.ensemble.library import FOLDS, Library, open_library, rows_digest
@@ -23,6 +22,7 @@ from hpo.results.catalog import UNREADABLE
 from hpo.results.predicted import Predicted, read_predictions
 from hpo.results.scores import GOALS, METRICS, metric_of, task_of
 from hpo.results.tables import StudyTables
+from trainers.diversity import Diversity, diversity
 
 MOST = 500  # of the best trials are candidates
 LEAST_ROWS = 4 * FOLDS
@@ -131,6 +131,7 @@ def build(
     top: int = MOST,
     metric: str | None = None,
     non_negative: bool = False,
+    kept: bool = False,
     say: Say = lambda text: None,
 ) -> Built:
     """Make an ensemble of a study's complete trials, from their predictions.
@@ -142,13 +143,14 @@ def build(
         metric: As a trainer or `hpo.results.scores` calls it; by default the first objective, or
             what is nearest to it.
         non_negative: Of stacking: weights, none below 0, instead of coefficients.
+        kept: Only trials whose weights are kept, so that the ensemble can predict new rows.
         say: Told what takes long.
 
     Raises:
         UserError: The trials' predictions do not make an ensemble, or do not give the metric.
     """
     say = _seldom(say)
-    trials, left_out = _usable(tables, home)
+    trials, left_out = _usable(tables, home, kept)
 
     def read(trial: int) -> Predicted:
         classes = tables.dataset.get("classes")
@@ -199,7 +201,7 @@ def variants_of(
     return found
 
 
-def _usable(tables: StudyTables, home: Home) -> tuple[list[int], Counter[str]]:
+def _usable(tables: StudyTables, home: Home, kept: bool) -> tuple[list[int], Counter[str]]:
     """The complete trials that predicted the same rows, and why the others are left out."""
     complete = sorted(map(int, tables.complete()["number"]))
     if not complete:
@@ -207,6 +209,9 @@ def _usable(tables: StudyTables, home: Home) -> tuple[list[int], Counter[str]]:
     left_out: Counter[str] = Counter()
     groups: dict[str, list[int]] = {}
     for trial in complete:
+        if kept and not home.study(tables.name).model(trial).is_file():
+            left_out["kept no weights"] += 1
+            continue
         path = _path(home, tables.name, trial)
         if not path.is_file():
             left_out["kept no predictions"] += 1
@@ -215,6 +220,11 @@ def _usable(tables: StudyTables, home: Home) -> tuple[list[int], Counter[str]]:
             groups.setdefault(rows_digest(path), []).append(trial)
         except UNREADABLE:
             left_out["have predictions that cannot be read"] += 1
+    if left_out["kept no weights"] == len(complete):
+        raise UserError(
+            f"--kept: no complete trial of study '{tables.name}' has weights; of how many they "
+            "are kept, keep_models in the study file says"
+        )
     if not groups:
         raise UserError(
             f"of study '{tables.name}' no complete trial has predictions, of which ensembles are "

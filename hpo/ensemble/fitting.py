@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpo.ensemble import stacking
 from hpo.ensemble.criterion import Singles
 from hpo.ensemble.library import Candidates, Library, Rows
 from hpo.ensemble.methods import LEAST_WEIGHT, WEIGHING, Method
-from hpo.ensemble.stacking import STACKED, Stack
 from hpo.results.intervals import Floats
+from trainers import meta_learners
+from trainers.meta_learners import Stack
+
+STACKED = 6  # members of a stack, at most: the best ones
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ def fit(library: Library, variant: Variant, folds: frozenset[int], most: int) ->
     if stacks:
         outputs, target = library.outputs(found, rows), library.target[rows]
         if variant.non_negative:
-            weights = stacking.non_negative(outputs, target, seed)
+            weights = meta_learners.non_negative(outputs, target, seed)
         else:
-            stack = stacking.stacked(outputs, target, seed)
+            stack = meta_learners.stacked(outputs, target, seed)
             return Fitted(
                 variant, found.places, found.sharpness, stack.weights(len(outputs)), stack
             )

@@ -35,18 +35,21 @@ def record(built: Built, home: Home) -> int:
     Raises:
         StudyLocked: Another process runs the study.
     """
-    paths = home.study(built.study)
+    paths, facts = home.study(built.study), built.facts()
+    members = [member["trial"] for member in facts["members"]]
     with lease.hold(paths.lease, built.study):
         known = StudyLog.read(paths, home.results_cache).ensembles
         number = max(known, default=-1) + 1
         artifacts = _keep(built, paths, number)
+        lacking = [trial for trial in members if not paths.model(trial).is_file()]
         with Outbox(paths.outbox) as outbox:  # committed as it closes
             outbox.append(
                 {
                     "kind": "ensemble",
                     "time_ms": time.time_ns() // 1_000_000,
                     "ensemble": number,
-                    **built.facts(),
+                    **facts,
+                    "without_weights": lacking,
                     "artifacts": artifacts,
                 }
             )

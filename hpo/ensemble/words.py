@@ -60,6 +60,21 @@ def print_ensemble(study: str, facts: Facts, console: Console) -> None:
     console.print("\nIs it better?", style="bold")
     for line in _verdicts(facts):
         console.print(f" {line}", soft_wrap=True)
+    console.print("\nNew rows", style="bold")
+    console.print(f" {_of_new_rows(study, facts)}", soft_wrap=True)
+
+
+def _of_new_rows(study: str, facts: Facts) -> str:
+    """Whether it predicts, and how."""
+    lacking = facts["without_weights"]
+    if not lacking:
+        return f"hpo predict {study}/ensemble/{facts['ensemble']} FILE -o OUT.csv"
+    shown = ", ".join(map(str, lacking[:MOST_MEMBERS])) + " …" * (len(lacking) > MOST_MEMBERS)
+    return (
+        f"It cannot predict them: there are no weights of trial{'s' * (len(lacking) > 1)} {shown} "
+        "(keep_models in the study file says of how many they are kept). --kept makes an "
+        "ensemble of trials with weights only."
+    )
 
 
 def _how(way: Facts) -> str:

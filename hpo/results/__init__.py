@@ -4,7 +4,8 @@ Everything comes from the studies' outboxes, so it is there at once, with MLflow
 ids come from what has been shipped. STUDY is a study's name or its file; HOME is the folder in
 which ``studies/`` lies, the current one by default.
 
-Not covered: the models themselves, and studies whose folder was deleted (MLflow still has them).
+Not covered: the models themselves (`hpo.predict`), and studies whose folder was deleted (MLflow
+still has them).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "UnknownStudy",
     "UserError",
     "best",
+    "confirmation",
     "curves",
     "ensemble",
     "ensemble_predicted",
@@ -215,7 +217,9 @@ def ensemble(study: str | Path, number: int, home: Where = None) -> dict[str, An
         ``against``: the best trial chosen in each fold, the same calibrated, and the best of all,
         each with ``difference``, ``gain_low``, ``gain_high``, ``p``, ``verdict``, ``test``;
         ``tried``: each method with its cross-validated ``value``; ``sizes``: the ``value`` of the
-        heaviest ``members`` alone; ``artifacts``: name → path in the study's folder; ``run_id``.
+        heaviest ``members`` alone; ``without_weights``: members whose weights were not kept, for
+        which it cannot predict new rows; ``artifacts``: name → path in the study's folder;
+        ``run_id``.
 
     Raises:
         UnknownStudy: There is no such study.
@@ -242,6 +246,26 @@ def ensemble_predicted(study: str | Path, number: int, home: Where = None) -> Pr
     if not path.is_file():
         raise UserError(f"the predictions of ensemble {number} are gone: {path}")
     return read_predictions(path, log.dataset.get("classes"))
+
+
+def confirmation(study: str | Path, home: Where = None) -> dict[str, Any] | None:
+    """How the winner of a study did when it was confirmed, the last time; None: it was not yet.
+
+    Returns:
+        ``metric`` and ``goal``; ``seeds``: how many fresh ones; ``trials``: for each that was
+        trained anew ``trial``, ``searched`` (its value in the search), ``values`` (a seed each),
+        their ``mean``, ``low``, ``high``, and ``failures``; ``winner``: its number; ``test``:
+        ``rows``, ``metric``, ``runs`` (``trial 7``, ``ensemble 0`` → metric → ``value``, ``low``,
+        ``high``), ``seeds`` (the winner's fresh seeds on these rows: ``values``, ``mean``,
+        ``low``, ``high``) and ``gain`` (of the ensemble: ``difference``, ``low``, ``high``,
+        ``p``, ``verdict``, ``test``, or None), or None where there is no test split; ``looks``:
+        how often that was opened; ``time_ms``.
+
+    Raises:
+        UnknownStudy: There is no such study.
+    """
+    found = _open(study, home).confirmations
+    return {key: value for key, value in found[-1].items() if key != "kind"} if found else None
 
 
 def tables(study: str | Path, home: Where = None) -> StudyTables:

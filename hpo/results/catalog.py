@@ -97,9 +97,9 @@ class Catalog:
 
         try:
             with self._connecting:
-                if self._tracked is None:
-                    self._tracked = TrackedStudies(self._uri, self._home.results_cache)
-                self._tracked.refresh()
+                found = self._tracked or TrackedStudies(self._uri, self._home.results_cache)
+                found.refresh()
+                self._tracked = found  # now: who asks meanwhile waits, see `is_connected`
             self.trouble = None
         except Exception as error:  # whatever MLflow and its libraries raise
             self._tell(error)

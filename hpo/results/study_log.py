@@ -65,6 +65,7 @@ class StudyLog:
         updated_ms: When the last record was written.
         trials: By number.
         ensembles: Their records, by number.
+        confirmations: The records of its winner on the test split, the newest last.
         epochs: Of all trials.
         live: Whether an orchestrator runs it now.
         version: Changes with anything above; no two studies ever have the same.
@@ -79,6 +80,7 @@ class StudyLog:
     updated_ms: int | None = None
     trials: dict[int, TrialLog] = field(default_factory=dict)
     ensembles: dict[int, Record] = field(default_factory=dict)
+    confirmations: list[Record] = field(default_factory=list)
     epochs: EpochColumns = field(default_factory=EpochColumns)
     live: bool = False
     version: int = 0
@@ -187,6 +189,8 @@ class StudyLog:
             self.end = record
         elif kind == "ensemble":
             self.ensembles[record["ensemble"]] = record
+        elif kind == "confirmation":
+            self.confirmations.append(record)
 
     def _assign(self, record: Record) -> None:
         trial = self.trials.setdefault(

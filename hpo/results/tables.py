@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
 OVER = ("complete", "pruned", "failed", "stopped")
 SYSTEM = "system/"  # metrics of the machine, not of the model
+COST = "cost/"  # what using the model takes
+# Metrics that say more of a trial than its curves: of each of its parts, and how these differ.
+DETAILS = ("fold/", "fold_std/", "repeat/", "repeat_std/", "member/", "oob/", COST)
 
 # Before the parameters, in this order; types are those pandas keeps missing values in.
 FACTS = {
@@ -100,9 +103,12 @@ class StudyTables:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that were reported, without ``system/…``."""
+        """The metrics that were reported: the objectives', and others but ``system/…`` and those
+        of `DETAILS`.
+        """
         names = [c for c in map(str, self.epochs) if c not in HEAD]
-        return [name for name in names if not name.startswith(SYSTEM)]
+        objectives = {goal["metric"] for goal in self.objective}
+        return [n for n in names if n in objectives or not n.startswith((SYSTEM, *DETAILS))]
 
     def complete(self) -> pd.DataFrame:
         """The complete trials, the best first."""

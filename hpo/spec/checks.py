@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,12 +11,12 @@ from hpo.errors import Problem
 from hpo.spec import addresses, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
-from hpo.spec.methods import PRUNERS_OF_SEVERAL
+from hpo.spec.methods import PRUNERS_OF_SEVERAL, Wilcoxon
 from hpo.spec.names import is_metric
 from hpo.spec.space import Choice, Float, Parameter, grid_size, values
 from hpo.spec.study import Budget, StudySpec
 from hpo.spec.yaml12 import Path
-from trainers.metrics import METRICS
+from trainers.metrics import COSTS, METRICS
 from trainers.registry import TRAINERS
 
 MOST_GRID = 100_000
@@ -76,7 +77,11 @@ def _objective(spec: StudySpec) -> Found:
             yield path, f"{metric} is an objective already", "remove one of them"
         elif spec.trainer in TRAINERS:
             known = [f"{split}/{name}" for split in ("val", "train") for name in METRICS]
-            if metric not in known:
+            known += COSTS
+            if metric in COSTS and not spec.ensemble["costs"]:
+                hint = "ensemble: {costs: true}"
+                yield path, f"{metric} is reported only where costs are asked for", hint
+            elif metric not in known:
                 hint = _metric_hint(metric, known)
                 yield path, f"{spec.trainer} does not report {shown(metric)}", hint
         elif not is_metric(metric):
@@ -152,7 +157,7 @@ def _pruner_and_epochs(spec: StudySpec) -> Found:
     epochs = _largest(spec, "train.epochs")
     if epochs is None:
         return
-    for option in ("n_warmup_steps", "min_resource", "patience", "n_startup_steps"):
+    for option in ("n_warmup_steps", "min_resource", "patience"):
         first = spec.pruner.options.get(option)
         if isinstance(first, int) and first >= epochs:
             yield (
@@ -161,6 +166,28 @@ def _pruner_and_epochs(spec: StudySpec) -> Found:
                 "no trial would ever be pruned",
                 f"try {max(1, int(epochs) // 5)}" if epochs > 1 else "pruner: none",
             )
+
+
+def _pruner_and_folds(spec: StudySpec) -> Found:
+    """That fold can be held against fold, and enough of them to tell a difference."""
+    options = spec.pruner.options
+    folds_decide = "wilcoxon" in (spec.pruner.name, options.get("wrapped"))
+    if not folds_decide or spec.trainer not in TRAINERS:
+        return
+    for path, metric in _metrics(spec):
+        if not metric.startswith("val/"):
+            yield path, f"wilcoxon compares folds, of which {metric} is not known", "val/loss"
+    models = (spec.data["folds"] or 1) * spec.data["fold_repeats"] * spec.train["repeats"]
+    threshold = options.get("p_threshold", Wilcoxon().p_threshold)
+    enough = max(2, math.floor(math.log2(1 / threshold)) + 1)
+    if models < enough:
+        there = f"there are {models}" if models > 1 else "a trial is one model"
+        yield (
+            ("pruner",),
+            f"wilcoxon compares a trial's folds or repeats with those of the best one; {there}, "
+            f"and from fewer than {enough} it cannot conclude (p_threshold: {threshold:g})",
+            f"data: {{folds: {max(5, enough)}}}, or pruner: median",
+        )
 
 
 def _largest(spec: StudySpec, path: str) -> float | None:
@@ -220,12 +247,13 @@ Check = Callable[[StudySpec], Found]
 
 # The top-level keys that a check reads, and the check.
 _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
-    (("objective", "trainer"), _objective),
+    (("objective", "trainer", "ensemble"), _objective),
     (("objective", "pruner"), _several_and_pruner),
     (("objective", "sampler"), _several_and_sampler),
     (("search", "sampler"), _grid),
     (("search", "trainer"), _files),
     (("pruner", "search", "train"), _pruner_and_epochs),
+    (("pruner", "data", "train", "trainer"), _pruner_and_folds),
 ]
 _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "sampler"), _sampler_and_space),
@@ -238,7 +266,7 @@ _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
 
 
 def _data(spec: StudySpec, summary: Mapping[str, Any]) -> Found:
-    known = list(summary["metrics"])
+    known = [*summary["metrics"], *COSTS]
     # What the user's own trainer reports is found out when it does.
     watched = _metrics(spec) if spec.trainer in TRAINERS else []
     stopping = spec.train.get("early_stopping") if spec.trainer in TRAINERS else None

@@ -60,6 +60,13 @@ def lanes(value: Any) -> Any:
     raise wrong(f"expected auto, off or a whole number from 1 to 1024; got {shown(value)}")
 
 
+def most_models(value: Any) -> Any:
+    """``all``, or a whole number of trials."""
+    if value == "all" or (type(value) is int and 0 <= value <= 1_000_000):
+        return value
+    raise wrong(f"expected all or a whole number from 0 to 1000000; got {shown(value)}")
+
+
 def goal(value: Any) -> Any:
     """``maximize`` or ``minimize``."""
     if value in ("maximize", "minimize"):

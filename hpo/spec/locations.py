@@ -38,10 +38,11 @@ def find(content: Mapping[str, Any], trainer: str | None, path: str) -> Any:
     if section not in sections.NAMES or len(parts) < 2 or "" in parts:
         into = ", ".join(f"{name}.…" for name in sections.NAMES)
         raise NotSearchable(f"expected a path into {into}", _guess(trainer, path))
-    if section == "data" and parts[1] in sections.FIXED_DATA:
+    option = f"{section}.{parts[1]}"
+    if sections.is_fixed(trainer, option):
         raise NotSearchable(
-            f"data.{parts[1]} cannot be searched: it says what is compared",
-            "give it one value in data",
+            f"{option} cannot be searched: it says what is compared",
+            f"give it one value in {section}",
         )
     if message := names.wrong_with(path):
         raise NotSearchable(message, None)
@@ -58,7 +59,7 @@ def searchable(trainer: str) -> list[str]:
 
     def collect(model: type[BaseModel], path: Path) -> None:
         for key in sections.keys(model, path[1:]):
-            if path == ("data",) and key in sections.FIXED_DATA:
+            if sections.is_fixed(trainer, ".".join(map(str, (*path, key)))):
                 continue
             if sections.keys(model, (*path[1:], key)):
                 collect(model, (*path, key))

@@ -192,10 +192,16 @@ class Threshold(MethodOptions):
 
 
 class Wilcoxon(MethodOptions):
-    """Ends a trial that is worse than the best one over the same epochs, by a rank test."""
+    """Ends a trial that is worse than the best one, fold by fold at that epoch, by a rank test."""
 
-    p_threshold: float = Field(0.1, ge=0, le=1, description="A smaller one prunes less.")
-    n_startup_steps: int = Field(2, ge=0, description="Epochs to compare, at least.")
+    p_threshold: float = Field(
+        0.05, gt=0, lt=1, description="A smaller one prunes less; of n folds 1/2ⁿ is the least p."
+    )
+    n_warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        description="First epochs, in which nothing is pruned. Absent: a third of `train.epochs`.",
+    )
 
 
 SAMPLERS: dict[str, type[MethodOptions]] = {

@@ -75,7 +75,7 @@ def reference() -> str:
 def _page() -> Iterator[str]:
     yield _INTRO
     yield from _table(StudySpec)
-    fixed = ", ".join(f"`data.{name}`" for name in sections.FIXED_DATA)
+    fixed = ", ".join(f"`{path}`" for path in sections.FIXED)
     yield _SEARCH.format(fixed=fixed)
     yield "A range:\n"
     yield from _table(RangeForm)

@@ -24,7 +24,18 @@ from trainers.registry import TRAINERS
 NAMES = ("data", "model", "train", "ensemble")
 
 # These say what is compared; they are the same for every trial of a study.
-FIXED_DATA = ("source", "target", "task", "validation", "test", "folds", "split_seed")
+FIXED = (
+    "data.source",
+    "data.target",
+    "data.task",
+    "data.group",
+    "data.validation",
+    "data.test",
+    "data.folds",
+    "data.fold_repeats",
+    "data.split_seed",
+    "train.repeats",
+)
 
 # Data that comes with the built-in trainers; every other source is a path.
 BUILT_IN_SOURCES = {
@@ -49,6 +60,14 @@ def check(
     except ValidationError as error:
         return None, error.errors(include_url=False)
     return checked.model_dump(mode="json"), []
+
+
+def is_fixed(trainer: str | None, path: str) -> bool:
+    """Whether the option at `path` must be the same for every trial.
+
+    The user's own trainer, too, uses ``data`` as the built-in ones do; the rest is its own affair.
+    """
+    return path in FIXED and (path.startswith("data.") or trainer in TRAINERS)
 
 
 def keys(model: type[BaseModel], path: Path) -> list[str]:

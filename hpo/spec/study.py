@@ -226,6 +226,17 @@ class StudySpec(_Part):
     fresh_process: bool = Field(
         False, description="Give each trial a new process, instead of warm workers."
     )
+    keep_models: Annotated[
+        int | Literal["all"],
+        BeforeValidator(
+            fields.most_models,
+            json_schema_input_type=Annotated[int, Field(ge=0, le=1_000_000)] | Literal["all"],
+        ),
+    ] = Field(
+        100,
+        description="Of so many trials, the best by the first objective, the weights are kept, "
+        "with which `hpo predict` and recorded ensembles predict. 0: of none.",
+    )
     tracking: Tracking = Field(default=Tracking(), description="Where MLflow is.")
     storage: str = Field(
         "journal",

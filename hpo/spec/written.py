@@ -49,6 +49,7 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         "retries": spec.retries,
         "timeout": None if spec.timeout_s is None else duration(spec.timeout_s),
         "fresh_process": spec.fresh_process,
+        "keep_models": spec.keep_models,
         "tracking": {
             **({} if tracking is None else {"uri": redacted(tracking)}),
             "examples": spec.tracking.examples,

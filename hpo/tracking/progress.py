@@ -66,6 +66,7 @@ class StudyProgress:
         ended: How many trials ended in which state.
         improvements: Those trials among the news that were the best when they ended.
         ensembles: Records of ensembles over trials that are to be shipped.
+        confirmation: The newest record of how the winner did on the test split, to be shipped.
     """
 
     study: Record | None = None
@@ -80,6 +81,7 @@ class StudyProgress:
     ended: Counter[str] = field(default_factory=Counter)
     improvements: list[TrialProgress] = field(default_factory=list)
     ensembles: list[Record] = field(default_factory=list)
+    confirmation: Record | None = None
 
     def add(self, record: Record) -> None:
         """Take in a record of the outbox."""
@@ -96,6 +98,8 @@ class StudyProgress:
             self._add_to_trial(kind, record)
         elif kind == "ensemble":
             self.ensembles.append(record)
+        elif kind == "confirmation":
+            self.confirmation = record
 
     @property
     def counts(self) -> dict[str, int]:
@@ -109,6 +113,7 @@ class StudyProgress:
         for trial in self.news.values():
             trial.fresh, trial.first, trial.again = [], False, False
         self.news, self.improvements, self.ensembles = {}, [], []
+        self.confirmation = None
         self.fresh_study = self.fresh_budget = self.fresh_end = False
 
     def _add_to_trial(self, kind: str, record: Record) -> None:

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
+from hpo.errors import HpoError
 from hpo.paths import Home, StudyPaths, replacing
+from hpo.tables import plain
 from hpo.tracking import outbox, runs
 from hpo.tracking.progress import Record, StudyProgress, TrialProgress
 from hpo.tracking.redact import redact
@@ -233,6 +236,8 @@ class Replica:
             self._end_study(end["state"], end["reason"], end["time_ms"])
         for ensemble in progress.ensembles:
             self._ship_ensemble(ensemble, study)
+        if progress.confirmation is not None:
+            self._ship_confirmation(progress.confirmation)
 
     def _ship_study(self, study: Record) -> None:
         tags = runs.study_tags(study)
@@ -316,7 +321,35 @@ class Replica:
             facts = runs.ensemble_facts(ensemble, self._runs)
             self._client.log_text(run_id, json.dumps(facts, indent=1), runs.ENSEMBLE_FILE)
             self._ship_files(run_id, f"ensemble {number}", ensemble["artifacts"])
+            if not ensemble.get("without_weights", True):
+                self._ship_model(run_id, f"ensemble {number}", {**ensemble, **facts})
             self._client.set_terminated(run_id, runs.STATUS["complete"], time_ms)
+
+    def _ship_confirmation(self, confirmation: Record) -> None:
+        """What came out stands with the study's run."""
+        assert self._parent is not None
+        with self._may_be_refused("the confirmation"):
+            self._client.log_batch(
+                self._parent,
+                metrics=runs.confirmation_metrics(confirmation),
+                tags=runs.run_tags({"hpo.winner": str(confirmation["winner"])}),
+            )
+            text = json.dumps(plain(confirmation), indent=1)
+            self._client.log_text(self._parent, text, "confirmation.json")
+
+    def _ship_model(self, run_id: str, what: str, facts: Record) -> None:
+        """A model that predicts, which anybody can load: ``runs:/RUN_ID/model``."""
+        from hpo.predictor import recipe_of  # and so torch, of which other runs have no need
+        from hpo.tracking import models
+
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / runs.MODEL_FOLDER
+            try:
+                models.save(made, recipe_of(facts, self._paths), self._paths)
+            except (FileNotFoundError, HpoError) as error:
+                logger.warning("%s: there is no model of it: %s", what, error)
+                return
+            self._client.log_artifacts(run_id, str(made), runs.MODEL_FOLDER)
 
     def _ship_files(self, run_id: str, what: str, artifacts: Mapping[str, str]) -> None:
         for path in artifacts.values():
@@ -360,7 +393,8 @@ class Replica:
 
 def _run_ms(record: Record) -> int:
     """The time of what happened while the study ran, else 0."""
-    time_ms: int = 0 if record["kind"] == "ensemble" else record["time_ms"]
+    after = record["kind"] in ("ensemble", "confirmation")
+    time_ms: int = 0 if after else record["time_ms"]
     return time_ms
 
 

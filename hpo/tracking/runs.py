@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from hpo.tables import plain
 from hpo.tracking.progress import Record, TrialProgress
+from trainers.registry import why_in_turn
 
 STATUS = {
     "complete": "FINISHED",
@@ -36,6 +37,7 @@ MOST_COLUMNS = 20
 VIEW = "hpo"
 MAX_DATASET_PROFILE = 1_000_000
 ENSEMBLE_FILE = "ensemble.json"
+MODEL_FOLDER = "model"
 
 
 def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str, str]:
@@ -52,6 +54,9 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.worker"] = str(trial.assigned["worker"])
         tags["hpo.seed"] = str(trial.assigned["seed"])
         tags["hpo.attempts"] = str(trial.assigned["attempt"])
+        trainer, model = study["identity"]["trainer"], trial.assigned["config"].get("model.name")
+        in_turn = why_in_turn(trainer, model)
+        tags["hpo.trained"] = f"in turn: {in_turn}" if in_turn else "as a lane"
         tags |= _notes(trial.assigned["config"])
     infinite = _infinite(trial)
     if infinite:
@@ -163,6 +168,26 @@ def ensemble_facts(ensemble: Record, trial_runs: Mapping[int, str]) -> dict[str,
     ]
     found: dict[str, Any] = plain({**ensemble, "members": members})
     return found
+
+
+def confirmation_metrics(confirmation: Record) -> list[Metric]:
+    """What the winner is worth on fresh seeds, and on the test split: it, and an ensemble."""
+    found, time_ms = {}, confirmation["time_ms"]
+    for trial in confirmation["trials"]:
+        if trial["trial"] == confirmation["winner"]:
+            found = {f"confirmed/{confirmation['metric']}": trial["mean"]}
+    test = confirmation["test"] or {"runs": {}}
+    for what, measured in test["runs"].items():
+        of = "" if what.startswith("trial") else "ensemble/"
+        for metric, facts in measured.items():
+            found[f"test/{of}{metric}"] = facts["value"]
+        found[f"test/{of}{test['metric']}_low"] = measured[test["metric"]]["low"]
+        found[f"test/{of}{test['metric']}_high"] = measured[test["metric"]]["high"]
+    return [
+        Metric(name(fact), float(value), time_ms, 0)
+        for fact, value in found.items()
+        if value is not None and not math.isnan(value)
+    ]
 
 
 def params(values: Mapping[str, Any]) -> list[Param]:

@@ -116,6 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with served("server", "--home", away, "--port", str(free_port())) as server:
         options = ("--trials", "8", "--set", "train.epochs=5", "--set", "pruner=none")
         hpo("run", ROOT / "studies" / "quickstart.yaml", *options, home=home, uri=server.url)
+        hpo("ensemble", STUDY, "--method", "greedy", home=home, uri=server.url)
         best = results.trials(STUDY, home).sort_values("value", ascending=False)["number"]
         runs = ",".join(f"{STUDY}/{number}" for number in best[:3])
         with ui(home, server.url) as url:
@@ -194,6 +195,8 @@ def pages(study: str, runs: str) -> dict[str, str]:
         "studies": "/",
         **{f"study-{view}": f"/study?study={study}&view={view}" for view in STUDY_VIEWS},
         **{f"compare-{view}": f"/compare?runs={runs}&view={view}" for view in COMPARE_VIEWS},
+        "ensemble": f"/ensemble?study={study}",
+        "ensemble-chosen": f"/ensemble?runs={runs}",
         "run": f"/run?runs={runs.split(',')[0]}",
     }
 
@@ -210,6 +213,8 @@ CHARTS = {  # at least so many are drawn of a real study
     "compare-metrics": 1,
     "compare-errors": 3,
     "compare-probabilities": 3,
+    "ensemble": 4,
+    "ensemble-chosen": 4,
     "run": 1,
 }
 
@@ -259,6 +264,7 @@ def test_the_browsers_language_is_the_first(new_visit: NewVisit) -> None:
     [
         ("no-study", "/study", W("study.choose")),
         ("no-runs", "/compare", W("compare.empty")),
+        ("no-ensemble", "/ensemble", W("ensemble.choose")),
         ("no-run", "/run", W("run.choose")),
         ("unknown-study", "/study?study=nix", W("study.unknown", study="nix")),
         ("unknown-run", f"/run?runs={STUDY}/99", W("run.unknown", study=STUDY, trial=99)),
@@ -407,9 +413,7 @@ def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVis
     for _ in range(4):
         smoothing.press("ArrowRight")
     page.get_by_text(W("compare.log_y")).click()
-    sender.settle()
-    expect(page.get_by_text("smoothed 0.2").first).to_be_attached()
-    link = urlsplit(page.url)
+    link = urlsplit(address(page, over="samples", smooth="0.2", logy="true"))
     friend = new_visit(locale="en-GB")
     other = friend.open(f"{link.path}?{link.query}")
     assert query(other) == query(page)
@@ -426,8 +430,7 @@ def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVis
     threshold.focus()
     threshold.press("ArrowLeft")
     expect(page.get_by_text(W("probabilities.point", threshold="0.49"))).to_be_visible()
-    sender.settle()
-    link = urlsplit(page.url)
+    link = urlsplit(address(page, of="3", t="0.49"))
     other = friend.open(f"{link.path}?{link.query}")
     expect(other.get_by_text(W("probabilities.point", threshold="0.49"))).to_be_visible()
     expect(selected(other)).to_have_text(W("compare.view.probabilities"))
@@ -435,8 +438,7 @@ def test_a_shared_link_opens_what_its_sender_saw(place: Place, new_visit: NewVis
     page = sender.open(f"/study?study={STUDY}&view=curves")
     page.get_by_role("combobox", name=W("column.metric")).click()
     page.get_by_role("option", name="val/loss").click()
-    sender.settle()
-    link = urlsplit(page.url)
+    link = urlsplit(address(page, metric="val/loss"))
     other = friend.open(f"{link.path}?{link.query}")
     expect(other.get_by_text(W("bands.title", metric="val/loss")).first).to_be_attached()
 
@@ -450,6 +452,13 @@ def test_data_and_pictures_are_downloaded(place: Place, new_visit: NewVisit) -> 
     expected = results.trials(STUDY, place.home)
     assert list(table["value"]) == pytest.approx(list(expected["value"]))
     assert list(table["params.train.lr"]) == pytest.approx(list(expected["params.train.lr"]))
+    history = page.locator(f".st-key-{STUDY}-history")
+    for _ in range(2):  # asked twice, given twice
+        name, content = download(page, history.get_by_role("button", name="CSV"))
+        assert name == f"{STUDY}-history.csv"
+        assert list(pd.read_csv(io.BytesIO(content))["value"]) == pytest.approx(
+            list(expected["value"])
+        )
     name, content = download(page, camera(page))
     assert name.endswith(".png")
     assert content.startswith(b"\x89PNG")
@@ -604,6 +613,18 @@ SCROLL = "document.querySelector('[data-testid=stMain]').scrollTop"
 
 def query(page: Page) -> dict[str, list[str]]:
     return parse_qs(urlsplit(page.url).query)
+
+
+def address(page: Page, **params: str) -> str:
+    """The page's address once it says so: a widget that was clicked gets into it a moment later,
+    when the app has answered."""
+
+    def says(url: str) -> bool:
+        found = parse_qs(urlsplit(url).query)
+        return all(found.get(name) == [value] for name, value in params.items())
+
+    page.wait_for_url(says)
+    return page.url
 
 
 def chart(page: Page, key: str) -> Locator:

@@ -320,6 +320,53 @@ def test_three_objectives_are_shown_in_pairs() -> None:
 # -- workers
 
 
+def test_a_trial_that_is_not_over_ends_where_it_was_last_heard_of() -> None:
+    """Its seconds do not tell: in lanes they are its share of the time."""
+    table = trials([1, 2], ["complete", "running"])
+    table.loc[1, "ended"] = pd.NaT
+    heard = epochs(2)
+    heard["time_ms"] = (
+        table["started"][0].value // 10**6 + 500_000 + 1_000 * heard["epoch"].astype("int64")
+    )
+    found = progress.history_table(table, UP, "time", epochs=heard)
+    assert list(found["elapsed_s"]) == [30, 510]
+
+
+def test_trials_trained_together_lie_beside_each_other_in_a_row_of_bounded_height() -> None:
+    together = spans(300, 1)
+    together["start_ms"] = together["start_ms"].iloc[0] + together["trial"] // 100 * 10_000
+    together["end_ms"] = together["start_ms"] + 9_000.0
+    table = workers.timeline_table(together, 0)
+    assert set(table["lanes"]) == {100}
+    chart = workers.timeline(together.query("trial % 100 < 64"), 0, W)
+    first = table.query("trial < 64")
+    assert sorted(first["lane"]) == list(range(64))
+    assert chart.figure.layout.height < 500
+    places = np.concatenate([trace.y for trace in chart.figure.data])
+    thick = np.concatenate([trace.width for trace in chart.figure.data])
+    assert len(np.unique(places)) == 64
+    assert np.diff(np.unique(places)).min() >= thick.max() * 0.999  # none covers another
+    assert "64 in all" in chart.figure.data[0].text[0]
+
+
+def test_a_lane_is_taken_again_when_it_is_free() -> None:
+    table = workers.timeline_table(
+        pd.DataFrame(
+            {
+                "worker": pd.array([0, 0, 0], dtype="Int64"),
+                "trial": [0, 1, 2],
+                "attempt": 1,
+                "state": "complete",
+                "start_ms": [0, 0, 4_000],
+                "end_ms": [9_000.0, 4_000.0, 9_000.0],
+            }
+        ),
+        0,
+    )
+    assert list(table["lane"]) == [0, 1, 1]
+    assert list(table["lanes"]) == [2, 2, 2]
+
+
 def test_idle_share_is_what_no_span_covers() -> None:
     table = workers.timeline_table(spans(9), 1_760_000_030_000)
     idle = workers.idle_shares(table)  # 30 s in all; worker 2 is still at its last span

@@ -27,6 +27,9 @@ from app.compared import compared
 from app.parts import made_of_run
 from app.views import compare, study
 from app.words import WORDS, words
+from hpo import results
+from hpo.ensemble import build, record
+from hpo.paths import Home
 from hpo.results import UserError, differences
 from hpo.results.catalog import Catalog
 
@@ -105,6 +108,7 @@ PAGES = [
     ("", {}),
     *(("study", {"view": view}) for view in study.VIEWS),
     *(("compare", {"view": view}) for view in compare.VIEWS),
+    ("ensemble", {}),
     ("run", {}),
 ]
 
@@ -303,8 +307,6 @@ def test_nonsense_in_a_link_is_ignored(value: str, home: Path, open_page: OpenPa
     open_page("", **common)
     for view in study.VIEWS:
         more = dict.fromkeys(("by", "best", "where", "objective", "x", "y"), value)
-        if value == "1e999":
-            del more["best"]  # Streamlit itself makes no number of it
         open_page("study", study="digits", **common | more | {"view": view})
     for view in compare.VIEWS:
         names = ("over", "smooth", "logx", "logy", "t", "of", "a", "b", "reference")
@@ -517,6 +519,72 @@ def test_examples_are_shown(home: Path, open_page: OpenPage) -> None:
     keep_images(finished(home), range(0, 600, 3))
     test = open_page("compare", runs="digits/7,digits/0", view="examples")
     assert len(test.get("image")) == 24
+
+
+# -- ensembles
+
+
+def test_an_ensemble_of_chosen_runs_is_made_on_the_spot(
+    home: Path, open_page: OpenPage, text_of: TextOf, rerun: Rerun
+) -> None:
+    finished(home)
+    runs = ",".join(f"digits/{n}" for n in range(8))
+    before = sorted(home.rglob("*"))
+    test = open_page("ensemble", runs=runs)
+    assert len(test.get("bidi_component")) >= 4
+    assert any("not recorded" in caption.value for caption in test.caption)
+    members = test.dataframe[0].value
+    assert members[W("ensemble.weight")].sum() == pytest.approx(1)
+    assert set(members[W("column.run")]) <= set(runs.split(","))
+    test.selectbox[1].set_value("log_loss")
+    test = rerun(test)
+    assert "log\\_loss" in text_of(test)
+    assert param(test, "metric") == "log_loss"
+    assert sorted(home.rglob("*")) == before
+
+
+def test_ensembles_that_were_recorded_are_chosen_among(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("ensemble", study="digits")
+    assert [info.value for info in test.info] == [W("ensemble.none")]
+    assert test.code[0].value == "hpo ensemble digits"
+    for method in ("greedy", "top"):
+        record(build(results.tables("digits", home), Home(home), [method]), Home(home))
+    newest = open_page("ensemble", study="digits")
+    assert newest.selectbox[0].value == "1"
+    first = open_page("ensemble", study="digits", ensemble="0")
+    assert first.selectbox[0].value == "0"
+    facts = results.ensemble("digits", 0, home)
+    runs = [f"digits/{member['trial']}" for member in facts["members"]]
+    assert sorted(first.dataframe[0].value[W("column.run")]) == sorted(runs)
+    links = [link.proto.label for link in open_page("study", study="digits").get("page_link")]
+    assert W("ensemble.open", count=2) in links
+
+
+def test_an_ensemble_needs_two_runs_with_predictions(home: Path, open_page: OpenPage) -> None:
+    finished(home)
+    test = open_page("ensemble")
+    assert [info.value for info in test.info] == [W("ensemble.choose")]
+    test = open_page("ensemble", runs="digits/7")
+    assert [info.value for info in test.info] == [W("ensemble.need_two")]
+    test = open_page("ensemble", runs="digits/77")
+    assert [info.value for info in test.info] == [W("compare.none_there")]
+
+
+def test_folds_and_members_are_on_the_page_of_their_run(home: Path, open_page: OpenPage) -> None:
+    recorded = Recorded(home)
+    number = recorded.begin()
+    said = metrics(0.6) | {"fold/1/val/accuracy": 0.5, "fold/2/val/accuracy": 0.7}
+    recorded.epoch(number, 1, said | {"fold_std/accuracy": 0.14, "member/accuracy": 0.55})
+    recorded.end(number, values=[0.6], best_epoch=1, last_epoch=1, epochs_trained=1)
+    test = open_page("run", runs="digits/0")
+    assert len(test.get("bidi_component")) == 2
+    details = test.dataframe[0].value.set_index(W("column.metric"))[W("column.value")]
+    assert details["fold_std/accuracy"] == 0.14
+    test = open_page("study", study="digits", view="curves")
+    assert not [name for name in test.selectbox[0].options if "fold" in name or "member" in name]
+    test = open_page("compare", runs="digits/0")
+    assert test.multiselect("metrics").options == ["loss", "accuracy", "f1_macro"]
 
 
 # -- MLflow

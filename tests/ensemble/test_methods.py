@@ -12,10 +12,10 @@ from sklearn import metrics
 
 from hpo.ensemble.calibration import AS_IT_IS, SHARPNESS, log_losses, sharpened
 from hpo.ensemble.criterion import ABSOLUTE, LOG_LOSS, SQUARES, Criterion
-from hpo.ensemble.diversity import diversity
 from hpo.ensemble.methods import STEPS, cma, greedy, selected, top
-from hpo.ensemble.stacking import non_negative, stacked
 from hpo.results.predicted import Predicted
+from trainers.diversity import diversity
+from trainers.meta_learners import non_negative, stacked
 
 
 def log_loss(target: np.ndarray, output: np.ndarray) -> float:

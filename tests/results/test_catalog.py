@@ -482,6 +482,29 @@ def test_a_restart_reads_runs_that_are_over_from_its_cache(
     assert_same(connected(tmp_path, uri).study("digits", 60), before)
 
 
+def test_who_asks_while_it_connects_waits_for_the_studies(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not: there is no such study, because the store has not answered yet."""
+    from hpo.results.tracked import TrackedStudies
+
+    found, asked = Catalog(tmp_path, Home(shipped).tracking_uri), threading.Event()
+    refresh = TrackedStudies.refresh
+
+    def slowly(studies: TrackedStudies) -> None:
+        asked.set()
+        assert not found.is_connected
+        refresh(studies)
+
+    monkeypatch.setattr(TrackedStudies, "refresh", slowly)
+    first = threading.Thread(target=found.connect)
+    first.start()
+    asked.wait()
+    monkeypatch.setattr(TrackedStudies, "refresh", refresh)
+    assert len(found.study("digits", 0).trials)
+    first.join()
+
+
 # -- MLflow is down
 
 

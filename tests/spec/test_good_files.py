@@ -229,6 +229,7 @@ def test_identity_is_what_makes_trials_comparable(load: Any) -> None:
     same = {
         "budget": {"trials": 99}, "sampler": "random", "pruner": "none", "workers": 1,
         "lanes": "off", "retries": 3, "timeout": "1h", "device": "cpu", "study": "other",
+        "keep_models": 0,
     }  # fmt: skip
     assert load(QUICKSTART, **same).identity() == identity
     for key, value in {

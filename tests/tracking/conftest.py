@@ -77,7 +77,11 @@ class Written:
         self.write("study", **fields | changed)
 
     def trial(self, number: int, attempt: int = 1, **config: Any) -> None:
-        config = {"train.lr": 0.1 / (number + 1), "train.nesterov": True} | config
+        config = {
+            "model.name": "mlp",
+            "train.lr": 0.1 / (number + 1),
+            "train.nesterov": True,
+        } | config
         params = {"train.lr": config["train.lr"]}
         self.write(
             "trial",

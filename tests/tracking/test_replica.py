@@ -152,6 +152,7 @@ def test_a_trials_run_has_its_facts_and_files(written: Any, mlflow_of: Any) -> N
         "hpo.worker": "0",
         "hpo.seed": "0",
         "hpo.attempts": "1",
+        "hpo.trained": "as a lane",
         "hpo.device": "cpu",
         "hpo.git_dirty": "true",
     }
@@ -482,3 +483,34 @@ def test_finished_trials_are_not_kept_in_memory(written: Any) -> None:
 )
 def test_names_become_valid(name: str, valid: str) -> None:
     assert runs.name(name) == valid
+
+
+def test_how_the_winner_did_on_the_test_split_stands_with_the_study(
+    written: Any, mlflow_of: Any
+) -> None:
+    study_of_every_kind(written)
+    measured = {"f1_macro": {"value": 0.9, "low": 0.8, "high": 0.95}}
+    written.write(
+        "confirmation",
+        metric="val/f1",
+        goal="maximize",
+        seeds=5,
+        trials=[{"trial": 4, "mean": 0.5}, {"trial": 0, "mean": math.nan}],
+        winner=4,
+        test={
+            "rows": 9,
+            "metric": "f1_macro",
+            "runs": {"trial 4": measured, "ensemble 0": measured},
+        },
+        looks=1,
+    )
+    ship(written)
+    found = mlflow_of(written)
+    parent, _ = found.runs()
+    kept = {name: parent.data.metrics[name] for name in parent.data.metrics if "best" not in name}
+    wanted = {"test/f1_macro": 0.9, "test/f1_macro_low": 0.8, "test/f1_macro_high": 0.95}
+    of_ensemble = {name.replace("test/", "test/ensemble/"): v for name, v in wanted.items()}
+    assert kept.items() >= {"confirmed/val/f1": 0.5, **wanted, **of_ensemble}.items()
+    assert parent.data.tags["hpo.winner"] == "4"
+    text = found.artifacts(parent)["confirmation.json"].read_text()
+    assert json.loads(text)["trials"][1]["mean"] is None

@@ -391,8 +391,8 @@ def test_out_of_memory_halves_the_pass_and_changes_nothing(
     learn, sizes = Stack._learn, list[int]()
 
     def short_of_memory(self: Stack, part: Any, *rest: Any) -> Tensor:
-        sizes.append(len(part.parameters))
-        if len(part.parameters) > 2:
+        sizes.append(len(part.rows.parameters))
+        if len(part.rows.parameters) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return learn(self, part, *rest)
 
@@ -553,7 +553,7 @@ def test_what_may_differ_within_a_stack_is_not_in_its_key() -> None:
     third = sections(*DIGITS, {"hidden": [32]}, {"lr": 0.2, "optimizer": "sgd"})
     assert stack_key("image_classifier", one) == stack_key("image_classifier", other)
     assert stack_key("image_classifier", one) != stack_key("image_classifier", third)
-    assert stack_key("image_classifier", sections(*DIGITS, {"name": "cnn"})) is None
+    assert stack_key("image_classifier", sections(*DIGITS, {"name": "resnet18"})) is None
     assert stack_key("mine:train", one) is None
     known = {f"{part}.{key}" for part, values in one.items() for key in values}
     assert known >= PER_LANE
@@ -562,12 +562,14 @@ def test_what_may_differ_within_a_stack_is_not_in_its_key() -> None:
 def test_every_layer_of_the_table_has_been_tried() -> None:
     tried: set[type[nn.Module]] = {nn.Flatten, nn.Identity, nn.Linear, nn.ReLU, nn.Dropout}
     tried |= {nn.BatchNorm1d, nn.LayerNorm}
+    # in test_lanes_images.py
+    tried |= {nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d}
     for kind in set(LAYERS) - tried:
         activation = kind()
         x = torch.randn(2, 5, 3)
         layer = LAYERS[kind](activation, {}, {})
         assert torch.equal(layer.forward(x.clone(), _pass(training=False)), activation(x))
-    assert unsupported(nn.Sequential(nn.Conv2d(1, 1, 3))) == "there is no rule for Conv2d"
+    assert unsupported(nn.Sequential(nn.Conv3d(1, 1, 3))) == "there is no rule for Conv3d"
     assert unsupported(nn.ReLU()) == "ReLU is no nn.Sequential"
 
 
@@ -581,4 +583,4 @@ def test_lanes_that_pay_are_within_what_is_asked(digits: Dataset) -> None:
     params = sections(*DIGITS, {"hidden": [16]}, {"batch_size": 16})
     assert lanes_that_pay(params, digits, "cpu", 1) == 1
     assert 2 <= lanes_that_pay(params, digits, "cpu", 16) <= 16
-    assert lanes_that_pay(sections(*DIGITS, {"name": "cnn"}), digits, "cpu", 16) == 1
+    assert lanes_that_pay(sections(*DIGITS, {"name": "squeezenet1_1"}), digits, "cpu", 16) == 1

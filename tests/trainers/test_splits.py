@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from trainers.contract import DataError
@@ -67,6 +67,72 @@ def test_folds_are_stratified_and_even() -> None:
     assert [np.bincount(of[fold[1]]).tolist() for fold in parts.folds] == [[20, 8]] * 5
 
 
+def test_folds_drawn_again_divide_anew_and_begin_with_those_drawn_once() -> None:
+    of = labels(60, 30)
+    once = partition(of, 90, section(folds=3))
+    again = partition(of, 90, section(folds=3, fold_repeats=4))
+    assert len(again.folds) == 12
+    assert same(once, Partition(again.search, again.test, again.folds[:3]))
+    for first in range(0, 12, 3):
+        parts = [validated for _, validated in again.folds[first : first + 3]]
+        assert np.array_equal(np.sort(np.concatenate(parts)), again.search)
+        assert [np.bincount(of[part]).tolist() for part in parts] == [[16, 8]] * 3
+    assert len({tuple(validated) for _, validated in again.folds}) == 12
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=16, max_size=40),
+    st.booleans(),
+    st.none() | st.integers(2, 4),
+    st.integers(0, 2**32 - 1),
+)
+def test_groups_are_never_on_both_sides(
+    sizes: list[int], classes: bool, folds: int | None, seed: int
+) -> None:
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    of = groups % 2 if classes else None
+    wanted = section(folds=folds, fold_repeats=2 if folds else 1, split_seed=seed)
+    try:
+        parts = partition(of, len(groups), wanted, groups=groups)
+    except DataError as error:
+        if not classes or "rows are of one class" not in str(error):
+            raise
+        reject()  # few groups may leave one class to validate on
+    assert len(parts.folds) == (2 * folds if folds else 1)
+    for train, validated in parts.folds:
+        sides = [set(groups[rows].tolist()) for rows in (train, validated, parts.test)]
+        assert all(sides)
+        assert sum(map(len, sides)) == len(set().union(*sides))
+        together = np.sort(np.concatenate([train, validated, parts.test]))
+        assert np.array_equal(together, np.arange(len(groups)))
+
+
+def test_parts_of_whole_groups_have_their_share_of_each_class() -> None:
+    random = np.random.default_rng(1)
+    groups = random.permutation(np.repeat(np.arange(60), random.integers(2, 30, 60)))
+    of = (groups % 5 == 0).astype(np.int64)  # all rows of a group alike
+    one = partition(of, len(of), section(validation=0.25, test=0.2), groups=groups)
+    ((_, validated),) = one.folds
+    for part, share in ((one.test, 0.2), (validated, 0.25)):
+        assert np.bincount(of[part]) / np.bincount(of) == pytest.approx(share, abs=0.06)
+    several = partition(of, len(of), section(folds=4, fold_repeats=2), groups=groups)
+    assert np.array_equal(several.test, one.test)
+    assert len({tuple(part) for _, part in several.folds}) == 8
+    for _, part in several.folds:
+        assert np.bincount(of[part]) / np.bincount(of[several.search]) == pytest.approx(
+            0.25, abs=0.1
+        )
+
+
+def test_one_group_with_another_class_is_too_few_for_folds() -> None:
+    groups = np.repeat(np.arange(10), 6)
+    of = (groups == 3).astype(np.int64)
+    with pytest.raises(DataError, match="all of one class") as caught:
+        partition(of, 60, section(test=0.0, folds=3), groups=groups)
+    assert caught.value.key == "data.group"
+
+
 def test_the_seed_decides() -> None:
     of = labels(40, 40)
     first = partition(of, 80, section(split_seed=1))
@@ -77,7 +143,7 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize("of", [labels(60, 60), None])
 def test_test_rows_stay_whatever_else_changes(of: np.ndarray | None) -> None:
     usual = partition(of, 120, section()).test
-    for changed in ({"validation": 0.4}, {"folds": 3}):
+    for changed in ({"validation": 0.4}, {"folds": 3}, {"folds": 3, "fold_repeats": 2}):
         assert np.array_equal(partition(of, 120, section(**changed)).test, usual)
 
 
@@ -113,6 +179,7 @@ def test_too_few_rows_are_refused(
         {"test": 1.0},
         {"test": -0.1},
         {"folds": 1},
+        {"fold_repeats": 2},
     ],
 )
 def test_shares_that_leave_nothing_are_refused(wrong: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ The test split is not in here: whatever a trainer does, it cannot look at it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,10 @@ class Split:
         std: (C, 1, 1) float32, likewise, above 0.
         target_mean: Of the training targets; 0 for classes.
         target_std: Likewise, above 0; 1 for classes.
+        encoding: How columns became numbers (`trainers.data.encode.Encoding.plain`); None for
+            images.
+        seen: (F,) float32, 1 for the columns that a model may look at and 0 for the others; None:
+            all.
     """
 
     inputs: Tensor
@@ -49,6 +53,8 @@ class Split:
     std: Tensor | None = None
     target_mean: float = 0.0
     target_std: float = 1.0
+    encoding: Sequence[Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
+    seen: Tensor | None = None
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (float32, standardized) and targets of `rows`, on the device of `target`.
@@ -57,15 +63,18 @@ class Split:
             rows: (B,) int64 rows of `inputs`, in main memory.
         """
         device = self.target.device
-        target = self.target[rows.to(device)]
+        target = self.target.index_select(0, rows.to(device))
         if self._standardized is not None:
-            return self._standardized.index_select(0, rows.to(device)), target
+            return self._visible(self._standardized.index_select(0, rows.to(device))), target
         inputs = self.inputs[rows.to(self.inputs.device)]
         if inputs.device != device:
             inputs = inputs.pin_memory().to(device, non_blocking=True)
         if self.mean is not None and self.std is not None:
             inputs = inputs.float().sub_(self.mean).div_(self.std)
-        return inputs, target
+        return self._visible(inputs), target
+
+    def _visible(self, inputs: Tensor) -> Tensor:
+        return inputs if self.seen is None else inputs * self.seen
 
     @cached_property
     def _standardized(self) -> Tensor | None:
@@ -101,6 +110,7 @@ class Dataset:
             source's content), metrics (what a built-in trainer reports), skipped (bad files).
         originals: Of a table, those rows as they are in the source that are to be shown as
             examples (`trainers.data.examples`), or None.
+        white: What a white pixel is, of images.
     """
 
     kind: Literal["images", "table"]
@@ -110,6 +120,7 @@ class Dataset:
     splits: tuple[Split, ...]
     summary: Mapping[str, Any]
     originals: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    white: int = 255
     _elsewhere: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @property

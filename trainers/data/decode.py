@@ -98,6 +98,26 @@ def decode(
     return Decoded(torch.from_numpy(pixels), bad, about["fingerprint"])
 
 
+def pixels_of(
+    files: Sequence[str], shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Images as they are decoded for training, without the cache.
+
+    Args:
+        shape: (channels, height, width) to which they are brought.
+
+    Returns:
+        (n, C, H, W) of those that can be read, in their order; and why the others, by their
+        places, cannot.
+    """
+    mode, size = "L" if shape[0] == 1 else "RGB", (shape[2], shape[1])
+    with _bombs_are_errors():
+        found = list(_in_threads(lambda file: _pixels(file, mode, size), files))
+    bad = {place: image for place, image in enumerate(found) if isinstance(image, str)}
+    good = [image for image in found if not isinstance(image, str)]
+    return np.stack(good) if good else np.empty((0, *shape), np.uint8), bad
+
+
 def _key(files: Sequence[str], keep: Rows, section: ImageData) -> str:
     stamps = [_stamp(file) for file in files]
     content = repr((VERSION, stamps, section.size, section.channels)).encode() + keep.tobytes()

@@ -8,7 +8,8 @@ Columns that are the same in every training row are left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class NumberColumn:
             return None
         return cls(name, median, mean, std if std > 0 else 1.0, bool(missing.any()))
 
+    @property
+    def typical(self) -> float:
+        """A value that it may have."""
+        return self.median
+
     def encode(self, column: pd.Series[Any]) -> list[Column]:
         values = numbers(column)
         missing = np.isnan(values)
@@ -78,6 +84,11 @@ class CategoryColumn:
             return None
         frequent, rare = ordered[:MOST_CATEGORIES], ordered[MOST_CATEGORIES:]
         return cls(name, tuple(frequent), frozenset(rare), says_missing)
+
+    @property
+    def typical(self) -> str | None:
+        """A value that it may have."""
+        return next(iter(self.categories), None)
 
     def encode(self, column: pd.Series[Any]) -> list[Column]:
         missing = column.isna().to_numpy()
@@ -118,9 +129,47 @@ class Encoding:
         return cls(tuple(columns))
 
     def encode(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        """(rows, F) float32."""
+        """(rows, F) float32.
+
+        Args:
+            frame: With every column of the encoding, in any order; others are not looked at.
+        """
         parts = [part for column in self.columns for part in column.encode(frame[column.name])]
         return np.stack(parts, axis=1).astype(np.float32)
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of categories: what a file says there is to be read as text."""
+        return [column.name for column in self.columns if isinstance(column, CategoryColumn)]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """As numbers, strings, lists and dicts, of which `of` makes it again."""
+        return [asdict(column) | _lists(column) for column in self.columns]
+
+    @classmethod
+    def of(cls, plain: Sequence[Mapping[str, Any]]) -> Encoding:
+        """The encoding of what `plain` returned."""
+        columns: list[NumberColumn | CategoryColumn] = []
+        for column in plain:
+            if "categories" in column:
+                columns.append(
+                    CategoryColumn(
+                        column["name"],
+                        tuple(column["categories"]),
+                        frozenset(column["rare"]),
+                        column["says_missing"],
+                    )
+                )
+            else:
+                columns.append(NumberColumn(**column))
+        return cls(tuple(columns))
+
+
+def _lists(column: NumberColumn | CategoryColumn) -> dict[str, list[str]]:
+    """What of it JSON has no form for, as lists."""
+    if isinstance(column, NumberColumn):
+        return {}
+    return {"categories": list(column.categories), "rare": sorted(column.rare)}
 
 
 def is_number(column: pd.Series[Any]) -> bool:

@@ -85,6 +85,13 @@ def listing(root: Path) -> Listing:
     return Listing(root, names, labels, classes, validation, test, strays)
 
 
+def images_below(path: Path) -> list[str]:
+    """The paths of the images below a folder, at any depth, in a fixed order; or of one image."""
+    if not path.is_dir():
+        return [str(path)]
+    return [file for file in _files(path) if file.lower().endswith(IMAGE_SUFFIXES)]
+
+
 def _together(rows: dict[str, list[int]], names: tuple[str, ...]) -> Rows | None:
     found = [rows[name] for name in names if name in rows]
     return np.array(sum(found, []), np.int64) if found else None
@@ -105,7 +112,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _files(folder: Path | str) -> Iterator[str]:
-    """The paths of all files below a class's folder, at any depth, in a fixed order."""
+    """The paths of all files below a folder, at any depth, in a fixed order."""
     if os.path.isdir(folder):
         for entry in _visible(folder):
             if entry.is_dir(follow_symlinks=False):  # a link may lead back up

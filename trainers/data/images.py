@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from trainers import metrics
 from trainers.contract import DataError
 from trainers.data import folders
 from trainers.data.dataset import Dataset, Split
-from trainers.data.decode import decode
+from trainers.data.decode import decode, pixels_of
 from trainers.data.splits import Partition, Rows, partition
 from trainers.options import ImageData
 
@@ -39,21 +39,59 @@ def load(section: ImageData, cache: Path) -> Dataset:
     return _digits(section) if section.source == "digits" else _folder(section, cache)
 
 
+def test_rows(
+    section: ImageData, shapes: Iterable[tuple[int, ...]]
+) -> tuple[Rows, NDArray[np.int64], dict[tuple[int, ...], torch.Tensor]]:
+    """Of the test split: row numbers, labels, and the images in each of some shapes.
+
+    Args:
+        shapes: (channels, height, width) each.
+
+    Raises:
+        DataError: As `load` does.
+    """
+    if section.source == "digits":
+        table = _digit_table()
+        labels = table[:, 64].astype(np.int64)
+        test = partition(labels, len(labels), section).test
+        return test, labels[test], dict.fromkeys(shapes, _digit_pixels(table, test))
+    listed = folders.listing(Path(section.source).expanduser())
+    labels = np.array(listed.labels, np.int64)
+    test = partition(labels, len(labels), section, listed.validation, listed.test).test
+    files = [str(listed.root / listed.names[row]) for row in test]
+    decoded = {shape: pixels_of(files, shape) for shape in shapes}
+    bad = sorted({place for _, found in decoded.values() for place in found})
+    if bad and not section.skip_bad:
+        raise DataError("data.source", _named([files[place] for place in bad], len(files)))
+    test = np.delete(test, bad)
+    return test, labels[test], {s: torch.from_numpy(some) for s, (some, _) in decoded.items()}
+
+
 def _digits(section: ImageData) -> Dataset:
     if section.size not in (None, 8) or section.channels not in (None, 1):
         raise DataError("data.size", "digits are 8 × 8 pixels with 1 channel, and stay so")
+    table = _digit_table()
+    labels = table[:, 64].astype(np.int64)
+    parts = partition(labels, len(labels), section)
+    about = {"fingerprint": hashlib.sha256(table.tobytes()).hexdigest(), "skipped": []}
+    classes = [str(digit) for digit in range(10)]
+    pixels = _digit_pixels(table, parts.search)
+    return _dataset(section, pixels, labels, parts, classes, about, white=16)
+
+
+def _digit_table() -> NDArray[np.uint8]:
+    """(1797, 65): 64 pixels and the label."""
     # The file that sklearn.datasets.load_digits reads; importing scikit-learn takes a second.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(path, "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # (1797, 64 pixels + 1 label)
-    labels = table[:, 64].astype(np.int64)
-    parts = partition(labels, len(labels), section)
-    pixels = torch.from_numpy(table[parts.search, :64].reshape(-1, 1, 8, 8))
-    about = {"fingerprint": hashlib.sha256(table.tobytes()).hexdigest(), "skipped": []}
-    return _dataset(section, pixels, labels, parts, [str(digit) for digit in range(10)], about)
+        return np.loadtxt(file, delimiter=",", dtype=np.uint8)
+
+
+def _digit_pixels(table: NDArray[np.uint8], rows: Rows) -> torch.Tensor:
+    return torch.from_numpy(table[rows, :64].reshape(-1, 1, 8, 8))
 
 
 def _folder(section: ImageData, cache: Path) -> Dataset:
@@ -85,12 +123,14 @@ def _dataset(
     parts: Partition,
     classes: Sequence[str],
     about: Mapping[str, Any],
+    white: int = 255,
 ) -> Dataset:
     """Put it together.
 
     Args:
         pixels: (N, C, H, W) uint8, of ``parts.search``.
         labels: Of all rows of the source.
+        white: What a white pixel is.
     """
     for train, _ in parts.folds:
         for number in np.setdiff1d(np.arange(len(classes)), labels[train]):
@@ -118,7 +158,9 @@ def _dataset(
         **about,
     }
     ids = torch.from_numpy(parts.search)
-    return Dataset("images", "classification", tuple(classes), ids, tuple(splits), summary)
+    return Dataset(
+        "images", "classification", tuple(classes), ids, tuple(splits), summary, white=white
+    )
 
 
 def _channel_statistics(pixels: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:

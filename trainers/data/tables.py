@@ -6,8 +6,9 @@ the target alone is looked at in all rows, for its classes and to split by them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +31,7 @@ from trainers.options import TableData
 # Whole numbers are classes when there are at most so many of them.
 MOST_NUMBERED_CLASSES = 20
 MOST_CLASSES = 1000
+SHOWN = 10  # missing columns named in a message
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,23 @@ class Target:
         return "regression" if self.classes is None else "classification"
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A table, and what its section makes of it.
+
+    Attributes:
+        frame: As it is in the source.
+        fingerprint: sha256 of the source's content.
+        columns: Those that a model may see, of all rows.
+    """
+
+    frame: pd.DataFrame
+    fingerprint: str
+    target: Target
+    columns: pd.DataFrame
+    parts: Partition
+
+
 def load(section: TableData, examples: int = 0) -> Dataset:
     """Columns as float32: standardized numbers and one-hot categories.
 
@@ -58,17 +77,9 @@ def load(section: TableData, examples: int = 0) -> Dataset:
     Raises:
         DataError: The file cannot be read, a column is not there, or the target cannot be used.
     """
-    frame, fingerprint = _read(section.source)
-    name = _target_name(section, frame)
-    for column in section.ignore:
-        _check_column("data.ignore", column, frame)
-    target = _target(frame[name], section.task)
-    columns = frame.drop(columns=[name, *section.ignore])
-    if columns.shape[1] == 0:
-        raise DataError("data.source", f"there is no column but the target {name!r}")
-    labels = None if target.classes is None else target.values
-    parts = partition(labels, len(frame), section)
-    columns = columns.iloc[parts.search]  # the test rows end here
+    table = _opened(section)
+    target, parts = table.target, table.parts
+    columns = table.columns.iloc[parts.search]  # the test rows end here
     splits = tuple(_split(columns, target, parts, *fold) for fold in parts.folds)
     if target.classes is not None:
         for train, _ in parts.folds:
@@ -79,29 +90,57 @@ def load(section: TableData, examples: int = 0) -> Dataset:
     summary = {
         "source": section.source,
         "task": target.task,
-        "rows": len(frame),
+        "rows": len(table.frame),
         "train": len(splits[0].train),
         "validation": len(splits[0].validation),
         "test": len(parts.test),
         "classes": target.classes,
-        "class_counts": None if labels is None else np.bincount(labels).tolist(),
+        "class_counts": np.bincount(target.values).tolist() if target.classes else None,
         "shape": list(splits[0].inputs.shape[1:]),
-        "fingerprint": fingerprint,
+        "fingerprint": table.fingerprint,
         "metrics": metrics.names(target.task),
         "skipped": [],
     }
     classes = None if target.classes is None else tuple(target.classes)
     ids = torch.from_numpy(parts.search)
     shown = parts.search[rows_to_show(splits, examples)]
-    originals = frame.iloc[shown].reset_index(drop=True) if examples else None
+    originals = table.frame.iloc[shown].reset_index(drop=True) if examples else None
     return Dataset("table", target.task, classes, ids, splits, summary, originals)
+
+
+def test_rows(section: TableData) -> tuple[Rows, NDArray[Any], pd.DataFrame]:
+    """Of the test split: row numbers, targets and columns.
+
+    Raises:
+        DataError: As `load` does.
+    """
+    table = _opened(section)
+    test = table.parts.test
+    return test, table.target.values[test], table.columns.iloc[test]
+
+
+def _opened(section: TableData) -> _Opened:
+    frame, fingerprint = _read(section.source)
+    name = _target_name(section, frame)
+    for column in section.ignore:
+        _check_column("data.ignore", column, frame)
+    target = _target(frame[name], section.task)
+    groups = None if section.group is None else _groups(section.group, name, frame)
+    columns = frame.drop(columns=[name, *section.ignore])
+    if section.group in columns:
+        columns = columns.drop(columns=section.group)
+    if columns.shape[1] == 0:
+        raise DataError("data.source", f"there is no column but the target {name!r}")
+    labels = None if target.classes is None else target.values
+    parts = partition(labels, len(frame), section, groups=groups)
+    return _Opened(frame, fingerprint, target, columns, parts)
 
 
 def _split(
     columns: pd.DataFrame, target: Target, parts: Partition, train: Rows, validation: Rows
 ) -> Split:
     train, validation = (np.searchsorted(parts.search, part) for part in (train, validation))
-    inputs = Encoding.fit(columns.iloc[train]).encode(columns)
+    encoding = Encoding.fit(columns.iloc[train])
     values = target.values[parts.search]
     mean, std = 0.0, 1.0
     if target.classes is None:
@@ -109,12 +148,13 @@ def _split(
         if not std > 0:
             raise DataError("data.target", "the target is the same in every training row")
     return Split(
-        torch.from_numpy(inputs),
+        torch.from_numpy(encoding.encode(columns)),
         torch.from_numpy(values),
         torch.from_numpy(train),
         torch.from_numpy(validation),
         target_mean=mean,
         target_std=std,
+        encoding=encoding.plain(),
     )
 
 
@@ -123,26 +163,95 @@ def _read(source: str) -> tuple[pd.DataFrame, str]:
     if not Path(source).suffix:
         return _built_in(source)
     path = Path(source).expanduser()
-    try:
+    with _explained(path):
         with open(path, "rb") as file:
             fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.suffix.lower() == ".parquet":
+        if _is_parquet(path):
             frame = pd.read_parquet(path)
         else:
             frame = pd.read_csv(path, sep=_separator(path), low_memory=False)
+    frame.columns = [str(column) for column in frame.columns]
+    if len(frame) == 0:
+        raise DataError("data.source", f"{path} has no rows")
+    return frame.reset_index(drop=True), fingerprint
+
+
+def batches(
+    path: Path, needed: Sequence[str], text: Collection[str], rows: int
+) -> Iterator[pd.DataFrame]:
+    """A CSV or Parquet file, so many rows at a time.
+
+    Args:
+        needed: Columns that it must have.
+        text: Columns that are read as text, whatever they look like.
+
+    Raises:
+        DataError: It cannot be read, has no rows, or lacks a column.
+    """
+    count = 0
+    with _explained(path):
+        for frame in _parts(path, text, rows):
+            frame.columns = [str(column) for column in frame.columns]
+            check_columns(str(path), needed, list(frame.columns))
+            count += len(frame)
+            yield frame
+    if count == 0:
+        raise DataError("data.source", f"{path} has no rows")
+
+
+def check_columns(what: str, needed: Sequence[str], there: Sequence[str]) -> None:
+    """Raise DataError if `what` lacks a column that is needed."""
+    missing = [name for name in needed if name not in set(there)]
+    if not missing:
+        return
+    lines = []
+    for name in missing[:SHOWN]:
+        close = get_close_matches(name, there, n=1)
+        lines.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    more = f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    raise DataError(
+        "data.source",
+        f"{what} lacks {len(missing)} of the {len(needed)} columns that the model needs: "
+        f"{', '.join(lines)}{more}",
+        f"it has {_listed(there)}",
+    )
+
+
+def _parts(path: Path, text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+    if _is_parquet(path):
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(rows):
+                yield batch.to_pandas()
+        return
+    types = dict.fromkeys(text, "str")
+    with pd.read_csv(
+        path, sep=_separator(path), dtype=types, chunksize=rows, low_memory=False
+    ) as reader:
+        yield from reader
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read, as a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
     except OSError as error:
         why = error.strerror or str(error)
         raise DataError("data.source", f"{path} cannot be read: {why}") from None
     except UnicodeDecodeError:
         raise DataError("data.source", f"{path} is not UTF-8 text", "save it as UTF-8") from None
     except (ValueError, ArithmeticError, LookupError) as error:  # what pandas and pyarrow raise
-        what = "Parquet" if path.suffix.lower() == ".parquet" else "CSV"
+        what = "Parquet" if _is_parquet(path) else "CSV"
         why = " ".join(str(error).split())[:200]
         raise DataError("data.source", f"{path} cannot be read as {what}: {why}") from None
-    frame.columns = [str(column) for column in frame.columns]
-    if len(frame) == 0:
-        raise DataError("data.source", f"{path} has no rows")
-    return frame.reset_index(drop=True), fingerprint
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def _separator(path: Path) -> str:
@@ -182,6 +291,22 @@ def _check_column(key: str, name: str, frame: pd.DataFrame) -> None:
             f"there is no column {name!r}; there are {_listed(frame.columns)}",
             f"did you mean {close[0]!r}?" if close else None,
         )
+
+
+def _groups(name: str, target: str, frame: pd.DataFrame) -> NDArray[np.int64]:
+    """The number of each row's group."""
+    _check_column("data.group", name, frame)
+    if name == target:
+        raise DataError("data.group", f"{name!r} is the target; it cannot be the group as well")
+    numbers, _ = pd.factorize(frame[name])
+    missing = np.flatnonzero(numbers < 0)
+    if len(missing):
+        raise DataError(
+            "data.group",
+            f"{len(missing)} rows have no value in {name!r}, the first is row {missing[0]}",
+            "fill these rows in, or remove them",
+        )
+    return numbers.astype(np.int64)
 
 
 def _target(column: pd.Series[Any], task: str) -> Target:
@@ -225,7 +350,7 @@ def _classes(column: pd.Series[Any], whole: bool) -> Target:
     if not pd.api.types.is_numeric_dtype(column):
         column = column.astype(str)
     distinct, numbers = np.unique(column.to_numpy(), return_inverse=True)
-    names = [str(int(v)) if isinstance(v, np.floating) else str(v) for v in distinct]
+    names = [_class_name(value) for value in distinct]
     if len(names) < 2:
         raise DataError("data.target", f"every row is of one class, {names[0]!r}")
     if len(names) > MOST_CLASSES:
@@ -235,6 +360,27 @@ def _classes(column: pd.Series[Any], whole: bool) -> Target:
             "task: regression" if pd.api.types.is_numeric_dtype(column) else None,
         )
     return Target(numbers.astype(np.int64), names)
+
+
+def _class_name(value: Any) -> str:
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
+
+
+def known_targets(column: pd.Series[Any], classes: Sequence[str] | None) -> NDArray[Any]:
+    """Targets that a new table has.
+
+    Args:
+        classes: Their names, in the order of their numbers; None: values.
+
+    Returns:
+        (rows,) int64 classes, -1 where it is none of them; or float64 values, NaN where there is
+        none.
+    """
+    if classes is None:
+        return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([numbers.get(_class_name(value), -1) for value in column], np.int64)
 
 
 def _listed(names: Sequence[str] | pd.Index[str], most: int = 20) -> str:

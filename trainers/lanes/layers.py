@@ -1,12 +1,11 @@
 """The layers that many models of one shape run at once: a table of a class for each module type.
 
 Between layers the activations are ``(k, features, B)``, the batch last (*features first*), so that
-a linear layer of all lanes is one batched product with weights as ``nn.Linear`` keeps them.
+a linear layer of all lanes is one batched product with weights as ``nn.Linear`` keeps them. Of
+images they are ``(B, k, C, H, W)`` up to the `Flatten` (`trainers.lanes.images`).
 
 The gradients of the commonest layers are written out: on models as small as these autograd costs
 as much as the arithmetic. The others use autograd, layer by layer (`ByAutograd`).
-
-Not here: convolutions, whose stacking pays only for tiny images on a CPU (docs/decisions).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainers.lanes import noise
+from trainers.lanes import images, noise
 
 Tensors = Mapping[str, Tensor]  # a layer's own, by name: (k, …)
 
@@ -47,7 +46,7 @@ class Layer(Protocol):
     """A layer of some neighbouring lanes. Used under ``torch.no_grad()``."""
 
     def forward(self, x: Tensor, run: Pass) -> Tensor:
-        """(k, in, B) → (k, out, B); `x` is the layer's, it may be changed."""
+        """(k, in, B) → (k, out, B), or of images; `x` is the layer's, it may be changed."""
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
         """Put the gradients of the layer's own parameters where they belong.
@@ -100,7 +99,9 @@ class ReLU:
         return self._y
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
-        by_input: Tensor = torch.ops.aten.threshold_backward(gradient, self._y, 0)
+        by_input: Tensor = torch.ops.aten.threshold_backward.grad_input(
+            gradient, self._y, 0, grad_input=gradient
+        )
         return by_input
 
 
@@ -112,11 +113,14 @@ class Dropout:
         self._scale = None
         if not run.training or run.keys is None or run.dropout is None or run.threshold is None:
             return x
-        lanes, features, batch = x.shape
-        elements = torch.arange(features * batch, dtype=torch.int32, device=x.device)
+        shape = x.shape if x.dim() == 3 else x.permute(1, 2, 3, 4, 0).shape  # (k, …, B)
+        elements = torch.arange(shape[1:].numel(), dtype=torch.int32, device=x.device)
         drawn = noise.uniform(run.keys[run.drawn], elements)
         run.drawn += 1
-        self._scale = (drawn >= run.threshold).view(lanes, features, batch) / (1 - run.dropout)
+        scale = (drawn >= run.threshold) / (1 - run.dropout.squeeze(2))
+        self._scale = (
+            scale.view(shape) if x.dim() == 3 else scale.view(shape).permute(4, 0, 1, 2, 3)
+        )
         return x * self._scale  # not in place: a ReLU before it still needs its x
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
@@ -158,11 +162,11 @@ class ByAutograd:
         return self._y.detach()
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
-        wanted = [self._x, *(self._own[name] for name in self._names)]
-        by_input, *by_own = torch.autograd.grad(self._y, wanted, gradient)
-        for place, found in zip(self._gradients, by_own, strict=True):
-            place.copy_(found)
-        return by_input
+        wanted = [self._own[name] for name in self._names] + [self._x] * further
+        found = torch.autograd.grad(self._y, wanted, gradient)
+        for place, by_own in zip(self._gradients, found, strict=False):
+            place.copy_(by_own)
+        return found[-1] if further else None
 
 
 def _by_autograd(function: Function) -> Make:
@@ -206,8 +210,12 @@ LAYERS: dict[type[nn.Module], Make] = {
     nn.Linear: Linear,
     nn.ReLU: ReLU,
     nn.Dropout: Dropout,
-    nn.Flatten: Nothing,
+    nn.Flatten: images.Flatten,
     nn.Identity: Nothing,
+    nn.Conv2d: images.Conv2d,
+    nn.BatchNorm2d: images.BatchNorm2d,
+    nn.MaxPool2d: images.MaxPool2d,
+    nn.AdaptiveAvgPool2d: images.GlobalAverage,
     nn.BatchNorm1d: _by_autograd(batch_norm),
     nn.LayerNorm: _by_autograd(layer_norm),
     **dict.fromkeys(
@@ -234,12 +242,15 @@ def unsupported(model: nn.Module) -> str | None:
     for layer in model:
         if type(layer) not in LAYERS:
             return f"there is no rule for {type(layer).__name__}"
+        if images.refused(layer):
+            return f"there is no rule for {layer}"
     return None
 
 
 def forward(layers: Sequence[Layer], inputs: Tensor, run: Pass) -> Tensor:
     """(k, B, …) inputs → (k, outputs, B)."""
-    x = inputs.flatten(2).mT
+    # Images as (B, k, C, H, W), rows as (k, features, B).
+    x = inputs.mT if inputs.dim() == 3 else inputs.transpose(0, 1)
     for layer in layers:
         x = layer.forward(x, run)
     return x

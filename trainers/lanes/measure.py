@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,9 +16,11 @@ from trainers.models import build
 from trainers.schedules import SCHEDULES
 
 STEPS = 4  # of an epoch that is timed
-ROUNDS = 3
+ROUNDS = 3  # at least, of every size; more while there is time
+MOST_ROUNDS = 20
+BUDGET_S = 0.5  # for all rounds together
 MOST_NUMBERS = 2**27  # parameters of a stack (0.5 GB; gradients and memory are two to three more)
-MOST_S = 1.0  # that may be spent on a size
+MOST_S = 0.5  # that may be spent on a size
 GAIN = 0.95  # a larger stack must take at most this share of a smaller one's time a lane
 
 
@@ -28,57 +29,69 @@ def lanes_that_pay(
 ) -> int:
     """How many trials like this one a worker should train together, at most `most`.
 
-    The smallest number that is not clearly slower, a trial, than a larger one. It takes some
-    hundredths of a second for a small model.
+    The smallest number that is not clearly slower, a trial, than a larger one. All are timed in
+    turn, several times, and the quickest time of each counts: what else the machine does slows
+    some, but speeds none. It takes about half a second for a small model.
 
     Args:
         params: A trial's sections ``data``, ``model`` and ``train``.
         device: ``cpu`` or ``cuda``.
     """
     data = dataset.to(device)
-    folds = len(data.splits)
     model = build({**params["model"], "weights": None}, data.shape, data.outputs)
     if most == 1 or unsupported(model):
         return 1
     rows = STEPS * params["train"]["batch_size"]
+    # A model each, of every fold of every repeat.
     splits = [replace(split, train=split.train[:rows]) for split in data.splits]
+    splits *= params["train"]["repeats"]
     dropout = params["model"].get("dropout", 0.0)
+    numbers = len(splits) * sum(p.numel() for p in model.parameters())
 
-    def seconds(trials: int) -> float:
-        """For an epoch of one trial, with all its folds, among so many."""
-        stack = Stack(
+    def stack(trials: int) -> Stack:
+        return Stack(
             [
                 Lane(model, split, params["train"], dropout, SCHEDULES["constant"], (trial, fold))
                 for trial in range(trials)
                 for fold, split in enumerate(splits)
             ]
         )
-        took = []
-        for _ in range(ROUNDS + 1):
-            began = time.perf_counter()
-            stack.train()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            took.append(time.perf_counter() - began)
-        return median(took[1:]) / trials
 
-    best, best_s, without_gain = 1, seconds(1), 0
-    for trials in _sizes(most):
-        expected_s = best_s * trials * (ROUNDS + 1)
-        parameters = trials * folds * sum(p.numel() for p in model.parameters())
-        if parameters > MOST_NUMBERS or expected_s > MOST_S or without_gain == 2:
+    stacks: dict[int, Stack] = {}
+    seconds: dict[int, float] = {}  # a trial's, at best
+    without_gain = 0
+    for trials in [1, *_sizes(most)]:
+        best_s = min(seconds.values(), default=0.0)
+        if trials * numbers > MOST_NUMBERS or best_s * trials * (ROUNDS + 1) > MOST_S:
             break
         try:
-            own_s = seconds(trials)
+            stacks[trials] = stack(trials)
+            _epoch_s(stacks[trials], device)  # what is made at the first one is made
+            seconds[trials] = _epoch_s(stacks[trials], device) / trials
         except RuntimeError as error:
             if is_out_of_memory(error):
+                stacks.pop(trials, None)
                 break
             raise
-        if own_s < GAIN * best_s:
-            best, best_s, without_gain = trials, own_s, 0
-        else:
-            without_gain += 1
-    return best
+        without_gain = 0 if not best_s or seconds[trials] < GAIN * best_s else without_gain + 1
+        if without_gain > 2:
+            break
+    began = time.perf_counter()
+    for done in range(MOST_ROUNDS):
+        if done >= ROUNDS and time.perf_counter() - began > BUDGET_S:
+            break
+        for trials, one in stacks.items():
+            seconds[trials] = min(seconds[trials], _epoch_s(one, device) / trials)
+    best_s = min(seconds.values())
+    return next(trials for trials, own_s in seconds.items() if GAIN * own_s <= best_s)
+
+
+def _epoch_s(stack: Stack, device: str) -> float:
+    began = time.perf_counter()
+    stack.train()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def _sizes(most: int) -> list[int]:

@@ -21,7 +21,10 @@ Build = Callable[[Mapping[str, Any], tuple[int, ...], int], "nn.Module"]
 MODELS: dict[str, Build] = {"mlp": mlp, "cnn": cnn}
 
 # Those whose layers all have a rule in `trainers.lanes.layers`.
-STACKED = frozenset({"mlp"})
+STACKED = frozenset({"mlp", "cnn"})
+
+# Those in which a row is by itself, so that `trainers.padding` can add some to a batch.
+PADDED = frozenset({"mlp"})
 
 
 def build(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -30,7 +30,6 @@ def cnn(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Mo
             layers.append(nn.MaxPool2d(2))
             smallest //= 2
         channels = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    if model["dropout"] > 0:
-        layers.append(nn.Dropout(model["dropout"]))
+    # With dropout even if none is dropped: so models that differ in it have the same shape.
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(model["dropout"])]
     return nn.Sequential(*layers, nn.Linear(channels, outputs))

@@ -1,4 +1,4 @@
-"""Stacking: a small model that learns how to combine the members' outputs.
+"""Meta-learners of stacking: small models that learn how to combine members' outputs.
 
 Wolpert (1992), "Stacked generalization". Of classifiers a logistic regression on the logarithms of
 the members' probabilities; of regressions ridge regression on their values. Non-negative: one
@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.ensemble.criterion import LOG_LOSS, SQUARES, Singles
-from hpo.results.intervals import Floats
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
-STACKED = 6  # members, at most: the best ones
 HELD_OUT = 5  # every fifth row chooses the regularization
 CHOOSING_ROWS = 2000  # more do not help to choose it
 # How much the rows count against the penalty: scikit-learn's C, and one by its alpha.
@@ -125,6 +124,8 @@ def _ridge(outputs: Singles, target: NDArray[Any], strength: float) -> Stack:
 
 
 def _loss(stack: Stack, outputs: Singles, target: NDArray[Any], rows: NDArray[np.intp]) -> float:
-    criterion = LOG_LOSS if outputs.ndim == 3 else SQUARES
-    values = criterion.values(stack.output(outputs[:, rows]), target[rows])
-    return float(criterion.of(values[None])[0])
+    said, wanted = stack.output(outputs[:, rows]), target[rows]
+    if said.ndim == 1:
+        return float(np.square(said - wanted, dtype=np.float64).mean())
+    of_truth = said[np.arange(len(wanted)), wanted]
+    return float(-np.log(np.maximum(of_truth, LEAST_PROBABILITY), dtype=np.float64).mean())

@@ -1,0 +1,90 @@
+"""How members are by themselves, how differently they err, and what it gains to ask all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.diversity import diversity
+from trainers.ensembles.combining import Predicted, as_arrays, raw
+from trainers.ensembles.members import Measured, Together
+from trainers.metrics import Estimates, Scores
+
+
+def judged(together: Together) -> dict[str, float]:
+    """Of an ensemble, by validation rows; nothing of a single model.
+
+    ``member/…`` are the means of the members' metrics; ``member/disagreement``,
+    ``member/double_fault``, ``member/q`` or ``member/error_correlation`` the means over pairs of
+    them (`trainers.diversity`), where they are defined. ``member/best_loss`` is the loss of the
+    best member, ``gain/loss`` how much smaller the ensemble's is. The best is chosen by one half
+    of the rows and judged by the other, and the other way round: the smallest of many losses on
+    the rows that it was chosen by would be too good.
+    """
+    if not together.members:
+        return {}
+    said = [member.predicted for member in together.members]
+    best = best_loss(row_losses(said))
+    pairs = diversity(list(as_arrays(said)), said[0].target.cpu().numpy())
+    found = {f"member/{name}": pairs.mean(name) for name in pairs.measures}
+    found["member/disagreement"] = disagreement(said)
+    own = float(row_losses([together.said.predicted]).mean())
+    return {
+        **mean_values(together.members),
+        **{name: value for name, value in found.items() if not math.isnan(value)},
+        "member/best_loss": best,
+        "gain/loss": best - own,
+    }
+
+
+def mean_values(members: Sequence[Measured]) -> dict[str, float]:
+    """The mean of each metric."""
+    return {
+        f"member/{name}": math.fsum(each.values[name] for each in members) / len(members)
+        for name in members[0].values
+    }
+
+
+def row_losses(said: Sequence[Predicted]) -> Tensor:
+    """(m, n) float64: what each row costs each member; the mean over rows is its loss."""
+    first, outputs = said[0], raw(said).double()
+    if isinstance(first, Estimates):
+        return ((outputs - first.target) / first.unit).square()
+    chosen = first.target.expand(len(said), -1).unsqueeze(-1)
+    return -outputs.log_softmax(-1).gather(-1, chosen).squeeze(-1)
+
+
+def best_loss(losses: Tensor) -> float:
+    """The loss of the member with the smallest one, chosen by other rows than it is judged by.
+
+    Args:
+        losses: (m, n), from `row_losses`.
+    """
+    halves = losses[:, 0::2], losses[:, 1::2]
+    if 0 in (halves[0].shape[1], halves[1].shape[1]):
+        return float(losses.mean(1).min())  # of a single row there is no other
+    total = sum(
+        float(judging[int(choosing.mean(1).argmin())].sum())
+        for choosing, judging in (halves, halves[::-1])
+    )
+    return total / losses.shape[1]
+
+
+def disagreement(said: Sequence[Predicted]) -> float:
+    """How much members differ, the mean over pairs of them.
+
+    Of classifiers the share of rows on which two name different classes, in [0, 1]; of values the
+    root of their mean squared difference, in units of the target's spread in training.
+    """
+    count, first = len(said), said[0]
+    if count < 2:
+        return 0.0
+    outputs = raw(said)
+    if isinstance(first, Scores):
+        named = torch.nn.functional.one_hot(outputs.argmax(-1), outputs.shape[-1]).sum(0).double()
+        alike = (named * (named - 1)).sum(-1) / (count * (count - 1))
+        return float(1 - alike.mean())
+    return float((2 * outputs.double().var(0).mean()).sqrt() / first.unit)

@@ -1,0 +1,307 @@
+"""A trained model as plain values, and what it says of new rows.
+
+What is kept of a trial is a dict of tensors, numbers, strings, lists and dicts, so that reading it
+runs no code (``torch.load`` with ``weights_only=True``)::
+
+    {
+        "version": 1,
+        "kind": "table",                # or "images"
+        "data": {…},                    # the section of the study file
+        "classes": ["no", "yes"],       # None: a regression
+        "shape": [13],                  # of one input, without the batch
+        "white": 255,                   # what a white pixel is, of images
+        "folds": [
+            {
+                "members": [{"model": {…}, "weights": {…}}, …],
+                "how": "mean",                      # None: a single model
+                "fitted": {},                       # what that way to combine needs
+                "encoding": [{…}, …],               # of columns (`trainers.data.encode`)
+                "mean": None, "std": None,          # of the channels of images
+                "target_mean": 0.0, "target_std": 1.0,
+            },
+        ],
+    }
+
+A member has its ``model`` section and a ``state_dict`` of the module that
+`trainers.models.build` makes of it; ``how`` and ``fitted`` are for `trainers.ensembles.combined`.
+What a trial says is the mean of what its folds say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainers import ensembles
+from trainers.data.dataset import Dataset
+from trainers.metrics import Estimates, Scores
+from trainers.models import build
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trainers.data.encode import Encoding
+
+VERSION = 1
+BATCH_NUMBERS = 2**20  # of inputs at once: bounds what a convolutional network holds in memory
+
+Output = NDArray[np.float32]
+Weights = Mapping[str, Tensor]
+
+
+class NotAModel(ValueError):
+    """What was read is not what `content` makes, or is of a later version."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Who predicts in a fold.
+
+    Attributes:
+        each: Their ``model`` sections and state_dicts.
+        how, fitted: As for `trainers.ensembles.combined`; None: there is one member.
+    """
+
+    each: Sequence[tuple[Mapping[str, Any], Weights]]
+    how: str | None = None
+    fitted: Mapping[str, Any] | None = None
+
+
+def content(section: Mapping[str, Any], data: Dataset, folds: Sequence[Members]) -> dict[str, Any]:
+    """What is kept of a trial's models.
+
+    Args:
+        section: The trial's ``data`` section.
+        folds: Of the first splits of the data.
+    """
+    return {
+        "version": VERSION,
+        "kind": data.kind,
+        "data": section,
+        "classes": None if data.classes is None else list(data.classes),
+        "shape": list(data.shape),
+        "white": data.white,
+        "folds": [
+            {
+                "members": [{"model": model, "weights": own} for model, own in members.each],
+                "how": members.how,
+                "fitted": members.fitted,
+                "encoding": split.encoding,
+                "mean": None if split.mean is None else split.mean.cpu(),
+                "std": None if split.std is None else split.std.cpu(),
+                "target_mean": split.target_mean,
+                "target_std": split.target_std,
+            }
+            for split, members in zip(data.splits, folds, strict=False)
+        ],
+    }
+
+
+class Rows(Protocol):
+    """What is to be predicted; each fold of each model prepares it in its own way."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, model: Model, fold: Fold) -> Tensor:
+        """(N, …) float32, as the fold's members take them."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table, with all columns that the models know."""
+
+    frame: pd.DataFrame
+    _encoded: dict[Encoding, Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def inputs(self, model: Model, fold: Fold) -> Tensor:
+        encoding = fold.encoding
+        assert encoding is not None
+        if encoding not in self._encoded:
+            self._encoded[encoding] = torch.from_numpy(encoding.encode(self.frame))
+        return self._encoded[encoding]
+
+
+@dataclass(frozen=True)
+class PixelRows:
+    """Images, of as many shapes as the models have.
+
+    Attributes:
+        pixels: (channels, height, width) and what white is → (N, C, H, W) uint8 images.
+    """
+
+    pixels: Mapping[tuple[tuple[int, ...], int], Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.pixels.values())))
+
+    def inputs(self, model: Model, fold: Fold) -> Tensor:
+        assert fold.mean is not None
+        assert fold.std is not None
+        pixels = self.pixels[model.shape, model.white]
+        return pixels.float().sub_(fold.mean).div_(fold.std)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """What was fitted to one part of the rows.
+
+    Attributes:
+        members: In evaluation mode.
+        how, fitted: As for `trainers.ensembles.combined`; None: there is one member.
+        encoding: Of columns; None for images.
+        mean, std: (C, 1, 1), of images; None for columns.
+        target_mean, target_std: In whose units members of a regression say values.
+    """
+
+    members: Sequence[nn.Module]
+    how: str | None
+    fitted: Mapping[str, Any] | None
+    encoding: Encoding | None
+    mean: Tensor | None
+    std: Tensor | None
+    target_mean: float
+    target_std: float
+
+    @torch.no_grad()
+    def output(self, inputs: Tensor, classes: int | None) -> Output:
+        """(N, C) probabilities, or (N,) values.
+
+        Args:
+            classes: How many; None: a regression.
+        """
+        said = [self._said(member(inputs), classes) for member in self.members]
+        together = said[0]
+        if self.how is not None:
+            together = ensembles.combined(said, self.how, self.fitted)
+        of_all = together.probabilities if isinstance(together, Scores) else together.output
+        return np.asarray(of_all.numpy(), np.float32)
+
+    def _said(self, output: Tensor, classes: int | None) -> Scores | Estimates:
+        """Of rows whose targets nobody knows."""
+        if classes is None:
+            values = output.squeeze(1) * self.target_std + self.target_mean
+            return Estimates(values, torch.zeros_like(values), self.target_std)
+        return Scores(output, torch.zeros(len(output), dtype=torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a trial's best epoch says of new rows.
+
+    Attributes:
+        kind: What the rows are.
+        data: The ``data`` section of the study file.
+        classes: Their names in the order of their numbers; None for a regression.
+        shape: Of one input: (channels, height, width) or (columns,).
+        white: What a white pixel is, of images.
+        folds: One, or one a fold of cross-validation.
+    """
+
+    kind: Literal["images", "table"]
+    data: Mapping[str, Any]
+    classes: tuple[str, ...] | None
+    shape: tuple[int, ...]
+    white: int
+    folds: Sequence[Fold]
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Model:
+        """The model of what `content` made.
+
+        Raises:
+            NotAModel: It is something else.
+        """
+        version = kept.get("version")
+        if version != VERSION:
+            raise NotAModel(f"it is of version {version}; this hpo reads {VERSION}")
+        try:
+            shape, classes = tuple(kept["shape"]), kept["classes"]
+            outputs = 1 if classes is None else len(classes)
+            return cls(
+                kept["kind"],
+                kept["data"],
+                None if classes is None else tuple(classes),
+                shape,
+                kept["white"],
+                [_fold(each, shape, outputs) for each in kept["folds"]],
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise NotAModel(f"it is no model: {type(error).__name__}: {why}") from error
+
+    @cached_property
+    def text_columns(self) -> frozenset[str]:
+        """The columns that hold categories: a file's text is to be read as it is there."""
+        encodings = [fold.encoding for fold in self.folds if fold.encoding is not None]
+        return frozenset(name for encoding in encodings for name in encoding.text_columns)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it needs, in the order of the training data; none for images."""
+        encodings = [fold.encoding for fold in self.folds if fold.encoding is not None]
+        return tuple(dict.fromkeys(c.name for each in encodings for c in each.columns))
+
+    @property
+    def target(self) -> str | None:
+        """The column that it predicts; None for images."""
+        return None if self.kind == "images" else self.data["target"] or "target"
+
+    def output(self, rows: Rows) -> Output:
+        """(N, C) probabilities, or (N,) values in the units of the target."""
+        total = np.zeros((len(rows), *self._row), np.float64)
+        for fold in self.folds:
+            total += self.fold_output(fold, rows)
+        return np.asarray(total / len(self.folds), np.float32)
+
+    def fold_output(self, fold: Fold, rows: Rows) -> Output:
+        """The same by one fold's models alone."""
+        classes = None if self.classes is None else len(self.classes)
+        size = max(1, BATCH_NUMBERS // math.prod(self.shape))
+        parts = [
+            fold.output(some, classes)
+            for some in torch.split(rows.inputs(self, fold), size)
+            if len(some)
+        ]
+        return np.concatenate([np.zeros((0, *self._row), np.float32), *parts])
+
+    @property
+    def _row(self) -> tuple[int, ...]:
+        return () if self.classes is None else (len(self.classes),)
+
+
+def _fold(kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> Fold:
+    encoding = None
+    if kept["encoding"] is not None:
+        from trainers.data.encode import Encoding
+
+        encoding = Encoding.of(kept["encoding"])
+    return Fold(
+        [_member(each, shape, outputs) for each in kept["members"]],
+        kept["how"],
+        kept["fitted"],
+        encoding,
+        kept["mean"],
+        kept["std"],
+        kept["target_mean"],
+        kept["target_std"],
+    )
+
+
+def _member(kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+    # Its first weights are not needed: neither drawn in a way of its own nor read from a file.
+    section = {**kept["model"], "init": "default", "weights": None}
+    with torch.random.fork_rng(devices=()):
+        module = build(section, shape, outputs)
+    module.load_state_dict(kept["weights"])
+    return module.eval()

@@ -1,0 +1,110 @@
+"""Models that are trained side by side: of one shape as one program, others in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from trainers.in_turn import InTurn
+from trainers.lanes import Lane, Said, Stack
+from trainers.lanes.layers import unsupported
+
+
+class Team(Protocol):
+    """Models that are trained side by side."""
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Those that are in it."""
+
+    def add(self, lanes: Sequence[Lane]) -> None:
+        """Let models in."""
+
+    def keep(self, lanes: Sequence[Lane]) -> None:
+        """Let all others go."""
+
+    def train(self) -> Sequence[Said]:
+        """An epoch of each; what it said of each batch just before learning from it."""
+
+    def validate(self) -> Sequence[Said]:
+        """What each says of its validation rows, in their order."""
+
+    def answer(self, asked: Mapping[Lane, Tensor]) -> Sequence[Said]:
+        """What some say of other rows of their splits, in the rows' order."""
+
+    def state(self, lane: Lane) -> dict[str, Any]:
+        """For a checkpoint."""
+
+    def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+    def weights(self, lane: Lane) -> dict[str, Tensor]:
+        """What a lane validates with, as the ``state_dict`` of its module: copied, on the CPU."""
+
+
+class Grouped:
+    """A `Team` of models of any shapes: a `Stack` of those alike, and `InTurn`."""
+
+    def __init__(self) -> None:
+        self._teams: dict[Hashable, Team] = {}
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return [lane for team in self._teams.values() for lane in team.lanes]
+
+    def add(self, lanes: Sequence[Lane]) -> None:
+        alike: dict[Hashable, list[Lane]] = {}
+        for lane in lanes:
+            alike.setdefault(_shape(lane), []).append(lane)
+        for shape, some in alike.items():
+            if shape in self._teams:
+                self._teams[shape].add(some)
+            else:
+                self._teams[shape] = InTurn(some) if shape is None else Stack(some)
+
+    def keep(self, lanes: Sequence[Lane]) -> None:
+        wanted = set(lanes)
+        for shape, team in list(self._teams.items()):
+            own = [lane for lane in team.lanes if lane in wanted]
+            if not own:
+                del self._teams[shape]
+            elif len(own) < len(team.lanes):
+                team.keep(own)
+
+    def train(self) -> list[Said]:
+        return [said for team in self._teams.values() for said in team.train()]
+
+    def validate(self) -> list[Said]:
+        return [said for team in self._teams.values() for said in team.validate()]
+
+    def answer(self, asked: Mapping[Lane, Tensor]) -> list[Said]:
+        found: list[Said] = []
+        for team in self._teams.values():
+            own = {lane: asked[lane] for lane in team.lanes if lane in asked}
+            found += team.answer(own) if own else []
+        return found
+
+    def state(self, lane: Lane) -> dict[str, Any]:
+        return self._of(lane).state(lane)
+
+    def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
+        self._of(lane).load(lane, state)
+
+    def weights(self, lane: Lane) -> dict[str, Tensor]:
+        return self._of(lane).weights(lane)
+
+    def _of(self, lane: Lane) -> Team:
+        return next(team for team in self._teams.values() if lane in team.lanes)
+
+
+def _shape(lane: Lane) -> Hashable:
+    """What lanes have in common that can be stacked; None: this one cannot be."""
+    if unsupported(lane.model):
+        return None
+    layers = tuple(
+        (type(layer), tuple(parameter.shape for parameter in layer.parameters()))
+        for layer in lane.model.children()
+    )
+    return layers, lane.options["optimizer"], lane.width

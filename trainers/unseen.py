@@ -1,0 +1,153 @@
+"""Rows of new files, some at a time, for `trainers.saved` models to predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainers.contract import DataError
+from trainers.data import TABLE_FILES
+from trainers.saved import Model, PixelRows, Rows, TableRows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH_NUMBERS = 2**23  # of inputs, in memory at once
+MOST_ROWS = 20_000  # at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows.
+
+    Attributes:
+        ids: Row numbers from 0, or the paths of images.
+        target: (N,) as `trainers.data.tables.known_targets` has it; None where nobody says.
+        bad: Images that cannot be read, and why; they are not among the rows.
+    """
+
+    ids: Sequence[int | str]
+    rows: Rows
+    target: NDArray[Any] | None = None
+    bad: Mapping[str, str] = field(default_factory=dict)
+
+
+def batches(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
+    """What is to be predicted, in order.
+
+    Args:
+        inputs: A CSV or Parquet file; or images, and folders of images at any depth.
+        models: All of one study: of equal kind, target and classes.
+
+    Raises:
+        DataError: There is no such file, it is not of the models' kind, cannot be read or lacks
+            a column.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise DataError("data.source", f"there is no {path}")
+    if models[0].kind == "images":
+        return _images(inputs, models)
+    if len(inputs) > 1 or inputs[0].suffix.lower() not in TABLE_FILES:
+        listed = ", ".join(str(path) for path in inputs)
+        raise DataError(
+            "data.source",
+            f"the model predicts rows of a table: expected one {' or '.join(TABLE_FILES)} file; "
+            f"got {listed}",
+        )
+    return _table(inputs[0], models)
+
+
+def table_rows(frame: pd.DataFrame, models: Sequence[Model], what: str) -> TableRows:
+    """Rows of a table in memory.
+
+    Args:
+        what: The table's name, for messages.
+
+    Raises:
+        DataError: It lacks a column.
+    """
+    from trainers.data.tables import check_columns
+
+    check_columns(what, columns(models), [str(column) for column in frame])
+    return TableRows(frame)
+
+
+def pixel_rows(pixels: NDArray[np.uint8], models: Sequence[Model]) -> PixelRows:
+    """Images in memory, (N, C, H, W) or (N, H, W), with the range of pixels of the training data.
+
+    Raises:
+        DataError: They are of another shape.
+    """
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    shapes = {(model.shape, model.white) for model in models}
+    if any(pixels.shape[1:] != shape for shape, _ in shapes):
+        wanted = " or ".join(" × ".join(map(str, shape)) for shape, _ in sorted(shapes))
+        got = " × ".join(map(str, pixels.shape[1:]))
+        raise DataError("data.source", f"expected images of {wanted}; got {got}")
+    return PixelRows(dict.fromkeys(shapes, torch.from_numpy(np.ascontiguousarray(pixels))))
+
+
+def columns(models: Sequence[Model]) -> list[str]:
+    """Those that any of the models needs."""
+    return list(dict.fromkeys(name for model in models for name in model.columns))
+
+
+def _table(path: Path, models: Sequence[Model]) -> Iterator[Batch]:
+    from trainers.data import tables
+
+    needed, target = columns(models), models[0].target
+    text = {name for model in models for name in model.text_columns}
+    size = max(1, min(MOST_ROWS, BATCH_NUMBERS // _numbers(models)))
+    done = 0
+    for frame in tables.batches(path, needed, text, size):
+        known = None
+        if target in frame.columns:
+            known = tables.known_targets(frame[target], models[0].classes)
+        yield Batch(range(done, done + len(frame)), TableRows(frame), known)
+        done += len(frame)
+
+
+def _images(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
+    from trainers.data.folders import images_below
+
+    files = [file for path in inputs for file in images_below(path)]
+    if not files:
+        raise DataError("data.source", f"there is no image in {inputs[0]}")
+    size = max(1, min(MOST_ROWS, BATCH_NUMBERS // _numbers(models)))
+    for start in range(0, len(files), size):
+        yield _decoded(files[start : start + size], models)
+
+
+def _decoded(files: Sequence[str], models: Sequence[Model]) -> Batch:
+    from trainers.data.decode import pixels_of
+
+    shapes = {(model.shape, model.white) for model in models}
+    decoded = {(shape, white): pixels_of(files, shape) for shape, white in shapes}
+    bad = {place: why for _, found in decoded.values() for place, why in found.items()}
+    pixels = {}
+    for (shape, white), (readable, found) in decoded.items():
+        kept = [place not in bad for place in range(len(files)) if place not in found]
+        pixels[shape, white] = torch.from_numpy(_as_bright(readable[kept], white))
+    return Batch(
+        [file for place, file in enumerate(files) if place not in bad],
+        PixelRows(pixels),
+        bad={files[place]: why for place, why in sorted(bad.items())},
+    )
+
+
+def _as_bright(pixels: NDArray[np.uint8], white: int) -> NDArray[np.uint8]:
+    """Images of a file, where white is 255, as those of the training data."""
+    return pixels if white == 255 else np.rint(pixels * (white / 255)).astype(np.uint8)
+
+
+def _numbers(models: Sequence[Model]) -> int:
+    return max(math.prod(model.shape) for model in models)
