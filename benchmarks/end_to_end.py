@@ -66,7 +66,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     plain = Plain(20, [{}] * (20 if quick else 100))
     shares, rows = [], []
-    for seed in range(1 if quick else 5):
+    for seed in range(1 if quick else 3):
         plain_s = plain()
         wanted = max(plain.accuracies)
         reached_s, whole_s = seconds_until(wanted, seed)

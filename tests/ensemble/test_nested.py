@@ -57,6 +57,7 @@ def test_no_row_has_a_part_in_what_predicts_it(
     assert not (made.output[~fold] == other.output[~fold]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fixed_folds")
 def test_no_row_has_a_part_in_the_choice_of_the_method_that_predicts_it() -> None:
     predicted = classifiers(8, 200)
@@ -67,6 +68,7 @@ def test_no_row_has_a_part_in_the_choice_of_the_method_that_predicts_it() -> Non
     assert (made.output[fold] == other.output[fold]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("methods", "non_negative"), ONE_BY_ONE)
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "roc_auc", "f1_macro"])
 def test_with_shuffled_labels_the_estimate_is_at_chance(

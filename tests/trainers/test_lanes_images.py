@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from trainers.data import Split
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Stack
-from trainers.lanes.layers import LAYERS, Pass, unsupported
+from trainers.lanes.layers import LAYERS, Pass, backward, unsupported
 from trainers.options import Train
 from trainers.schedules import SCHEDULES
 from trainers.seeds import seed_everything
@@ -170,3 +170,25 @@ def test_what_a_layer_is_set_to_may_have_no_rule() -> None:
         nn.BatchNorm2d(3, track_running_stats=False),
     ):
         assert unsupported(nn.Sequential(layer)) == f"there is no rule for {layer}"
+
+
+def test_out_of_memory_after_the_forward_pass_moves_no_statistics_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, widths = split(1, 8, torch.float64), (4,)
+    expected = lanes(4, data, widths)
+    undisturbed = trained(Stack(expected), 1)
+
+    def short_of_memory(layers: Any, gradient: Tensor) -> None:
+        if len(gradient) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        backward(layers, gradient)
+
+    monkeypatch.setattr("trainers.lanes.stack.backward", short_of_memory)
+    halved = lanes(4, data, widths)
+    stack = trained(Stack(halved), 1)
+    for one, other in zip(expected, halved, strict=True):
+        state, again = undisturbed.state(one)["model"], stack.state(other)["model"]
+        assert any(name.endswith("running_mean") for name in state)
+        for name, value in state.items():
+            torch.testing.assert_close(again[name], value, rtol=1e-10, atol=1e-12)

@@ -403,12 +403,16 @@ class Stack:
             middle = span.first + self._most
             halves = replace(span, end=middle), replace(span, first=middle)
             return torch.cat([self._step(half, given) for half in halves])
+        own = [buffer[span.first : span.end] for buffer in self._buffers.values()]
+        before = [buffer.clone() for buffer in own]
         try:
             return self._learn(self._part(span.first, span.end), given.of(span))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if count == 1 or not is_out_of_memory(error):
                 raise
-        # Nothing has been changed yet: the same step, in two halves, and so from here on.
+        # Only batch norm's statistics have moved. The same step, in halves, and so from here on.
+        for buffer, as_it_was in zip(own, before, strict=True):
+            buffer.copy_(as_it_was)
         self._most = (count + 1) // 2
         return self._step(span, given)
 
