@@ -2,63 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import io
-import json
 import shlex
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
 import pytest
+from command import Called, hpo
 from rich.console import Console
 from workbench import Workbench
 
 from hpo import tables
-from hpo.cli import cli, main
+from hpo.cli import cli
 from hpo.cli_reference import ORDER, reference
 
 NOWHERE = "http://me:secret@127.0.0.1:9"  # the discard port: nobody listens
 STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
-
-
-@dataclass(frozen=True)
-class Called:
-    """What one call of the command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one JSON object on stdout; anything else there is an error."""
-
-        def no_such(constant: str) -> Any:
-            raise AssertionError(f"{constant} is not JSON")
-
-        found = json.loads(self.out, parse_constant=no_such)
-        assert isinstance(found, dict)
-        return found
-
-
-def hpo(*arguments: str | Path) -> Called:
-    """Call the command in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as exit_:
-                code = exit_.code if isinstance(exit_.code, int) else 1
-    return Called(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from command import hpo
 from made_up import classifier
 from rich.console import Console
 from workbench import Workbench
 
 from hpo import comparison, results, tracking
-from hpo.cli import main
 from hpo.comparison_words import print_comparison
 from hpo.errors import UnknownStudy, UserError
 from hpo.paths import Home
@@ -57,18 +56,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         budget__trials=3,
     )
     return bench.folder
-
-
-def hpo(*arguments: str | Path) -> tuple[int, str, str]:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as exit_:
-                code = exit_.code if isinstance(exit_.code, int) else 1
-    return code, out.getvalue(), err.getvalue()
 
 
 def said(home: Path, *runs: str, width: int | None = None, metric: str | None = None) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command import hpo
 from rich.console import Console
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import accuracy_score, log_loss
 
 from hpo import confirm as confirming
 from hpo import lease, results, spec
-from hpo.cli import cli
 from hpo.confirm_words import print_confirmation
 from hpo.ensemble import build, record
 from hpo.errors import StudyLocked, UserError
@@ -197,16 +195,15 @@ def test_history_and_other_readers_pass_over_the_record(home: Home) -> None:
 
 @pytest.mark.slow  # MLflow gets it, too
 def test_the_command_trains_once_and_then_shows_what_came_out(home: Home) -> None:
-    arguments = ["confirm", "cancer", "--top", "1", "--seeds", "2", "--home", str(home.root)]
-    first = CliRunner().invoke(cli, [*arguments, "--json"])
-    assert first.exit_code == 0, first.stderr
-    assert "opening the test split" in first.stderr
-    second = CliRunner().invoke(cli, [*arguments, "--json"])
-    assert "was confirmed on" in second.stderr
-    assert "training" not in second.stderr
-    assert json.loads(second.stdout) == json.loads(first.stdout)
-    third = CliRunner().invoke(cli, [*arguments, "--again"])
-    assert "opened 2 times" in " ".join(third.stdout.split())
+    arguments = ("confirm", "cancer", "--top", "1", "--seeds", "2", "--home", home.root)
+    first = hpo(*arguments, "--json")
+    assert first.code == 0, first.err
+    assert "opening the test split" in first.err
+    second = hpo(*arguments, "--json")
+    assert "was confirmed on" in second.err
+    assert "training" not in second.err
+    assert second.json == first.json
+    assert "opened 2 times" in " ".join(hpo(*arguments, "--again").out.split())
 
 
 def printed(facts: Any) -> str:

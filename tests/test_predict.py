@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import hpo
 from workbench import Workbench
 
 from hpo import checkpoints, results, spec, tracking
-from hpo.cli import main
 from hpo.ensemble import build, record
 from hpo.errors import HpoError, UserError
 from hpo.launch import opened
@@ -177,18 +177,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with opened(spec.load(folder / "study.yaml", {}), home, Silent()) as orchestrator:
         orchestrator.run()
     return Trained(home, folder / "table.csv")
-
-
-def hpo(*arguments: str | Path) -> tuple[int, str, str]:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as exit_:
-                code = exit_.code if isinstance(exit_.code, int) else 1
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_a_trial_predicts_what_it_said_when_it_was_trained(trained: Trained) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import hpo
 from made_up import spoilt
 from prediction_sets import classifiers, regressions
 from recorded import LOSS, START_MS, Recorded, own_trainer, rising
 from workbench import Workbench
 
 from hpo import lease, results, tracking
-from hpo.cli import main
 from hpo.ensemble import Built, build, record, refuse_if_running
 from hpo.errors import StudyLocked, UserError
 from hpo.history import History
@@ -44,18 +41,6 @@ def study_of(
 def made(study: Recorded, *methods: Any, **options: Any) -> Built:
     tables = results.tables(study.name, study.home)
     return build(tables, study.home, methods or ("top",), **options)
-
-
-def hpo(*arguments: str | Path) -> tuple[int, str, str]:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as exit_:
-                code = exit_.code if isinstance(exit_.code, int) else 1
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture
