@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
     written, recorded = path.read_bytes(), path.with_suffix(".sha256")
     if not recorded.is_file():
         raise Damaged(f"{recorded.name} is missing beside it")
-    if recorded.read_text() != hashlib.sha256(written).hexdigest():
+    if recorded.read_bytes() != hashlib.sha256(written).hexdigest().encode():
         raise Damaged(f"its sha256 is not that in {recorded.name}")
     try:
         content: Any = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)

@@ -473,6 +473,8 @@ def confirm(
     def say(text: str) -> None:
         click.echo(text, err=True)
 
+    if no_ensemble and ensemble is not None:
+        raise click.UsageError("--ensemble and --no-ensemble do not go together")
     where = Home(home.resolve())
     name = results.name_of(study)
     tables = results.tables(name, where)  # an unknown study is said so

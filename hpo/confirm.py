@@ -22,14 +22,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpo import lease, results
+from hpo import checkpoints, lease, results
 from hpo.anew import Bench, bench, setup_like, study_of
+from hpo.ensemble import refuse_if_running
 from hpo.errors import HpoError, UserError
 from hpo.history import seed_for
 from hpo.messages import Assignment, Report
 from hpo.paths import Home, StudyPaths
 from hpo.predict import open_predictor
-from hpo.predictor import Predictor, read_model
+from hpo.predictor import Predictor, read_model, refused
 from hpo.results.intervals import Estimate, of_mean
 from hpo.results.predicted import Predicted
 from hpo.results.scores import METRICS, metric_of, task_of
@@ -38,7 +39,9 @@ from hpo.results.tables import StudyTables
 from hpo.spec import StudySpec
 from hpo.tables import records
 from hpo.tracking.outbox import Outbox
+from trainers.contract import DataError
 from trainers.registry import TRAINERS, stack_key
+from trainers.unseen import Batch
 
 Facts = dict[str, Any]
 Say = Callable[[str], None]
@@ -104,11 +107,13 @@ def confirm(
         HpoError: It cannot be trained here, or every seed failed.
     """
     paths = home.study(tables.name)
+    refuse_if_running(tables.name, paths)
     beside = _ensemble(tables.name, home, ensemble, say)
-    with lease.hold(paths.lease, tables.name), tempfile.TemporaryDirectory() as folder:
-        log = StudyLog.read(paths)
-        said = study_of(log.study or {})
-        before = [each["test"] for each in log.confirmations]
+    log = StudyLog.read(paths)
+    said = study_of(log.study or {})
+    # The study's lease is taken only to record: who holds it answers requests and is a study that
+    # runs, for everybody who looks.
+    with tempfile.TemporaryDirectory() as folder:
         contest = _Contest(tables, log, said, home, Path(folder), say)
         anew = contest.train(top, seeds)
         winner = _winner(anew, tables.maximize)
@@ -116,16 +121,23 @@ def confirm(
         if said.trainer in TRAINERS and tables.dataset.get("test"):
             say(f"opening the test split for trial {winner.trial} …")
             data = contest.config(winner.trial)["data"]
-            opened = _Test(tables, home, winner, data).facts(beside)
-        facts = {
-            "metric": tables.objective[0]["metric"],
-            "goal": tables.objective[0]["goal"],
-            "seeds": seeds,
-            "trials": [each.facts() for each in anew],
-            "winner": winner.trial,
-            "test": opened,
-            "looks": sum(each is not None for each in (*before, opened)),
-        }
+            opened = _Test(tables, home, winner, data, say).facts(beside)
+    facts = {
+        "metric": tables.objective[0]["metric"],
+        "goal": tables.objective[0]["goal"],
+        "seeds": seeds,
+        "trials": [each.facts() for each in anew],
+        "winner": winner.trial,
+        "test": opened,
+    }
+    return _recorded(facts, tables.name, paths)
+
+
+def _recorded(facts: Facts, study: str, paths: StudyPaths) -> Facts:
+    """The facts, with ``looks``, once they are in the study's outbox."""
+    with lease.hold(paths.lease, study):
+        tests = [*(each["test"] for each in StudyLog.read(paths).confirmations), facts["test"]]
+        facts = {**facts, "looks": sum(test is not None for test in tests)}
         with Outbox(paths.outbox) as outbox:  # committed as it closes
             now_ms = time.time_ns() // 1_000_000
             outbox.append({"kind": "confirmation", "time_ms": now_ms, **facts})
@@ -182,14 +194,20 @@ class _Contest:
         for first in range(0, seeds, lanes):
             some = range(first, min(first + lanes, seeds))
             assignments = [self._assignment(trial, config, each, lanes) for each in some]
-            over = worker.train(assignments, follow)
-            anew.failures += [each.reason for each in over if each.outcome != "complete"]
-            for each in sorted(over, key=lambda each: each.number):
-                if each.outcome == "complete":
-                    own = values[each.number]
-                    anew.values.append(max(own) if self.tables.maximize else min(own))
-                    kept = self._folder(trial, each.number) / StudyPaths.MODEL
-                    anew.models += [kept] if kept.is_file() else []
+            over = {each.number: each for each in worker.train(assignments, follow)}
+            for seed in some:
+                if over[seed].outcome == "alone":  # it may not be to blame for what went wrong
+                    values.pop(seed, None)
+                    again = self._assignment(trial, config, seed, lanes=1)
+                    (over[seed],) = worker.train([again], follow)
+                folder = self._folder(trial, seed)
+                checkpoints.clear(folder)
+                if over[seed].outcome != "complete":
+                    anew.failures.append(over[seed].reason)
+                    continue
+                anew.values.append((max if self.tables.maximize else min)(values[seed]))
+                kept = folder / StudyPaths.MODEL
+                anew.models += [kept] if kept.is_file() else []
         return anew
 
     def _assignment(
@@ -233,7 +251,7 @@ def _ensemble(
     number = int(numbers[-1]) if which == "newest" else which
     try:
         return {f"ensemble {number}": open_predictor(f"{study}/ensemble/{number}", home)}
-    except UserError as error:
+    except HpoError as error:
         if which != "newest":
             raise
         say(f"ensemble {number} is not judged: {error}")
@@ -241,9 +259,12 @@ def _ensemble(
 
 
 def _winner(anew: Sequence[Anew], maximize: bool) -> Anew:
+    """The best mean, of those that failed least often: the mean of the survivors flatters."""
     there = [each for each in anew if each.values]
     if not there:
-        raise HpoError(f"every seed failed, most often: {anew[0].failures[0]}")
+        raise HpoError(f"every seed failed, e.g.: {anew[0].failures[0]}")
+    fewest = min(len(each.failures) for each in there)
+    there = [each for each in there if len(each.failures) == fewest]
     return (max if maximize else min)(there, key=lambda each: each.estimate.value)
 
 
@@ -259,40 +280,55 @@ class _Test:
     home: Home
     winner: Anew
     data: Mapping[str, Any]
+    say: Say
 
     def facts(self, beside: Mapping[str, Predictor]) -> Facts:
         """See `hpo.results.confirmation`."""
-        judged = {f"trial {self.winner.trial}": self._kept(), **beside}
-        runs = {name: self._predicted(predictor) for name, predictor in judged.items()}
+        kept, seeds = self._kept(), [_alone(file) for file in self.winner.models]
+        judged = {f"trial {self.winner.trial}": kept or seeds[0], **beside}
+        rows = self._rows([*judged.values(), *seeds])
+        runs = {name: _predicted(predictor, rows) for name, predictor in judged.items()}
         first = next(iter(runs.values()))
         task = task_of(first)
         metric = metric_of(self.tables.objective[0]["metric"], task) or METRICS[task][0]
-        seeds = [_measured(self._predicted(_alone(file))) for file in self.winner.models]
-        values = [each[metric]["value"] for each in seeds]
+        values = [_measured(_predicted(each, rows))[metric]["value"] for each in seeds]
         return {
             "rows": len(first.ids),
             "metric": metric,
+            "judged": "fresh seed" if kept is None else "kept",
             "runs": {name: _measured(predicted) for name, predicted in runs.items()},
             "seeds": {"values": values, **_plain(of_mean(values))},
             "gain": _gain(runs, metric) if len(runs) > 1 else None,
         }
 
-    def _kept(self) -> Predictor:
-        """What `hpo predict` says of the winner; where it kept no weights, of the first seed."""
-        kept = self.home.study(self.tables.name).model(self.winner.trial)
-        return _alone(kept if kept.is_file() else self.winner.models[0])
+    def _kept(self) -> Predictor | None:
+        """What `hpo predict` says of the winner; None where its weights are not there."""
+        file = self.home.study(self.tables.name).model(self.winner.trial)
+        if not file.is_file():
+            return None
+        try:
+            return _alone(file)
+        except HpoError as error:
+            self.say(f"{error}; the first fresh seed is judged instead")
+            return None
 
-    def _predicted(self, predictor: Predictor) -> Predicted:
+    def _rows(self, judged: Sequence[Predictor]) -> Batch:
         from trainers import test_split
 
-        rows = test_split.rows(self.data, predictor.models)
-        assert rows.target is not None
-        return Predicted(
-            np.asarray(rows.ids, np.int64),
-            rows.target,
-            predictor.output(rows.rows).astype(np.float32),
-            predictor.classes,
-        )
+        try:
+            return test_split.rows(self.data, [model for each in judged for model in each.models])
+        except DataError as error:
+            raise refused(error) from None
+
+
+def _predicted(predictor: Predictor, rows: Batch) -> Predicted:
+    assert rows.target is not None
+    return Predicted(
+        np.asarray(rows.ids, np.int64),
+        rows.target,
+        predictor.output(rows.rows).astype(np.float32),
+        predictor.classes,
+    )
 
 
 def _plain(mean: Estimate) -> Facts:

@@ -93,6 +93,8 @@ def _print_test(test: Facts, console: Console) -> None:
 
 def _of_test(facts: Facts) -> Iterator[str]:
     test, seeds = facts["test"], facts["test"]["seeds"]
+    if test["judged"] == "fresh seed":
+        yield f"Trial {facts['winner']} kept no weights: the first of its fresh seeds is judged."
     if seeds["values"]:
         mean = _interval(seeds["mean"], seeds)
         yield f"The fresh seeds of trial {facts['winner']} here: {test['metric']} {mean}."

@@ -120,6 +120,8 @@ def predict(
     Raises:
         UserError: A file is not what the model predicts; nothing was written then.
     """
+    if to.resolve() in [path.resolve() for path in inputs]:
+        raise UserError(f"{to} is to be predicted: write the predictions to another file")
     judged, bad, rows = _Judged(), dict[str, str](), 0
     said_s = time.monotonic()
     try:
@@ -177,7 +179,7 @@ def _ensemble(study: str, number: str | None, home: Home) -> Mapping[str, Any]:
 def _no_weights(study: str, lacking: Sequence[int], paths: StudyPaths) -> str:
     """Whose weights are missing, why, and what to do."""
     log = StudyLog.read(paths)
-    trainer, most = kept_by(log)
+    trainer, most = _kept_by(log)
     text = f"of study '{study}' there are no weights of {_trials(lacking)}"
     unknown = [trial for trial in lacking if trial not in log.trials]
     if unknown:
@@ -187,6 +189,9 @@ def _no_weights(study: str, lacking: Sequence[int], paths: StudyPaths) -> str:
         return f"{text}: hpo keeps those of its own trainers; {trainer} has to save its own"
     if None in ends:
         return f"{text}: they are kept when a trial is over"
+    twins = [end["duplicate_of"] for end in ends if end is not None and "duplicate_of" in end]
+    if twins:
+        return f"{text}: the same configuration was trained as trial {twins[0]}"
     if any(end["state"] == "failed" for end in ends if end is not None):
         return f"{text}: it failed"
     found = paths.root.glob(f"trials/*/{paths.MODEL}")
@@ -205,7 +210,7 @@ def _trials(numbers: Sequence[int]) -> str:
     return f"trial{'s' * (len(numbers) > 1)} {shown}{more}"
 
 
-def kept_by(log: StudyLog) -> tuple[str, Any]:
+def _kept_by(log: StudyLog) -> tuple[str, Any]:
     """The study's trainer, and how many models it keeps."""
     import yaml
 

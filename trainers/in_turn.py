@@ -25,7 +25,7 @@ VALIDATION_NUMBERS = 2**20
 
 
 class InTurn:
-    """A `trainers.loop.Team` of ordinary modules."""
+    """A `trainers.team.Team` of ordinary modules."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes: list[Lane] = []

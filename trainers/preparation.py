@@ -10,7 +10,7 @@ from torch import nn
 
 from trainers.contract import DataError
 from trainers.data import Dataset
-from trainers.ensembles import MEMBERS
+from trainers.ensembles import DIFFERING
 from trainers.ensembles.boosting import check_classes
 from trainers.models import MODELS, build
 from trainers.models.weights import load
@@ -62,7 +62,7 @@ def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, r
         raise DataError(
             "ensemble.feature_fraction", "is for tables: the pixels of an image are no columns"
         )
-    for own in ensemble["members"] if method in MEMBERS else ():
+    for own in ensemble["members"] if method in DIFFERING else ():
         changed = {name: value for name, value in own.items() if value is not None}
         try:
             _check_model({**params["model"], **changed}, dataset, rows)

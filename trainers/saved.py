@@ -110,8 +110,8 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def inputs(self, model: Model, fold: Fold) -> Tensor:
-        """(N, …) float32, as the fold's members take them."""
+    def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
+        """(n, …) float32 of some rows, as the fold's members take them."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,12 @@ class TableRows:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def inputs(self, model: Model, fold: Fold) -> Tensor:
+    def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
         encoding = fold.encoding
         assert encoding is not None
         if encoding not in self._encoded:
             self._encoded[encoding] = torch.from_numpy(encoding.encode(self.frame))
-        return self._encoded[encoding]
+        return self._encoded[encoding][some]
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,10 @@ class PixelRows:
     def __len__(self) -> int:
         return len(next(iter(self.pixels.values())))
 
-    def inputs(self, model: Model, fold: Fold) -> Tensor:
+    def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
         assert fold.mean is not None
         assert fold.std is not None
-        pixels = self.pixels[model.shape, model.white]
+        pixels = self.pixels[model.shape, model.white][some]
         return pixels.float().sub_(fold.mean).div_(fold.std)
 
 
@@ -269,9 +269,8 @@ class Model:
         classes = None if self.classes is None else len(self.classes)
         size = max(1, BATCH_NUMBERS // math.prod(self.shape))
         parts = [
-            fold.output(some, classes)
-            for some in torch.split(rows.inputs(self, fold), size)
-            if len(some)
+            fold.output(rows.inputs(self, fold, slice(start, start + size)), classes)
+            for start in range(0, len(rows), size)
         ]
         return np.concatenate([np.zeros((0, *self._row), np.float32), *parts])
 

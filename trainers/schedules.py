@@ -21,9 +21,4 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def restarted(schedule: Schedule, cycles: int) -> Schedule:
-    """`schedule` so many times, one after another (of a cosine: Loshchilov and Hutter 2017)."""
-    return lambda progress: schedule(progress * cycles % 1.0)
-
-
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}

@@ -72,8 +72,8 @@ def _of_new_rows(study: str, facts: Facts) -> str:
     shown = ", ".join(map(str, lacking[:MOST_MEMBERS])) + " …" * (len(lacking) > MOST_MEMBERS)
     return (
         f"It cannot predict them: there are no weights of trial{'s' * (len(lacking) > 1)} {shown} "
-        "(keep_models in the study file says of how many they are kept). --kept makes an "
-        "ensemble of trials with weights only."
+        "(hpo's own trainers keep those of the best `keep_models` trials, yours keeps its own). "
+        "--kept makes an ensemble of trials with weights only."
     )
 
 

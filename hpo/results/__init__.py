@@ -255,10 +255,11 @@ def confirmation(study: str | Path, home: Where = None) -> dict[str, Any] | None
         ``metric`` and ``goal``; ``seeds``: how many fresh ones; ``trials``: for each that was
         trained anew ``trial``, ``searched`` (its value in the search), ``values`` (a seed each),
         their ``mean``, ``low``, ``high``, and ``failures``; ``winner``: its number; ``test``:
-        ``rows``, ``metric``, ``runs`` (``trial 7``, ``ensemble 0`` → metric → ``value``, ``low``,
-        ``high``), ``seeds`` (the winner's fresh seeds on these rows: ``values``, ``mean``,
-        ``low``, ``high``) and ``gain`` (of the ensemble: ``difference``, ``low``, ``high``,
-        ``p``, ``verdict``, ``test``, or None), or None where there is no test split; ``looks``:
+        ``rows``, ``metric``, ``judged`` (the winner's ``kept`` weights, or a ``fresh seed``'s),
+        ``runs`` (``trial 7``, ``ensemble 0`` → metric → ``value``, ``low``, ``high``), ``seeds``
+        (the winner's fresh seeds on these rows: ``values``, ``mean``, ``low``, ``high``) and
+        ``gain`` (of the ensemble: ``difference``, ``low``, ``high``, ``p``, ``verdict``,
+        ``test``, or None), or None where there is no test split; ``looks``:
         how often that was opened; ``time_ms``.
 
     Raises:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from trainers.saved import Model
 
 CODE = Path(__file__).with_name("mlflow_model.py")
-PACKAGES = ("hpo", "mlflow", "numpy", "pandas", "scikit-learn", "torch", "torchvision")
+# hpo itself is not among them: nothing of that name in an index need be this program.
+PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn", "torch", "torchvision")
 
 
 def save(folder: Path, recipe: Mapping[str, Any], paths: StudyPaths) -> None:
@@ -66,13 +67,17 @@ def save(folder: Path, recipe: Mapping[str, Any], paths: StudyPaths) -> None:
 
 
 def input_example(model: Model) -> pd.DataFrame | np.ndarray:
-    """A row that the model takes, of nobody's data: medians and most frequent categories."""
+    """A row that the model takes, of nobody's data: medians, and no category at all."""
     if model.kind == "images":
         return np.zeros((1, *model.shape), np.uint8)
     encoding = model.folds[0].encoding
     assert encoding is not None
-    known = {column.name: [column.typical] for column in encoding.columns}
-    return pd.DataFrame({name: known.get(name, [np.nan]) for name in model.columns})
+    medians = {
+        column.name: column.typical
+        for column in encoding.columns
+        if not isinstance(column.typical, str)
+    }
+    return pd.DataFrame({name: [medians.get(name, np.nan)] for name in model.columns})
 
 
 def signature(predictor: Predictor, example: pd.DataFrame | np.ndarray) -> ModelSignature:

@@ -22,6 +22,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
 from hpo.errors import HpoError
 from hpo.paths import Home, StudyPaths, replacing
@@ -402,9 +403,11 @@ def _connect(home: Home, uri: str) -> MlflowClient:
     """A client; a database is created, by one process at a time."""
     if not _is_database(uri):
         return MlflowClient(tracking_uri=uri)
-    home.mlruns.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.mlruns / ".lock"):
-        if uri.startswith("sqlite"):
+    is_file = uri.startswith("sqlite")
+    folder = Path(str(make_url(uri).database)).parent if is_file else home.mlruns
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # as `hpo server` does (`hpo.tracking.stores`)
+        if is_file:
             make_sqlite(uri, logger.info)
         if uri == home.tracking_uri:
             _set_write_ahead_log(home.mlruns / "mlflow.db")

@@ -110,7 +110,7 @@ def make_sqlite(uri: str, say: Callable[[str], None]) -> None:
     Beside, then renamed: MLflow can neither use nor finish what a killed process has half made.
 
     Args:
-        uri: ``sqlite:///…``; the caller sees to it that nobody else does the same now.
+        uri: ``sqlite:///…``; the caller holds ``.lock`` in its folder, lest another does the same.
         say: Told when it is made.
     """
     import mlflow.db

@@ -29,6 +29,7 @@ from trainers.lanes import Lane, Stack
 from trainers.loop import fit, fit_together
 from trainers.metrics import Estimates, Scores
 from trainers.saved import Model, Rows
+from trainers.schedules import SCHEDULES
 from trainers.seeds import seed_everything
 from trainers.team import Grouped
 
@@ -169,8 +170,8 @@ class ValidationRows:
     def __len__(self) -> int:
         return len(self.split.validation)
 
-    def inputs(self, model: Model, fold: Any) -> Tensor:
-        return self.split.batch(self.split.validation)[0]
+    def inputs(self, model: Model, fold: Any, some: slice) -> Tensor:
+        return self.split.batch(self.split.validation[some])[0]
 
 
 @pytest.mark.parametrize("source", ["wine", "diabetes"])
@@ -465,6 +466,17 @@ def test_cycles_end_with_small_steps(table: dict[str, Dataset], size: int) -> No
     assert factors[0] == 1.0
     assert factors[-1] < 0.01
     assert sum(b > a for a, b in zip(factors, factors[1:], strict=False)) == size - 1
+
+
+@pytest.mark.parametrize(("size", "epochs"), [(8, 20), (8, 15), (22, 22), (3, 10), (12, 20)])
+def test_a_snapshot_is_taken_where_the_learning_rate_is_low(size: int, epochs: int) -> None:
+    schedule, steps = stages.repeated(SCHEDULES["cosine"], size, epochs), 8
+    for epoch in range(1, epochs + 1):
+        first, last = ((epoch - 1) * steps, epoch * steps - 1)
+        if stages.ends(size, epoch, epochs):
+            assert schedule(last / (epochs * steps)) < 0.05
+        if epoch == 1 or stages.ends(size, epoch - 1, epochs):
+            assert schedule(first / (epochs * steps)) == pytest.approx(1.0)
 
 
 def test_the_average_of_weights_is_a_member(table: dict[str, Dataset]) -> None:

@@ -192,3 +192,34 @@ def test_out_of_memory_after_the_forward_pass_moves_no_statistics_twice(
         assert any(name.endswith("running_mean") for name in state)
         for name, value in state.items():
             torch.testing.assert_close(again[name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_a_pixel_of_a_map_that_is_one_high_has_a_gradient_of_its_own() -> None:
+    """ReLU right before the mean over the image, as in `trainers.models` for narrow images."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn((29, 1, 1, 6), generator=random, dtype=torch.float64)
+    target = (inputs.mean((1, 2, 3)) > 0).long()
+    data = Split(inputs, target, torch.arange(20), torch.arange(20, 29))
+    seed_everything(0, 0, 0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(3, CLASSES),
+    ).double()
+    options = Train(optimizer="sgd", batch_size=BATCH, epochs=2, lr=0.1).model_dump(mode="json")
+    one = Lane(model, data, options, 0.0, SCHEDULES["constant"], (0, 0))
+    stack = trained(Stack([one]), 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=options["momentum"])
+    one.done = 0
+    for _ in range(2):
+        for rows in torch.split(one.order(), BATCH):
+            loss = cross_entropy(model(data.inputs[rows]), data.target[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        one.done += 1
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(stack.state(one)["model"][name], value, rtol=1e-10, atol=1e-12)

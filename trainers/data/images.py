@@ -63,8 +63,12 @@ def test_rows(
     bad = sorted({place for _, found in decoded.values() for place in found})
     if bad and not section.skip_bad:
         raise DataError("data.source", _named([files[place] for place in bad], len(files)))
+    pixels = {}
+    for shape, (readable, own_bad) in decoded.items():
+        good = [place not in bad for place in range(len(files)) if place not in own_bad]
+        pixels[shape] = torch.from_numpy(readable[good])
     test = np.delete(test, bad)
-    return test, labels[test], {s: torch.from_numpy(some) for s, (some, _) in decoded.items()}
+    return test, labels[test], pixels
 
 
 def _digits(section: ImageData) -> Dataset:

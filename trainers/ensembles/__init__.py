@@ -22,7 +22,15 @@ from trainers.ensembles import boosting
 from trainers.ensembles.bagging import Bagging
 from trainers.ensembles.combining import Fitted, Predicted, combined
 from trainers.ensembles.judging import judged
-from trainers.ensembles.members import Measured, Members, Part, Predictor, Single, Together
+from trainers.ensembles.members import (
+    DIFFERING,
+    Measured,
+    Members,
+    Part,
+    Predictor,
+    Single,
+    Together,
+)
 from trainers.ensembles.snapshot import Snapshot
 from trainers.ensembles.stacking import Stacking
 
@@ -35,9 +43,6 @@ METHODS: dict[str, Callable[[Part, Mapping[str, Any] | None], Members]] = {
     "snapshot": Snapshot,
 }
 
-# Those whose members may have settings of their own.
-MEMBERS = ("bagging", "boosting", "stacking")
-
 
 def begin(part: Part, state: Mapping[str, Any] | None) -> Members:
     """The members of a part, at first or as they were when `state` was taken."""
@@ -45,7 +50,7 @@ def begin(part: Part, state: Mapping[str, Any] | None) -> Members:
 
 
 __all__ = [
-    "MEMBERS",
+    "DIFFERING",
     "METHODS",
     "Fitted",
     "Measured",

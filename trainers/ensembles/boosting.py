@@ -118,7 +118,7 @@ class Gradient:
             self._stages.predictors(lane),
             "sum",
             self._fitted(len(said)),
-            self._sums or [whole],
+            [*self._sums] or [whole],  # as they are now: the next line may add the whole
         )
         if lane in answers:
             self._stages.earlier.append(Kept(now, weights(lane)))

@@ -20,6 +20,8 @@ from trainers.schedules import SCHEDULES, Schedule
 from trainers.seeds import seed_everything
 
 # What of a member's own settings belongs to its ``train`` section; the rest is its model's.
+# The methods whose members may have settings of their own.
+DIFFERING = ("bagging", "boosting", "stacking")
 OF_TRAINING = ("lr", "weight_decay")
 
 Weights = Mapping[str, Tensor]  # a module's state_dict
@@ -120,7 +122,7 @@ class Part:
     def _own(self, member: int) -> Mapping[str, Any]:
         """What a member's settings change; members take them in turn."""
         of_each = self.ensemble["members"]
-        if not of_each:
+        if not of_each or self.ensemble["method"] not in DIFFERING:
             return {}
         own = of_each[member % len(of_each)]
         return {name: value for name, value in own.items() if value is not None}

@@ -164,7 +164,8 @@ class GlobalAverage:
         return x.mean((3, 4), keepdim=True)
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
-        return (gradient / self._shape[3:].numel()).expand(self._shape)
+        # A copy: the layer before may write into it, and each pixel is to have its own number.
+        return (gradient / self._shape[3:].numel()).expand(self._shape).contiguous()
 
 
 class Flatten:

@@ -61,7 +61,7 @@ def squared_error(
 
 
 def balanced(split: Split, classes: int) -> Tensor:
-    """(classes,) float64 weights with which all classes count alike in training.
+    """(classes,) float64 weights, in main memory, with which all classes count alike in training.
 
     As scikit-learn's ``compute_class_weight``: rows / (classes that there are · rows of the
     class), of the training rows. A class without any has none.
@@ -69,7 +69,7 @@ def balanced(split: Split, classes: int) -> Tensor:
     target = split.target[split.train.to(split.target.device)]
     counts = torch.bincount(target, minlength=classes).double()
     there = counts > 0
-    return torch.where(there, len(target) / (there.sum() * counts), 0.0)
+    return torch.where(there, len(target) / (there.sum() * counts), 0.0).cpu()
 
 
 LOSSES: dict[Task, Gradient] = {

@@ -76,6 +76,8 @@ def lanes_that_pay(
         without_gain = 0 if not best_s or seconds[trials] < GAIN * best_s else without_gain + 1
         if without_gain > 2:
             break
+    if not seconds:
+        return 1  # one is too much already
     began = time.perf_counter()
     for done in range(MOST_ROUNDS):
         if done >= ROUNDS and time.perf_counter() - began > BUDGET_S:

@@ -91,7 +91,7 @@ def adamw_numbers(lr: Tensor, settings: Settings, steps: Tensor) -> list[Tensor]
     # All of one shape and side by side: of others, torch's powers are rounded otherwise.
     beta1 = settings["beta1"].double().expand(lr.shape).contiguous()
     beta2 = settings["beta2"].double().expand(lr.shape).contiguous()
-    step = lr / (1 - beta1**steps)
+    step = (lr / (1 - beta1**steps)).clamp(min=1e-30)  # 0 would make infinities of what is below
     spread = (1 - beta2**steps).sqrt()
     left = 1 - lr * settings["weight_decay"] if "weight_decay" in settings else 1 - 0 * lr
     return [lr, steps, left, 1 - beta1, 1 - beta2, 1 / (spread * step), EPS / step]

@@ -175,7 +175,7 @@ class Stack:
     """
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
-        """Put lanes together whose shapes, optimizer and batch size are the same."""
+        """Put lanes together whose shapes, optimizer and width (`Lane.width`) are the same."""
         first = lanes[0]
         self._modules = list(first.model.named_children())
         learns = [next(module.parameters(), None) is not None for _, module in self._modules]
@@ -205,7 +205,7 @@ class Stack:
         ]
         new = torch.stack(rows).to(self._device)
         buffers = {
-            name: torch.stack([dict(lane.model.named_buffers())[name] for lane in lanes])
+            name: torch.stack([lane.model.get_buffer(name) for lane in lanes]).to(self._device)
             for name, _ in lanes[0].model.named_buffers()
         }
         memory = {name: torch.zeros_like(new) for name in self._optimizer.memory}
