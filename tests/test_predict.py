@@ -81,6 +81,19 @@ def test_the_weights_of_the_best_trials_are_kept(
     assert left == ({".pt", ".sha256"} if numbers else set())
 
 
+def test_a_trial_that_left_no_weights_takes_no_place_of_one_that_did(told: Workbench) -> None:
+    """Trial 4 has the best value on record, and fails after it."""
+    file = told.folder / "told_models.py"
+    fails = "            if any(t.number == 4 for t in lanes) and epoch == 3: raise ValueError\n"
+    lines = file.read_text().splitlines(keepends=True)
+    at = next(place for place, line in enumerate(lines) if "for epoch in" in line) + 1
+    file.write_text("".join([*lines[:at], fails, *lines[at:]]))
+    told.run(trainer="told_models:train", keep_models=1)
+    best = max(told.records("end"), key=lambda end: end["values"][0])
+    assert (best["number"], best["state"]) == (4, "failed")
+    assert set(kept(told)) == {3}
+
+
 def test_a_study_that_goes_on_keeps_to_the_number_and_what_ensembles_are_made_of(
     told: Workbench,
 ) -> None:
