@@ -227,7 +227,7 @@ class Fitting:
         """What predicts as this epoch did."""
         folds = self.trial.params["data"]["folds"] or 1  # those of `_predictions`
         weights = [
-            saved.Members(
+            saved.Predictors(
                 [(each.section, _weights(team, each)) for each in part.predictors],
                 part.how,
                 part.fitted,

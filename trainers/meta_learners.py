@@ -66,7 +66,7 @@ def stacked(outputs: Singles, target: NDArray[Any], seed: int) -> Stack:
     return learn(outputs, target, STRENGTHS[int(np.argmin(losses))])
 
 
-def non_negative(outputs: Singles, target: NDArray[Any], seed: int) -> Floats:
+def non_negative(outputs: Singles, target: NDArray[Any]) -> Floats:
     """(m,) weights, none below 0, with the sum 1, by ridge regression on the target, or on
     whether it is each class."""
     from sklearn.linear_model import Ridge

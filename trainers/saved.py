@@ -62,7 +62,7 @@ class NotAModel(ValueError):
 
 
 @dataclass(frozen=True)
-class Members:
+class Predictors:
     """Who predicts in a fold.
 
     Attributes:
@@ -75,7 +75,9 @@ class Members:
     fitted: Mapping[str, Any] | None = None
 
 
-def content(section: Mapping[str, Any], data: Dataset, folds: Sequence[Members]) -> dict[str, Any]:
+def content(
+    section: Mapping[str, Any], data: Dataset, folds: Sequence[Predictors]
+) -> dict[str, Any]:
     """What is kept of a trial's models.
 
     Args:

@@ -85,7 +85,7 @@ def fit(library: Library, variant: Variant, folds: frozenset[int], most: int) ->
     if stacks:
         outputs, target = library.outputs(found, rows), library.target[rows]
         if variant.non_negative:
-            weights = meta_learners.non_negative(outputs, target, seed)
+            weights = meta_learners.non_negative(outputs, target)
         else:
             stack = meta_learners.stacked(outputs, target, seed)
             return Fitted(

@@ -210,7 +210,7 @@ def test_a_stack_of_regressions_finds_the_mixture() -> None:
     random = np.random.default_rng(0)
     outputs = random.normal(100, 10, (3, 500)).astype(np.float32)
     target = 0.7 * outputs[0] + 0.3 * outputs[1] + random.normal(0, 0.1, 500)
-    assert non_negative(outputs, target, 0) == pytest.approx([0.7, 0.3, 0], abs=0.02)
+    assert non_negative(outputs, target) == pytest.approx([0.7, 0.3, 0], abs=0.02)
     stack = stacked(outputs, target, 0)
     assert stack.coefficients == pytest.approx([0.7, 0.3, 0], abs=0.02)
     assert stack.output(outputs) == pytest.approx(target, abs=0.6)
@@ -223,7 +223,7 @@ def test_non_negative_weights_of_classifiers_are_those_of_least_squares() -> Non
     outputs, target = np.stack([p.output for p in predicted]), predicted[0].target
     wanted = (target[:, None] == np.arange(3)).ravel().astype(float)
     expected, _ = nnls(outputs.reshape(5, -1).T.astype(float), wanted)
-    weights = non_negative(outputs, target, 0)
+    weights = non_negative(outputs, target)
     assert weights == pytest.approx(expected / expected.sum(), abs=0.02)
 
 

@@ -644,18 +644,6 @@ def test_combinations_are_what_they_are_called() -> None:
         torch.testing.assert_close(combined.output, torch.tensor([expected_value, 1.0]))
 
 
-def test_disagreement_is_the_mean_over_pairs() -> None:
-    said = scores(6)
-    named = [one.logits.argmax(1) for one in said]
-    pairs = [float((a != b).double().mean()) for a, b in combinations(named, 2)]
-    assert judging.disagreement(said) == pytest.approx(np.mean(pairs))
-    values = [Estimates(torch.randn(9), torch.zeros(9), 2.0) for _ in range(4)]
-    squares = [float((a.output - b.output).square().mean()) for a, b in combinations(values, 2)]
-    expected = np.sqrt(np.mean(squares)) / 2
-    assert judging.disagreement(values) == pytest.approx(expected, rel=1e-5)
-    assert judging.disagreement(said[:1]) == 0.0
-
-
 def test_the_best_member_is_judged_by_rows_that_it_was_not_chosen_by() -> None:
     # The first is best on even rows, the second on odd ones: each is judged where it is worse.
     losses = torch.tensor([[0.0, 3.0, 0.0, 5.0], [2.0, 1.0, 6.0, 1.0], [9.0] * 4])

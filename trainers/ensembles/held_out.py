@@ -60,4 +60,4 @@ def fit_weights(said: Sequence[Predicted]) -> dict[str, Any]:
     outputs, target = as_arrays(said), said[0].target.cpu().numpy()
     if not np.isfinite(outputs).all():
         return {"weights": [1 / len(said)] * len(said)}
-    return {"weights": meta_learners.non_negative(outputs, target, 0).tolist()}
+    return {"weights": meta_learners.non_negative(outputs, target).tolist()}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from trainers.diversity import diversity
 from trainers.ensembles.combining import Predicted, as_arrays, raw
 from trainers.ensembles.members import Measured, Together
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates
 
 
 def judged(together: Together) -> dict[str, float]:
@@ -30,7 +29,6 @@ def judged(together: Together) -> dict[str, float]:
     best = best_loss(row_losses(said))
     pairs = diversity(list(as_arrays(said)), said[0].target.cpu().numpy())
     found = {f"member/{name}": pairs.mean(name) for name in pairs.measures}
-    found["member/disagreement"] = disagreement(said)
     own = float(row_losses([together.said.predicted]).mean())
     return {
         **mean_values(together.members),
@@ -71,20 +69,3 @@ def best_loss(losses: Tensor) -> float:
         for choosing, judging in (halves, halves[::-1])
     )
     return total / losses.shape[1]
-
-
-def disagreement(said: Sequence[Predicted]) -> float:
-    """How much members differ, the mean over pairs of them.
-
-    Of classifiers the share of rows on which two name different classes, in [0, 1]; of values the
-    root of their mean squared difference, in units of the target's spread in training.
-    """
-    count, first = len(said), said[0]
-    if count < 2:
-        return 0.0
-    outputs = raw(said)
-    if isinstance(first, Scores):
-        named = torch.nn.functional.one_hot(outputs.argmax(-1), outputs.shape[-1]).sum(0).double()
-        alike = (named * (named - 1)).sum(-1) / (count * (count - 1))
-        return float(1 - alike.mean())
-    return float((2 * outputs.double().var(0).mean()).sqrt() / first.unit)
