@@ -26,9 +26,10 @@ http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bi
 
 # A command like `hpo server`: says when it is up, ends when it is asked to.
 PARENT = """
-import contextlib, os, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 from hpo.service import Service, asked_to_stop
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup it would be ignored
 port = int(sys.argv[2])
 with asked_to_stop() as asked:
     command = [sys.executable, "-c", sys.argv[1], str(port)]
