@@ -408,7 +408,9 @@ def test_a_running_study_is_told_of_more_trials(here: Workbench) -> None:
 
 def test_an_interrupted_run_says_how_to_go_on(here: Workbench) -> None:
     told = 'train.at={"2:3": interrupt once}'
-    options = ("--set", told, "--trials", "+1", f"--set=train.folder={here.folder}")
+    # Long enough that the trial is not over before its worker hears of it.
+    long = ("--set=train.epochs=40", "--set=train.seconds=0.01")
+    options = ("--set", told, "--trials", "+1", f"--set=train.folder={here.folder}", *long)
     called = hpo("run", "study.yaml", *options)
     assert called.code == 130
     assert "s: stopped by the user (2 complete, 1 waiting)." in called.out
