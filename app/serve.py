@@ -20,7 +20,8 @@ from streamlit.starlette import App
 
 from app import plot
 
-# Not in the thread: they look for one another, and would find each other half imported.
+# Imported for later (F401). Not in the thread: they look for one another, and would find each
+# other half imported.
 from app.parts import catalog
 from app.views import compare, ensemble, run, studies, study  # noqa: F401
 

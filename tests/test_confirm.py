@@ -183,6 +183,27 @@ def test_a_seed_that_fails_is_said_and_the_others_count(
     assert "(1 failed)" in printed(found)
 
 
+def test_what_goes_wrong_in_company_is_tried_alone(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainers import tabular
+
+    together, sizes = tabular.train_together, list[int]()
+
+    def fails_in_company(trials: Any) -> None:
+        sizes.append(len(trials._arrived))
+        if sizes[-1] > 1:
+            raise RuntimeError("nobody knows whose fault")
+        together(trials)
+
+    undisturbed = confirm(home, top=1)
+    monkeypatch.setattr(tabular, "train_together", fails_in_company)
+    monkeypatch.setattr("hpo.anew.Bench.lanes_that_pay", lambda *_: 3)
+    found = confirm(home, top=1)
+    assert sizes == [3, 1, 1, 1]
+    assert found["trials"] == undisturbed["trials"]
+
+
 def test_history_and_other_readers_pass_over_the_record(home: Home) -> None:
     confirm(home, top=1)
     kinds = [record["kind"] for record, _ in outbox.read(home.study("cancer").outbox)]

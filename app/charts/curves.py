@@ -13,13 +13,12 @@ from app.charts.lines import Line
 from app.charts.panels import at, panels, upright
 from app.charts.style import Chart, Trace
 from app.words import Words
-from hpo.results.tables import DETAILS, SYSTEM
+from hpo.results.tables import DETAILS, PARTS, SYSTEM
 
 Over = Literal["epoch", "time", "samples"]
 RAW_BEHIND = 6  # runs up to which the unsmoothed curves are drawn behind
 FEW_MEASURED = 50  # values up to which each has a marker
 SPLITS = ("train", "val")
-PARTS = ("fold/", "repeat/")  # what begins the names of a fold's or a repeat's metrics
 COLUMNS: dict[Over, str] = {"epoch": "epoch", "time": "elapsed_s", "samples": "samples"}
 _NOTHING = np.zeros(0, np.float32)
 UNITS = {

@@ -91,7 +91,7 @@ def _top(key: str, trial: int, w: Words) -> None:
     for metric in (goal["metric"] for goal in tables.objective):
         parts = made(partial(curves.parts, mine, metric, w), "parts", metric, *at)
         if parts is not None:
-            chart(parts, f"run-parts-{metric}", w)
+            chart(parts, f"run-parts-{metric.replace('/', '-')}", w)  # a file is called so, too
     _details(mine, best, w)
     if mine.filter(like=SYSTEM).notna().to_numpy().any():
         chart(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.results.epochs import HEAD, at
 from hpo.results.study_log import Record, StudyLog, TrialLog
+from trainers.contract import PARTS as PARTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ OVER = ("complete", "pruned", "failed", "stopped")
 SYSTEM = "system/"  # metrics of the machine, not of the model
 COST = "cost/"  # what using the model takes
 # Metrics that say more of a trial than its curves: of each of its parts, and how these differ.
-DETAILS = ("fold/", "fold_std/", "repeat/", "repeat_std/", "member/", "oob/", COST)
+DETAILS = (*PARTS, "fold_std/", "repeat_std/", "member/", "oob/", COST)
 
 # Before the parameters, in this order; types are those pandas keeps missing values in.
 FACTS = {

@@ -278,7 +278,8 @@ def test_what_no_training_row_has_is_none_of_the_known(tmp_path: Path, table: Pa
     pd.DataFrame(rows).to_csv(tmp_path / "new.csv", index=False)
     (batch,) = batches([tmp_path / "new.csv"], [done.model])
     inputs = batch.rows.inputs(done.model, done.model.folds[0], slice(None))
-    categories = len(done.model.folds[0].encoding.columns[0].categories)  # type: ignore
+    column: Any = done.model.folds[0].encoding and done.model.folds[0].encoding.columns[0]
+    categories = len(column.categories)
     assert inputs[0, :categories].tolist() == [0] * categories
     assert inputs[1, :categories].sum() == 1
     missing = slice(categories + 1, None)
