@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel
 
-from trainers import options
+from trainers import options, together
 from trainers.contract import DataError, TogetherTrainer, Trainer
-from trainers.models import PADDED, STACKED
+from trainers.models import PADDED
 from trainers.padding import padded
 
 if TYPE_CHECKING:
@@ -105,40 +105,16 @@ def resolve_together(name: str) -> TogetherTrainer | None:
     return cast(TogetherTrainer, _imported(TRAINERS[name].together)) if name in TRAINERS else None
 
 
-# What trials that are trained together may differ in, beside the whole of ``ensemble``: a lane has
-# its own.
-PER_LANE = frozenset(
-    {
-        "model.dropout",
-        "model.init",
-        "train.epochs",
-        "train.lr",
-        "train.momentum",
-        "train.nesterov",
-        "train.weight_decay",
-        "train.beta1",
-        "train.beta2",
-        "train.l1",
-        "train.clip_norm",
-        "train.label_smoothing",
-        "train.class_weights",
-        "train.ema",
-        "train.schedule",
-        "train.early_stopping",
-    }
-)
-
-
-def why_in_turn(name: str, model: str | None) -> str | None:
+def why_in_turn(name: str, settings: Mapping[str, Any]) -> str | None:
     """Why trials are trained one after another and not as lanes, in words; None: as lanes.
 
     Args:
         name: The trainer's.
-        model: ``model.name``, of a built-in trainer.
+        settings: All of them by their paths, ``train.lr``.
     """
     if name not in TRAINERS:
         return f"{name} trains one trial at a time"
-    return None if model in STACKED else f"{model} has layers that lanes have no rule for"
+    return together.why_not(settings)
 
 
 def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -147,17 +123,20 @@ def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
     Args:
         params: Every section, with every default.
     """
-    if why_in_turn(name, params["model"]["name"] if name in TRAINERS else None):
-        return None
-    shared = {
+    settings = {
         f"{section}.{key}": value
         for section, values in params.items()
-        if section != "ensemble"
         for key, value in values.items()
-        if f"{section}.{key}" not in PER_LANE
     }
-    if params["model"]["name"] in PADDED:
-        shared["train.batch_size"] = padded(shared["train.batch_size"])
+    if why_in_turn(name, settings):
+        return None
+    shared = {
+        path: value
+        for path, value in settings.items()
+        if path not in together.PER_LANE and not path.startswith("ensemble.")
+    }
+    if settings["model.name"] in PADDED:
+        shared["train.batch_size"] = padded(settings["train.batch_size"])
     return json.dumps([name, shared], sort_keys=True)
 
 

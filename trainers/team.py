@@ -10,6 +10,7 @@ from torch import Tensor
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Said, Stack
 from trainers.lanes.layers import unsupported
+from trainers.together import why_not
 
 
 class Team(Protocol):
@@ -101,7 +102,8 @@ class Grouped:
 
 def _shape(lane: Lane) -> Hashable:
     """What lanes have in common that can be stacked; None: this one cannot be."""
-    if unsupported(lane.model):
+    settings = {f"train.{name}": value for name, value in lane.options.items()}
+    if why_not(settings) or unsupported(lane.model):
         return None
     layers = tuple(
         (type(layer), tuple(parameter.shape for parameter in layer.parameters()))

@@ -54,8 +54,7 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.worker"] = str(trial.assigned["worker"])
         tags["hpo.seed"] = str(trial.assigned["seed"])
         tags["hpo.attempts"] = str(trial.assigned["attempt"])
-        trainer, model = study["identity"]["trainer"], trial.assigned["config"].get("model.name")
-        in_turn = why_in_turn(trainer, model)
+        in_turn = why_in_turn(study["identity"]["trainer"], trial.assigned["config"])
         tags["hpo.trained"] = f"in turn: {in_turn}" if in_turn else "as a lane"
         tags |= _notes(trial.assigned["config"])
     infinite = _infinite(trial)

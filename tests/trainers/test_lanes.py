@@ -24,9 +24,10 @@ from trainers.lanes import Lane, Stack, noise
 from trainers.lanes.layers import LAYERS, unsupported
 from trainers.lanes.measure import lanes_that_pay
 from trainers.loop import fit_together
-from trainers.registry import PER_LANE, stack_key
+from trainers.registry import stack_key
 from trainers.schedules import SCHEDULES
 from trainers.seeds import generator, seed_everything
+from trainers.together import PER_LANE
 
 FEATURES, CLASSES, BATCH = 7, 3, 8
 EPOCHS = 10

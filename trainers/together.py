@@ -1,0 +1,52 @@
+"""What can be trained in lanes: the settings that a stack knows, and those a lane has of its own.
+
+Imports no torch, so that the orchestrator can ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from trainers.models import STACKED
+
+# Settings that lanes know only some values of: a trial with another one is trained in turn
+# (`trainers.in_turn`), which knows all.
+KNOWN: Mapping[str, Collection[Any]] = {
+    "model.name": STACKED,
+}
+
+# What trials that are trained together may differ in, beside the whole of ``ensemble``: a lane has
+# its own.
+PER_LANE = frozenset(
+    {
+        "model.dropout",
+        "model.init",
+        "train.epochs",
+        "train.lr",
+        "train.momentum",
+        "train.nesterov",
+        "train.weight_decay",
+        "train.beta1",
+        "train.beta2",
+        "train.l1",
+        "train.clip_norm",
+        "train.label_smoothing",
+        "train.class_weights",
+        "train.ema",
+        "train.schedule",
+        "train.early_stopping",
+    }
+)
+
+
+def why_not(settings: Mapping[str, Any]) -> str | None:
+    """Why a trial cannot be a lane, in words; None: it can.
+
+    Args:
+        settings: By their paths, ``train.lr``; those that are not given are not asked about.
+    """
+    for path, known in KNOWN.items():
+        if path in settings and settings[path] not in known:
+            return f"lanes have no rule for {path} {settings[path]}"
+    return None
