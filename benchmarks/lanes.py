@@ -83,9 +83,8 @@ def lanes_of(params: Params, data: Dataset, trials: int) -> list[Lane]:
     for trial in range(trials):
         for fold, split in enumerate(data.splits):
             model = build(params["model"], data.shape, data.outputs)
-            dropout = params["model"].get("dropout", 0.0)
             lanes.append(
-                Lane(model, split, params["train"], dropout, SCHEDULES["constant"], (trial, fold))
+                Lane(model, split, params["train"], SCHEDULES["constant"], (trial, fold))
             )
     return lanes
 

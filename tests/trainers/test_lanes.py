@@ -103,7 +103,7 @@ def lane(
     model = mlp(number, outputs, dropout, *extra)
     model = model.double() if double else model
     own = {**TRAIN, **(options or {})}
-    return Lane(model, data, own, dropout, SCHEDULES[own["schedule"]], (number, 0))
+    return Lane(model, data, own, SCHEDULES[own["schedule"]], (number, 0))
 
 
 def varied(number: int, optimizer: str = "sgd") -> tuple[dict[str, Any], float]:
@@ -155,7 +155,7 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
     options, keys = one.options, list[Tensor]()
     model = nn.Sequential(
         *(
-            Masked(one.dropout, lambda: keys.pop(0)) if isinstance(layer, nn.Dropout) else layer
+            Masked(layer.p, lambda: keys.pop(0)) if isinstance(layer, nn.Dropout) else layer
             for layer in one.model.children()
         )
     )
@@ -537,7 +537,7 @@ def test_folds_are_lanes(digits: Dataset, tmp_path: Path) -> None:
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 10)
         )
-        one = Lane(model, own, params["train"], 0.0, SCHEDULES["constant"], (0, fold))
+        one = Lane(model, own, params["train"], SCHEDULES["constant"], (0, fold))
         stack = trained([one], 2)
         (said,) = stack.validate()
         predicted: Any = said.predicted

@@ -29,7 +29,7 @@ def split(channels: int, size: int, dtype: torch.dtype = torch.float32, rows: in
     return Split(inputs, target, torch.arange(rows), torch.arange(rows, rows + 20))
 
 
-def cnn(channels: int, widths: Sequence[int]) -> nn.Sequential:
+def cnn(channels: int, widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = []
     for place, width in enumerate(widths):
         layers += [nn.Conv2d(channels, width, 3, padding=1, bias=place == 0)]
@@ -39,7 +39,7 @@ def cnn(channels: int, widths: Sequence[int]) -> nn.Sequential:
         *layers,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Dropout(0.0),
+        nn.Dropout(dropout),
         nn.Linear(channels, CLASSES),
     )
 
@@ -48,7 +48,7 @@ def lanes(count: int, data: Split, widths: Sequence[int], dropout: float = 0.0) 
     made = []
     for number in range(count):
         seed_everything(number, 0, 0)
-        model = cnn(data.inputs.shape[1], widths).to(data.inputs.dtype)
+        model = cnn(data.inputs.shape[1], widths, dropout).to(data.inputs.dtype)
         train: dict[str, Any] = {
             "optimizer": "sgd",
             "batch_size": BATCH,
@@ -59,7 +59,7 @@ def lanes(count: int, data: Split, widths: Sequence[int], dropout: float = 0.0) 
             "ema": (None, 0.9)[number % 2],
         }
         options = Train(**train).model_dump(mode="json")
-        made.append(Lane(model, data, options, dropout, SCHEDULES["constant"], (number, 0)))
+        made.append(Lane(model, data, options, SCHEDULES["constant"], (number, 0)))
     return made
 
 
@@ -153,8 +153,9 @@ def test_a_nan_in_one_lane_touches_no_other() -> None:
 
 def test_dropout_of_images_draws_as_if_they_were_flat() -> None:
     x = torch.randn(4, 2, 3, 5, 5)  # (B, k, C, H, W)
-    share, keys = torch.full((2, 1, 1), 0.5), torch.tensor([[[3, 1], [5, 2]]], dtype=torch.int32)
-    run = [Pass(True, share, torch.zeros((2, 1), dtype=torch.int32), keys) for _ in range(2)]
+    share, keys = torch.full((1, 2, 1), 0.5), torch.tensor([[[3, 1], [5, 2]]], dtype=torch.int32)
+    middle = torch.zeros((1, 2, 1), dtype=torch.int32)
+    run = [Pass(True, share, middle, keys) for _ in range(2)]
     layers = [LAYERS[kind](kind(), {}, {}) for kind in (nn.Dropout, nn.Flatten)]
     first = layers[1].forward(layers[0].forward(x, run[0]), run[0])
     then = layers[0].forward(layers[1].forward(x, run[1]), run[1])
@@ -210,7 +211,7 @@ def test_a_pixel_of_a_map_that_is_one_high_has_a_gradient_of_its_own() -> None:
         nn.Linear(3, CLASSES),
     ).double()
     options = Train(optimizer="sgd", batch_size=BATCH, epochs=2, lr=0.1).model_dump(mode="json")
-    one = Lane(model, data, options, 0.0, SCHEDULES["constant"], (0, 0))
+    one = Lane(model, data, options, SCHEDULES["constant"], (0, 0))
     stack = trained(Stack([one]), 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=options["momentum"])
     one.done = 0

@@ -52,7 +52,6 @@ def lane(number: int, data: Split, hidden: int = 12, double: bool = False, **tra
         model.double() if double else model,
         data,
         options,
-        0.0,
         SCHEDULES[options["schedule"]],
         (number, 0),
         class_weights=balanced(data, CLASSES) if options["class_weights"] == "balanced" else None,
@@ -256,6 +255,6 @@ def test_what_is_not_of_a_lane_s_batch_is_not_counted_where_rows_depend_on_one_a
     data = split()
     norm = nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES))
     options = Train(batch_size=9).model_dump()
-    assert Lane(norm, data, options, 0.0, SCHEDULES["constant"], (0, 0)).width == 9
+    assert Lane(norm, data, options, SCHEDULES["constant"], (0, 0)).width == 9
     assert lane(0, data, hidden=256, batch_size=9).width == 9  # large: each row has its price
     assert lane(0, data, batch_size=129).width == 129

@@ -106,7 +106,6 @@ class Part:
             built,
             split,
             options,
-            model.get("dropout", 0.0),
             schedule or SCHEDULES[options["schedule"]],
             seed,
             class_weights=balanced(split, self.data.outputs) if weighted else None,

@@ -29,8 +29,8 @@ class Pass:
 
     Attributes:
         training: Whether dropout drops and batch norm uses the batch.
-        dropout: (k, 1, 1) the share to drop, in [0, 1).
-        threshold: (k, 1) int32 of `dropout`, see `noise.threshold`.
+        dropout: (draws, k, 1) the share that each dropout layer drops, in [0, 1).
+        threshold: (draws, k, 1) int32 of `dropout`, see `noise.threshold`.
         keys: (draws, k, 2) int32, a key for each dropout layer; None if no lane drops anything.
         drawn: How many of the keys have been used.
     """
@@ -116,8 +116,8 @@ class Dropout:
         shape = x.shape if x.dim() == 3 else x.permute(1, 2, 3, 4, 0).shape  # (k, …, B)
         elements = torch.arange(shape[1:].numel(), dtype=torch.int32, device=x.device)
         drawn = noise.uniform(run.keys[run.drawn], elements)
+        scale = (drawn >= run.threshold[run.drawn]) / (1 - run.dropout[run.drawn])
         run.drawn += 1
-        scale = (drawn >= run.threshold) / (1 - run.dropout.squeeze(2))
         self._scale = (
             scale.view(shape) if x.dim() == 3 else scale.view(shape).permute(4, 0, 1, 2, 3)
         )

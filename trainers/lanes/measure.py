@@ -45,13 +45,12 @@ def lanes_that_pay(
     # A model each, of every fold of every repeat.
     splits = [replace(split, train=split.train[:rows]) for split in data.splits]
     splits *= params["train"]["repeats"]
-    dropout = params["model"].get("dropout", 0.0)
     numbers = len(splits) * sum(p.numel() for p in model.parameters())
 
     def stack(trials: int) -> Stack:
         return Stack(
             [
-                Lane(model, split, params["train"], dropout, SCHEDULES["constant"], (trial, fold))
+                Lane(model, split, params["train"], SCHEDULES["constant"], (trial, fold))
                 for trial in range(trials)
                 for fold, split in enumerate(splits)
             ]

@@ -41,7 +41,6 @@ class Lane:
         model: The model with its first weights; only they are used.
         split: What it trains and validates on.
         options: Its ``train`` section.
-        dropout: The share of units it drops, in [0, 1).
         schedule: Of its learning rate.
         seed: What all its random numbers are made from.
         done: The epochs it has trained.
@@ -55,7 +54,6 @@ class Lane:
     model: nn.Module
     split: Split
     options: Mapping[str, Any]
-    dropout: float
     schedule: Schedule
     seed: tuple[int, ...]
     done: int = 0
@@ -242,7 +240,7 @@ class Stack:
         self._counts = [(*own, len(list(group))) for own, group in counts]
         self._gradients = torch.empty_like(self.parameters)
         self._settings = self._columns()
-        self._dropout = self._column([lane.dropout for lane in self.lanes])
+        self._dropout = self._shares_dropped()
         self._decay = self._column([lane.options["ema"] or 0.0 for lane in self.lanes])
         self._class_weights = self._weights_of_classes()
         self._threshold = noise.threshold(self._dropout)
@@ -260,6 +258,15 @@ class Stack:
         for name in self._optimizer.needed:
             columns[name] = self._column([lane.options[name] for lane in self.lanes])
         return columns
+
+    def _shares_dropped(self) -> Tensor:
+        """(draws, K, 1), by each of the dropout layers."""
+        shares = [
+            [layer.p for layer in lane.model.modules() if isinstance(layer, nn.Dropout)]
+            for lane in self.lanes
+        ]
+        table = torch.tensor(shares, dtype=torch.float64).view(len(self.lanes), -1)
+        return table.T.unsqueeze(2).to(self._device, self._dtype)
 
     def _weights_of_classes(self) -> Tensor | None:
         """(K, C, 1), or None if all classes count alike in every lane."""
@@ -446,8 +453,8 @@ class Stack:
                     {name: tensor[some] for name, tensor in self._memory.items()},
                     {name: column[some] for name, column in self._settings.items()},
                 ),
-                dropout=self._dropout[some].unsqueeze(2),
-                threshold=self._threshold[some],
+                dropout=self._dropout[:, some],
+                threshold=self._threshold[:, some],
                 smoothing=None if smoothing is None else smoothing[some].unsqueeze(2),
                 class_weights=None if weights is None else weights[some],
                 averages=None if self._averages is None else self._averages[some],
@@ -509,8 +516,8 @@ class Stack:
 
     def _keys(self, steps: int) -> Tensor | None:
         """(steps, draws, K, 2) int32 of dropout, or None if no lane drops anything."""
-        drops = sum(isinstance(layer, nn.Dropout) for _, layer in self._modules)
-        if not drops or not any(lane.dropout for lane in self.lanes):
+        drops = len(self._dropout)
+        if not self._dropout.any():
             return None
         seeds, epochs = zip(*((lane.seed, lane.done + 1) for lane in self.lanes), strict=True)
         keys = noise.keys(seeds, epochs, steps * drops).to(self._device)
