@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Said, Stack
-from trainers.lanes.layers import unsupported
+from trainers.lanes.layers import parts, unsupported
 from trainers.together import why_not
 
 
@@ -103,10 +104,13 @@ class Grouped:
 def _shape(lane: Lane) -> Hashable:
     """What lanes have in common that can be stacked; None: this one cannot be."""
     settings = {f"train.{name}": value for name, value in lane.options.items()}
-    if why_not(settings) or unsupported(lane.model):
+    if why_not(settings) or (unsupported(lane.model) and not lane.options["vmap"]):
         return None
-    layers = tuple(
-        (type(layer), tuple(parameter.shape for parameter in layer.parameters()))
-        for layer in lane.model.children()
-    )
-    return layers, lane.options["optimizer"], lane.width
+    shapes = tuple(parameter.shape for parameter in lane.model.parameters())
+    layers = tuple(_form(layer) for _, layer in parts(lane.model))
+    return layers, shapes, lane.options["optimizer"], lane.width
+
+
+def _form(layer: nn.Module) -> str:
+    """What a layer is and how it is set, but for the share that it drops: a lane's own."""
+    return re.sub(r"Dropout\(p=[^,]*, ", "Dropout(", repr(layer))

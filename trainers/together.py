@@ -36,6 +36,7 @@ PER_LANE = frozenset(
         "train.ema",
         "train.schedule",
         "train.early_stopping",
+        "train.augment",
     }
 )
 
@@ -47,6 +48,8 @@ def why_not(settings: Mapping[str, Any]) -> str | None:
         settings: By their paths, ``train.lr``; those that are not given are not asked about.
     """
     for path, known in KNOWN.items():
+        if path == "model.name" and settings.get("train.vmap"):
+            continue
         if path in settings and settings[path] not in known:
             return f"lanes have no rule for {path} {settings[path]}"
     return None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainers.lanes import images, noise
+from trainers.lanes.vmapped import Vmapped
 
 Tensors = Mapping[str, Tensor]  # a layer's own, by name: (k, …)
 
@@ -235,16 +236,28 @@ LAYERS: dict[type[nn.Module], Make] = {
 }
 
 
+def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What a stack runs one after another, by name: the layers of an ``nn.Sequential``, or the
+    whole model, of which the name is empty."""
+    return list(model.named_children()) if isinstance(model, nn.Sequential) else [("", model)]
+
+
+def rule(layer: nn.Module) -> Make:
+    """How the layers of many models are run at once."""
+    return Vmapped if _without_rule(layer) else LAYERS[type(layer)]
+
+
 def unsupported(model: nn.Module) -> str | None:
-    """Why `model` cannot be stacked, in words, or None."""
+    """Why `model` can only be stacked by ``vmap``, in words, or None: there are rules for it."""
     if not isinstance(model, nn.Sequential):
         return f"{type(model).__name__} is no nn.Sequential"
-    for layer in model:
-        if type(layer) not in LAYERS:
-            return f"there is no rule for {type(layer).__name__}"
-        if images.refused(layer):
-            return f"there is no rule for {layer}"
-    return None
+    return next(filter(None, map(_without_rule, model)), None)
+
+
+def _without_rule(layer: nn.Module) -> str | None:
+    if type(layer) not in LAYERS:
+        return f"there is no rule for {type(layer).__name__}"
+    return f"there is no rule for {layer}" if images.refused(layer) else None
 
 
 def forward(layers: Sequence[Layer], inputs: Tensor, run: Pass) -> Tensor:

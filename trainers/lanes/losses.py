@@ -6,27 +6,44 @@ The loss itself is not needed to train; metrics are computed from what the model
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainers.data import Split
-from trainers.metrics import Task
-
-# (k, outputs, B) outputs, (k, B) targets, (k, 1, 1) label smoothing or None, (k, outputs, 1)
-# weights of the classes or None → the gradient of each lane's mean loss by its outputs.
-Gradient = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
-def cross_entropy(
-    output: Tensor, target: Tensor, smoothing: Tensor | None, weights: Tensor | None
-) -> Tensor:
+@dataclass(frozen=True)
+class Terms:
+    """What lanes have of their own in a loss; None: as if it were not there.
+
+    Attributes:
+        smoothing: (k, 1, 1) of the labels.
+        weights: (k, outputs, 1) of the classes.
+        gamma: (k, 1, 1) of `focal`.
+        delta: (k, 1, 1) of `huber`.
+    """
+
+    smoothing: Tensor | None = None
+    weights: Tensor | None = None
+    gamma: Tensor | None = None
+    delta: Tensor | None = None
+
+
+# (k, outputs, B) outputs, (k, B) targets or (k, B, outputs) labels, the terms
+# → (k, outputs, B) the gradient of each lane's mean loss by its outputs.
+Gradient = Callable[[Tensor, Tensor, Terms], Tensor]
+
+
+def cross_entropy(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
     """A target is its class, but for a share `smoothing` that goes to all classes alike.
 
     With weights as ``torch.nn.functional.cross_entropy`` has them: each class's share of the loss
     is multiplied by the class's weight, and the mean is one weighted by the targets' weights. With
     weights of 1 it is, to the last bit, what it is without.
     """
+    smoothing, weights = terms.smoothing, terms.weights
     gradient, wanted = output.softmax(1), target.unsqueeze(1)
     if weights is not None:
         return _weighted(gradient, wanted, smoothing, weights)
@@ -54,25 +71,73 @@ def _weighted(
     return gradient.div_(own.sum(2, keepdim=True))
 
 
-def squared_error(
-    output: Tensor, target: Tensor, _: Tensor | None, _weights: Tensor | None
-) -> Tensor:
+def focal(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
+    """Of -(1 - p)^γ · log p, see `trainers.losses.focal`."""
+    wanted, logarithms = target.unsqueeze(1), output.log_softmax(1)
+    truth = logarithms.gather(1, wanted)
+    missing = -torch.expm1(truth)
+    gamma = torch.zeros_like(truth) if terms.gamma is None else terms.gamma
+    # log p / (1 - p), which goes to -1 as p goes to 1.
+    ratio = torch.where(missing > 0, truth / missing, -1.0)
+    slope = missing.pow(gamma) * (1 - gamma * truth.exp() * ratio)
+    if terms.weights is None:
+        slope /= output.shape[2]
+    else:
+        own = terms.weights.expand(output.shape).gather(1, wanted)
+        slope *= own / own.sum(2, keepdim=True)
+    return logarithms.exp_().mul_(slope).scatter_add_(1, wanted, -slope)
+
+
+def bce(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
+    """The mean over labels and rows; weights count where a label is there."""
+    wanted = target.mT.to(output.dtype)
+    if terms.smoothing is not None:
+        wanted = wanted * (1 - terms.smoothing) + terms.smoothing / 2
+    gradient = output.sigmoid()
+    if terms.weights is None:
+        gradient -= wanted
+    else:
+        there = terms.weights * wanted
+        gradient = gradient.mul_(there + 1 - wanted).sub_(there)
+    return gradient.div_(output.shape[1] * output.shape[2])
+
+
+def mse(output: Tensor, target: Tensor, _: Terms) -> Tensor:
     return (output - target.unsqueeze(1)).mul_(2 / output.shape[2])
 
 
-def balanced(split: Split, classes: int) -> Tensor:
-    """(classes,) float64 weights, in main memory, with which all classes count alike in training.
+def mae(output: Tensor, target: Tensor, _: Terms) -> Tensor:
+    return (output - target.unsqueeze(1)).sign_().div_(output.shape[2])
+
+
+def huber(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
+    assert terms.delta is not None
+    error = output - target.unsqueeze(1)
+    return error.clamp_(-terms.delta, terms.delta).div_(output.shape[2])
+
+
+def balanced(split: Split, outputs: int) -> Tensor:
+    """(outputs,) float64 weights, in main memory, with which all classes count alike in training.
 
     As scikit-learn's ``compute_class_weight``: rows / (classes that there are · rows of the
-    class), of the training rows. A class without any has none.
+    class), of the training rows. A class without any has none. Of labels, how many rows lack one
+    for each that has it, so that having it counts as much as not having it.
     """
     target = split.target[split.train.to(split.target.device)]
-    counts = torch.bincount(target, minlength=classes).double()
+    if target.dtype == torch.bool:
+        having = target.sum(0).double()
+        return torch.where(having > 0, (len(target) - having) / having, 1.0).cpu()
+    counts = torch.bincount(target, minlength=outputs).double()
     there = counts > 0
     return torch.where(there, len(target) / (there.sum() * counts), 0.0).cpu()
 
 
-LOSSES: dict[Task, Gradient] = {
-    "classification": cross_entropy,
-    "regression": squared_error,
+# The names are those of `trainers.losses.LOSSES`.
+LOSSES: dict[str, Gradient] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "bce": bce,
+    "mse": mse,
+    "mae": mae,
+    "huber": huber,
 }

@@ -11,7 +11,8 @@ import torch
 
 from trainers.data import Dataset
 from trainers.lanes.layers import unsupported
-from trainers.lanes.stack import Lane, Stack, is_out_of_memory
+from trainers.lanes.stack import Lane, Stack
+from trainers.memory import is_out_of_memory
 from trainers.models import build
 from trainers.schedules import SCHEDULES
 
@@ -39,7 +40,7 @@ def lanes_that_pay(
     """
     data = dataset.to(device)
     model = build({**params["model"], "weights": None}, data.shape, data.outputs)
-    if most == 1 or unsupported(model):
+    if most == 1 or (unsupported(model) and not params["train"]["vmap"]):
         return 1
     rows = STEPS * params["train"]["batch_size"]
     # A model each, of every fold of every repeat.

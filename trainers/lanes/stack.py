@@ -17,9 +17,10 @@ from torch.nn import functional
 from trainers.averages import warmed
 from trainers.data import Split
 from trainers.lanes import noise
-from trainers.lanes.layers import LAYERS, Layer, Pass, backward, forward
+from trainers.lanes.layers import Layer, Pass, backward, forward, parts, rule
 from trainers.lanes.losses import LOSSES
 from trainers.lanes.optim import OPTIMIZERS, Rows, penalize
+from trainers.memory import is_out_of_memory
 from trainers.metrics import Estimates, Scores
 from trainers.padding import padded
 from trainers.schedules import Schedule
@@ -30,7 +31,6 @@ from trainers.seeds import generator
 CHUNK_NUMBERS = 2**18
 MOST_PADDED = 2**15  # parameters of a model, up to which some more rows cost little
 MOST_ROWS = 256  # of a lane at once, where it does not learn
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")  # of a CPU, in a RuntimeError
 
 
 @dataclass(eq=False)
@@ -91,6 +91,11 @@ class Lane:
         norms = (nn.BatchNorm1d, nn.BatchNorm2d)
         return any(isinstance(layer, norms) for layer in self.model.modules())
 
+    def lr(self, epoch: int, step: int) -> float:
+        """The learning rate of a step; epochs count from 1, steps from 0 in each."""
+        done = (epoch - 1) * self.steps + step
+        return float(self.options["lr"]) * self.schedule(done / (self.options["epochs"] * self.steps))
+
     def order(self) -> Tensor:
         """(rows,) int64: the rows of the epoch after `done`, in the order it takes them."""
         random = generator(*self.seed, self.done + 1)
@@ -100,10 +105,16 @@ class Lane:
 
 @dataclass(frozen=True)
 class Said:
-    """What some lanes with equally many rows said, in the lanes' order."""
+    """What some lanes with equally many rows said, in the lanes' order.
+
+    Attributes:
+        grad_norm: (k,) how long the gradients of an epoch were, the means over its steps; None:
+            not asked for.
+    """
 
     lanes: Sequence[Lane]
     predicted: Scores | Estimates
+    grad_norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ class Stack:
     def __init__(self, lanes: Sequence[Lane]) -> None:
         """Put lanes together whose shapes, optimizer and width (`Lane.width`) are the same."""
         first = lanes[0]
-        self._modules = list(first.model.named_children())
+        self._modules = parts(first.model)
         learns = [next(module.parameters(), None) is not None for _, module in self._modules]
         self._first_learner = learns.index(True)
         self._shapes = {name: p.shape for name, p in first.model.named_parameters()}
@@ -465,7 +476,7 @@ class Stack:
         own = self._own(weights, places)
         gradients = dict(zip(self._shapes, self._cut(self._gradients[places]), strict=True))
         return [
-            LAYERS[type(module)](module, _below(name, own), _below(name, gradients))
+            rule(module)(module, _below(name, own), _below(name, gradients))
             for name, module in self._modules
         ]
 
@@ -603,7 +614,8 @@ class Stack:
             for split, places in splits.values():
                 own = some if len(splits) == 1 else some[:, places]
                 inputs, target = split.batch(own.reshape(-1))
-                inputs = inputs.view(*own.shape, *inputs.shape[1:]).to(self._dtype)
+                inputs = inputs.view(*own.shape, *inputs.shape[1:])
+                inputs = inputs.to(self._dtype) if inputs.is_floating_point() else inputs
                 parts.append((inputs, target.view(own.shape)))
             if len(parts) == 1:
                 yield start, *parts[0]
@@ -687,12 +699,6 @@ def _in_order(targets: Sequence[Tensor]) -> Tensor:
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the layer `name`, by their names in it."""
-    prefix = f"{name}."
+    """Those of the layer `name`, by their names in it; the empty name is the whole model's."""
+    prefix = f"{name}." if name else ""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in OUT_OF_MEMORY
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from trainers.lanes.layers import Pass
 
 
-# Of a dropout layer: (2,) int32 key, () share to drop, () `noise.threshold` of it, each with the
-# lanes before; None: nothing is dropped.
-Draw = tuple[Tensor, Tensor, Tensor] | None
+# Of a dropout layer: (2,) int32 key, () share to drop, () `noise.threshold` of it.
+Draw = tuple[Tensor, Tensor, Tensor]
 
 
 class Dropout(nn.Module):
@@ -31,7 +31,7 @@ class Dropout(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.draw: Draw = None
+        self.draw: Draw | None = None  # nothing is dropped
 
     def forward(self, x: Tensor) -> Tensor:
         if self.draw is None:
@@ -71,19 +71,38 @@ class Vmapped:
         return found[-1] if further else None
 
     def _of_a_lane(self, own: dict[str, Tensor], x: Tensor, draws: Sequence[Draw]) -> Tensor:
-        for dropout, draw in zip(self._dropouts, draws, strict=True):
+        for dropout, draw in zip_longest(self._dropouts, draws):
             dropout.draw = draw
         said: Tensor = functional_call(self._module, own, (x,))
         return said
 
     def _draws(self, run: Pass) -> list[Draw]:
-        """Of each dropout layer, for all lanes."""
+        """Of each dropout layer, for all lanes: (k, …); none where nothing is dropped."""
         if not run.training or run.keys is None or run.dropout is None or run.threshold is None:
-            return [None for _ in self._dropouts]
+            return []
         own = slice(run.drawn, run.drawn + len(self._dropouts))
         run.drawn = own.stop
         shares, thresholds = run.dropout[own].squeeze(2), run.threshold[own].squeeze(2)
         return list(zip(run.keys[own], shares, thresholds, strict=True))
+
+
+def check(model: nn.Module, inputs: Tensor) -> None:
+    """Train a copy of `model` twice at once.
+
+    Args:
+        inputs: (B, …), of one lane.
+
+    Raises:
+        RuntimeError: It draws at random beside `nn.Dropout`, or has operations that ``vmap`` does
+            not know.
+    """
+    several = {
+        name: torch.stack([tensor.detach()] * 2)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    module, _ = _with_own_draws(model.train())
+    batch = torch.stack([inputs] * 2)
+    vmap(lambda own, x: functional_call(module, own, (x,)), randomness="error")(several, batch)
 
 
 def _with_own_draws(module: nn.Module) -> tuple[nn.Module, list[Dropout]]:
