@@ -648,6 +648,27 @@ WORDS: dict[str, tuple[str, str]] = {
         "What would its best {count} be together?",
         "最优的 {count} 个合在一起会怎样？",
     ),
+    "confirmed": ("What the best trials are worth", "最优试验的真实水平"),
+    "confirmed.seeds": (
+        "Trained anew on {seeds} fresh seeds: {metric}, with 95 % intervals.",
+        "用 {seeds} 个新随机种子重新训练：{metric}，附 95 % 区间。",
+    ),
+    "confirmed.searched": ("in the search", "搜索时"),
+    "confirmed.fresh": ("on fresh seeds", "新种子"),
+    "confirmed.each": ("each seed", "每个种子"),
+    "confirmed.luck": (
+        "The value of trial {trial} in the search was better than its interval: partly luck.",
+        "试验 {trial} 搜索时的值优于其区间：部分是运气。",
+    ),
+    "confirmed.test": (
+        "On the test split, {rows} rows that no choice was made by, with 95 % intervals.",
+        "在测试集上（{rows} 行，未参与任何选择），附 95 % 区间。",
+    ),
+    "confirmed.looks": (
+        "The test split has been opened {looks} times; what was chosen after the first time may "
+        "owe something to it.",
+        "测试集已被查看 {looks} 次；首次之后所做的选择可能受其影响。",
+    ),
     "ensemble.open": ("Ensembles of this study ({count})", "该研究的集成（{count}）"),
     "ensemble.choose": (
         "Pick two runs or more with the button above, or open the page of a study.",

@@ -188,6 +188,30 @@ class Recorded:
     def over(self, state: str = "complete") -> None:
         self.write("study_end", state=state, reason="all trials are done")
 
+    def confirmed(self, searched: float = 0.95, looks: int = 1) -> None:
+        """As `hpo confirm` records it of the trials 3 and 1."""
+
+        def anew(trial: int, searched: float, mean: float) -> dict[str, Any]:
+            values = [mean - 0.01, mean, mean + 0.01]
+            own = {"mean": mean, "low": mean - 0.02, "high": mean + 0.02}
+            return {"trial": trial, "searched": searched, "values": values, "failures": []} | own
+
+        metric = {"value": 0.91, "low": 0.88, "high": 0.93}
+        test = {
+            "rows": 360,
+            "metric": "accuracy",
+            "judged": "kept",
+            "runs": {"trial 3": {"log_loss": metric, "accuracy": metric}},
+            "seeds": {"values": [0.9], "mean": 0.9, "low": None, "high": None},
+            "gain": None,
+        }
+        self.write(
+            "confirmation",
+            **{"metric": "val/accuracy", "goal": "maximize", "seeds": 3, "winner": 3},
+            **{"trials": [anew(3, searched, 0.9), anew(1, 0.9, 0.89)], "test": test},
+            looks=looks,
+        )
+
     @contextmanager
     def live(self) -> Iterator[None]:
         """While this process seems to run the study."""

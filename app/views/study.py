@@ -30,6 +30,7 @@ from app.parts import (
 )
 from app.plot import Selecting
 from app.sentences import number, span, suggestion
+from app.views.confirmed import confirmed
 from app.views.ensemble import link_to_best
 from app.words import Words
 from hpo.results import UserError
@@ -152,6 +153,7 @@ def _overview(tables: StudyTables, w: Words) -> None:
     left, right = st.columns([3, 2])
     with left:
         _history(tables, w)
+    confirmed(tables, w)
     leaderboard(tables, w)
     with right:  # last, since it takes longer
         _advice(tables, w)

@@ -62,6 +62,9 @@ class Source(Protocol):
     def ensembles(self) -> list[dict[str, Any]]:
         """What is recorded of each ensemble over its trials, the first one first."""
 
+    def confirmation(self) -> dict[str, Any] | None:
+        """How its winner did when it was confirmed, the last time."""
+
     def summary(self) -> dict[str, Any]:
         """A row of `Catalog.studies`."""
 
@@ -205,6 +208,19 @@ class Catalog:
         source = self._source(key)
         with self._readable(source, "the ensembles"):
             return source.ensembles()
+
+    def confirmation(self, key: str) -> dict[str, Any] | None:
+        """How the winner of a study did when it was confirmed, as `hpo.results.confirmation`.
+
+        What is no number (NaN) may be None here.
+
+        Raises:
+            UnknownStudy: There is no such study.
+            UserError: It cannot be read now.
+        """
+        source = self._source(key)
+        with self._readable(source, "the confirmation"):
+            return source.confirmation()
 
     def examples(self, key: str) -> pd.DataFrame | None:
         """The validation rows that were kept for looking at: ``id`` and what the row holds.
@@ -359,6 +375,11 @@ class _Here:
                 {**record, "run_id": runs.get(number)}
                 for number, record in self._log.ensembles.items()
             ]
+
+    def confirmation(self) -> dict[str, Any] | None:
+        with self._lock:
+            self._log.refresh()
+            return dict(self._log.confirmations[-1]) if self._log.confirmations else None
 
     def summary(self) -> dict[str, Any]:
         with self._lock:

@@ -34,7 +34,7 @@ from hpo.results.study_log import VERSIONS
 from hpo.results.summary import SUMMARY, summary, thinned
 from hpo.results.tables import OVER, STATES, StudyTables, search_space, span_table, trial_table
 from hpo.tracking.redact import redact
-from hpo.tracking.runs import ENSEMBLE_FILE
+from hpo.tracking.runs import CONFIRMATION_FILE, ENSEMBLE_FILE
 
 PAGE_RUNS = 1000
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -173,6 +173,15 @@ class TrackedStudy:
                 facts = json.loads(kept.read_bytes())
                 found[facts["ensemble"]] = {**facts, "run_id": run_id}
         return [found[number] for number in sorted(found)]
+
+    def confirmation(self) -> dict[str, Any] | None:
+        when, run_id = self._tag("hpo.confirmed"), self.parent.info.run_id
+        if not (when and when.isdecimal() and SAFE_ID.fullmatch(run_id)):
+            return None
+        kept = self._folder / run_id / f"{when}-{CONFIRMATION_FILE}"  # a later one is another file
+        if not kept.is_file():
+            self._download(run_id, CONFIRMATION_FILE, kept)
+        return json.loads(kept.read_bytes()) if kept.is_file() else None
 
     def summary(self) -> dict[str, Any]:
         """From its trials if these have been looked at lately, else from its own run alone."""

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import logging
+import posixpath
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -330,13 +331,17 @@ class Replica:
         """What came out stands with the study's run."""
         assert self._parent is not None
         with self._may_be_refused("the confirmation"):
+            text = json.dumps(plain(confirmation), indent=1)
+            self._client.log_text(self._parent, text, runs.CONFIRMATION_FILE)
+            tags = {
+                "hpo.winner": str(confirmation["winner"]),
+                "hpo.confirmed": str(confirmation["time_ms"]),  # last: the file is there then
+            }
             self._client.log_batch(
                 self._parent,
                 metrics=runs.confirmation_metrics(confirmation),
-                tags=runs.run_tags({"hpo.winner": str(confirmation["winner"])}),
+                tags=runs.run_tags(tags),
             )
-            text = json.dumps(plain(confirmation), indent=1)
-            self._client.log_text(self._parent, text, "confirmation.json")
 
     def _ship_model(self, run_id: str, what: str, facts: Record) -> None:
         """A model that predicts, which anybody can load: ``runs:/RUN_ID/model``."""
@@ -353,10 +358,10 @@ class Replica:
             self._client.log_artifacts(run_id, str(made), runs.MODEL_FOLDER)
 
     def _ship_files(self, run_id: str, what: str, artifacts: Mapping[str, str]) -> None:
-        for path in artifacts.values():
+        for name, path in artifacts.items():
             file = self._paths.root / path
             if file.is_file():
-                self._client.log_artifact(run_id, str(file))
+                self._client.log_artifact(run_id, str(file), posixpath.dirname(name) or None)
             else:
                 logger.warning("%s: %s is gone and was not shipped", what, file)
 

@@ -37,6 +37,7 @@ MOST_COLUMNS = 20
 VIEW = "hpo"
 MAX_DATASET_PROFILE = 1_000_000
 ENSEMBLE_FILE = "ensemble.json"
+CONFIRMATION_FILE = "confirmation.json"
 MODEL_FOLDER = "model"
 
 
@@ -57,6 +58,8 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         in_turn = why_in_turn(study["identity"]["trainer"], trial.assigned["config"])
         tags["hpo.trained"] = f"in turn: {in_turn}" if in_turn else "as a lane"
         tags |= _notes(trial.assigned["config"])
+    for epoch in trial.epochs.values():
+        tags |= {f"hpo.{key}": text for key, text in epoch.get("notes", {}).items()}
     infinite = _infinite(trial)
     if infinite:
         tags["hpo.infinite"] = infinite

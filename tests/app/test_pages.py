@@ -521,6 +521,30 @@ def test_examples_are_shown(home: Path, open_page: OpenPage) -> None:
     assert len(test.get("image")) == 24
 
 
+# -- what was confirmed
+
+
+def test_what_was_confirmed_is_on_the_study_s_page(home: Path, open_page: OpenPage) -> None:
+    recorded = finished(home)
+    assert W("confirmed") not in [header.value for header in open_page("study").header]
+    recorded.confirmed(searched=0.95, looks=2)
+    test = open_page("study", study="digits")
+    assert W("confirmed") in [header.value for header in test.header]
+    trials, rows = (
+        next(frame.value for frame in test.dataframe if column in frame.value)
+        for column in (W("confirmed.fresh"), "trial 3")
+    )
+    assert trials[W("confirmed.fresh")].tolist() == [
+        "0.9 [0.88,\u00a00.92]",
+        "0.89 [0.87,\u00a00.91]",
+    ]
+    assert rows[W("column.metric")].tolist() == ["accuracy", "log_loss"]
+    said = [caption.value for caption in test.caption]
+    assert W("confirmed.luck", trial=3) in said
+    assert W("confirmed.luck", trial=1) not in said
+    assert W("confirmed.looks", looks=2) in said
+
+
 # -- ensembles
 
 

@@ -165,6 +165,24 @@ def test_here_and_in_mlflow_are_the_same_study(key: str, shipped: Path, far: Cat
     ).get("commit")
 
 
+def test_a_confirmation_is_the_newest_one_here_and_in_mlflow(
+    new_home: Callable[[str], Path], tmp_path: Path
+) -> None:
+    home = new_home("confirmed")
+    study = finished(home)
+    ship(study)
+    there = connected(tmp_path / "elsewhere", Home(home).tracking_uri)
+    for looks in (1, 2):
+        assert (there.confirmation("digits") or {}).get("looks", 0) == looks - 1
+        study.confirmed(looks=looks)
+        ship(study)
+        there.study("digits", patience_s=60)
+        here = Catalog(home).confirmation("digits")
+        assert here == there.confirmation("digits")
+        assert here is not None
+        assert here["looks"] == looks
+
+
 @pytest.mark.parametrize("key", STUDIES)
 def test_a_row_of_the_list_is_the_same_before_and_after_a_look(
     key: str, shipped: Path, far: Catalog

@@ -184,7 +184,7 @@ def test_what_may_not_be_meant_is_a_warning(file: Path, content: str, warning: s
         ("study", "other", lambda s: s.study == "other"),
         ("data.source", Path("study.yaml"), lambda s: s.data["source"].endswith("/study.yaml")),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_overrides_win_over_the_file(file: Path, key: str, value: Any, expected: Any) -> None:
     file.write_text(GOOD)
