@@ -39,7 +39,7 @@ from trainers.lanes import Lane
 from trainers.lanes.measure import lanes_that_pay
 from trainers.models import build
 from trainers.registry import TRAINERS
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant
 from trainers.team import Grouped
 
 Params = Mapping[str, Mapping[str, Any]]
@@ -84,7 +84,7 @@ def lanes_of(params: Params, data: Dataset, trials: int) -> list[Lane]:
         for fold, split in enumerate(data.splits):
             model = build(params["model"], data.shape, data.outputs)
             lanes.append(
-                Lane(model, split, params["train"], SCHEDULES["constant"], (trial, fold))
+                Lane(model, split, params["train"], Constant(), (trial, fold))
             )
     return lanes
 

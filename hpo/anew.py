@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpo import devices, spec
+from hpo import devices, spec, starting_weights
 from hpo.errors import HpoError, WorkerLost
 from hpo.executors import Executor, Gone, open_executor
 from hpo.messages import (
@@ -61,6 +61,7 @@ def setup_like(
     gpus = devices.gpus()
     if record["device"] == "cuda" and not gpus:
         raise HpoError(f"this was trained on {record['device_name']}; no NVIDIA GPU is here")
+    starting_weights.fetch(said, home.data_cache, home.tracking_address(None))
     return Setup(
         worker=0,
         trainer=said.trainer,
@@ -72,6 +73,7 @@ def setup_like(
         gpu=gpus[0].id if record["device"] == "cuda" else None,
         threads=record["threads"],
         memory_share=1.0,
+        command=said.command,
     )
 
 

@@ -20,6 +20,8 @@ from hpo.paths import replacing
 
 log = logging.getLogger(__name__)
 
+OF_COMMAND = "checkpoint"  # the folder in a trial's for what a command keeps by itself
+
 
 class Damaged(ValueError):
     """A file is not what was written."""
@@ -93,6 +95,7 @@ def clear(folder: Path) -> None:
     """Delete a finished trial's checkpoints; what else is in its folder stays."""
     for epoch in _epochs(folder):
         remove(_path(folder, epoch))
+    shutil.rmtree(folder / OF_COMMAND, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:

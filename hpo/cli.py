@@ -169,20 +169,23 @@ def stop(study: str, now: bool, home: Path, json_: bool) -> None:
 def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: bool) -> None:
     """Check a study file, its data and its trainer; create nothing.
 
+    Of the data it says what a run would: class counts, duplicates, missing values and what columns
+    may give away. With --json that is `data`, null where no worker looked at it.
+
     Example: hpo validate studies/quickstart.yaml
     """
     from hpo.samplers import choose_sampler
 
-    spec = _load(file, overrides)
+    spec, data = _load(file, overrides), None
     if not no_import:
         from hpo.launch import probe
 
         with _view(json_) as view:
-            probe(spec, view)
+            data = probe(spec, Home(Path()), view)
     sampler, why = choose_sampler(spec)
     warnings = [warning.render(str(spec.file)) for warning in spec.warnings]
     if json_:
-        _print_json({"study": spec.study, "valid": True, "warnings": warnings})
+        _print_json({"study": spec.study, "valid": True, "warnings": warnings, "data": data})
         return
     for warning in warnings:
         click.echo(f"warning: {warning}")

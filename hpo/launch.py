@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 
-from hpo import devices, lease
+from hpo import data_words, devices, lease, starting_weights
 from hpo.budget import (
     limit_reached,
     more_trials,
@@ -147,6 +147,8 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
     """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
     paths = home.study(spec.study)
     spec = with_asked_trials(spec, _history(spec, paths))
+    tracking_uri = home.tracking_address(spec.tracking.uri)
+    starting_weights.fetch(spec, home.data_cache, tracking_uri)
     with contextlib.closing(open_executor(spec.executor)) as executor:
         seats = _start_workers(spec, home, executor)
         ready = _first_ready(spec, executor, seats, view)
@@ -171,8 +173,11 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
                 )
 
 
-def probe(spec: StudySpec, view: View) -> None:
+def probe(spec: StudySpec, home: Home, view: View) -> Mapping[str, Any] | None:
     """Check what only a worker can: the trainer, the device and the data. Creates nothing.
+
+    Returns:
+        What was loaded (`trainers.data.Dataset.summary`), or None without data.
 
     Raises:
         StudyFileError: They do not fit the file.
@@ -181,10 +186,13 @@ def probe(spec: StudySpec, view: View) -> None:
         tempfile.TemporaryDirectory() as folder,  # decoded data is not kept
         contextlib.closing(open_executor(spec.executor)) as executor,
     ):
-        seats = _start_workers(spec, Home(Path(folder)), executor, most=1)
+        elsewhere, tracking_uri = Home(Path(folder)), home.tracking_address(spec.tracking.uri)
+        starting_weights.fetch(spec, elsewhere.data_cache, tracking_uri)
+        seats = _start_workers(spec, elsewhere, executor, most=1)
         ready = _first_ready(spec, executor, seats, view)
         _say_loaded(view, ready)
         _check_loaded(spec, None, ready)
+        return ready.dataset
 
 
 def _history(spec: StudySpec, paths: StudyPaths) -> History:
@@ -217,6 +225,7 @@ def _start_workers(
             threads=slot.threads,
             memory_share=slot.memory_share,
             examples=None if number else _examples(spec, home),
+            command=spec.command,
         )
         executor.start(setup)
         seats.append(Seat(setup))
@@ -257,9 +266,8 @@ def _say_loaded(view: View, ready: Ready) -> None:
         f"{data['validation']:,} validation, {data['test']:,} test), {data['task']}"
         + (f" into {len(classes)} classes" if classes else "")
     )
-    if data["skipped"]:
-        more = " …" if len(data["skipped"]) > 5 else ""
-        view.say(f"left out, unreadable: {', '.join(data['skipped'][:5])}{more}")
+    for line in data_words.lines(data):
+        view.say(f"  {line}")
 
 
 def _check_loaded(spec: StudySpec, study: Mapping[str, Any] | None, ready: Ready) -> None:

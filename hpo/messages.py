@@ -37,6 +37,7 @@ class Setup:
         memory_share: Of the GPU's memory, in (0, 1].
         examples: How many rows of the data it is to keep, and in which file; it does so with its
             first trial, for then there is a study. None: it is not the one to do so.
+        command: What is run for each trial, where the trainer is a command.
     """
 
     worker: int
@@ -50,6 +51,12 @@ class Setup:
     threads: int
     memory_share: float
     examples: tuple[int, Path] | None = None
+    command: tuple[str, ...] | None = None
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the worker itself does, not only a program that it starts."""
+        return self.device == "cuda" and self.command is None
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,7 @@ class Report:
         resources: What the worker uses of its machine (`hpo.resources`), about once a second.
         last: The trial is complete with this epoch.
         lanes: How many trials trained together in this epoch.
+        notes: As `trainers.contract.Epoch.notes`.
     """
 
     number: int
@@ -169,6 +177,7 @@ class Report:
     resources: Mapping[str, float] = field(default_factory=dict)
     last: bool = False
     lanes: int = 1
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wall_s(self) -> float:

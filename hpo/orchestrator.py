@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from hpo import checkpoints, trial_log
 from hpo.budget import limit_reached, more_trials, trials_done
+from hpo.causes import DIVERGED, cause, most_often
 from hpo.errors import StudyChanged, StudyFailed, WorkerLost
 from hpo.executors import Event, Executor, Gone
 from hpo.history import History, State, TrialHistory, seed_for
@@ -53,6 +54,8 @@ TICK_S = 0.2  # how often clocks, signals and the view are looked after
 OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
 TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
 ALIKE = 3  # so many first trials that fail alike end the study
+# So many where losses were no numbers: that is mostly a learning rate, and the next may be better.
+ALIKE_DIVERGED = 10
 FACTS = ("reason", "best_epoch", "last_epoch", "last_values", "duplicate_of")  # told to Optuna
 
 
@@ -195,6 +198,8 @@ class Orchestrator:
         ]
         for report in reports:
             self.record.epoch(report)
+            for note in report.notes.values():
+                self.view.say(f"trial {report.number}: {note}")
         if reports:
             self.record.commit()
 
@@ -504,9 +509,12 @@ class Orchestrator:
         if self.history.best is not None:  # the usual case, asked for in every turn of the loop
             return None
         ends = self._ends()[self.ended_before :]
-        if len(ends) < max(ALIKE, len(self.seats)) or any(e["state"] != "failed" for e in ends):
+        if not ends or any(end["state"] != "failed" for end in ends):
             return None
-        return ends[0] if len({_cause(end["reason"]) for end in ends}) == 1 else None
+        diverged = ends[0]["reason"].startswith(DIVERGED)
+        if len(ends) < max(ALIKE_DIVERGED if diverged else ALIKE, len(self.seats)):
+            return None
+        return ends[0] if len({cause(end["reason"]) for end in ends}) == 1 else None
 
     def _holds_back(self) -> bool:
         """Whether to begin no trial until those in training show that not all of them fail.
@@ -647,8 +655,7 @@ class Orchestrator:
         ends = [trial.end for trial in self.history.ended if trial.end]
         failed = [end["reason"] for end in ends if end["state"] == "failed"]
         if self.ending.state == "complete" and failed and len(failed) == len(ends):
-            cause, _ = Counter(failed).most_common(1)[0]
-            raise StudyFailed(f"no trial succeeded; most often: {cause}")
+            raise StudyFailed(f"no trial succeeded; most often: {most_often(failed)}")
         self.record.study_end(self.ending.state, self.ending.reason)
 
     # -- what others see and ask
@@ -708,11 +715,6 @@ class Orchestrator:
         if budget.wall_s is not None:
             guesses.append(max(0.0, budget.wall_s - self._spent_s()))
         return min(guesses, default=None)
-
-
-def _cause(reason: str) -> str:
-    """A reason without its numbers, so that the same error of two trials compares equal."""
-    return "".join(c for c in reason if not c.isdigit())
 
 
 def _first_line(error: BaseException) -> str:

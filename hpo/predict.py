@@ -28,7 +28,7 @@ from trainers.registry import TRAINERS
 from trainers.unseen import Batch, batches
 
 SAY_EVERY_S = 5.0
-SHOWN = 10  # trials with weights, and unreadable images, that are named
+SHOWN = 10  # trials with weights, and unreadable files, that are named
 
 MODEL = re.compile(r"(?P<study>.+?)/((?P<trial>\d+)|ensemble(/(?P<ensemble>\d+))?)")
 
@@ -41,7 +41,7 @@ class Done:
 
     Attributes:
         rows: How many.
-        bad: Images that cannot be read, and why; they are not in the table.
+        bad: Files that cannot be read, and why; they are not in the table.
         judged: Rows whose target the file has.
         metrics: Of these, with 95 % intervals (`hpo.results.evaluation.metrics`); None of none.
     """
@@ -136,14 +136,14 @@ def predict(
                     said_s = time.monotonic()
                     say(f"predicted {rows:,} rows")
             if rows == 0:
-                raise UserError(f"no image can be read: {', '.join(_listed(bad))}")
+                raise UserError(f"no file can be read: {', '.join(_listed(bad))}")
     except DataError as error:
         raise refused(error) from None
     return Done(rows, bad, *judged.metrics(predictor.classes))
 
 
 def bad_lines(bad: Mapping[str, str]) -> Iterator[str]:
-    """What to say of images that cannot be read."""
+    """What to say of files that cannot be read."""
     if bad:
         yield f"cannot be read, and not predicted ({len(bad)}):"
         yield from (f"  {line}" for line in _listed(bad))

@@ -101,14 +101,14 @@ class Predictor:
         """The table of rows in memory.
 
         Args:
-            given: A table with the columns of the training data, or (N, C, H, W) uint8 images with
-                pixels in its range.
+            given: A table with the columns of the training data, or with that of the texts; or
+                (N, C, H, W) uint8 images with pixels in its range.
 
         Raises:
             UserError: It is not what the model predicts.
         """
         is_table = isinstance(given, pd.DataFrame)
-        if is_table != (self.models[0].kind == "table"):
+        if is_table != (self.models[0].kind in ("table", "text")):
             wanted = "images as an array" if is_table else "a DataFrame"
             raise UserError(f"the model predicts {wanted}")
         try:

@@ -100,6 +100,7 @@ class Record:
             metrics=dict(report.metrics),
             **({"lanes": report.lanes} if report.lanes > 1 else {}),
             **({"resources": dict(report.resources)} if report.resources else {}),
+            **({"notes": dict(report.notes)} if report.notes else {}),
         )
 
     def end(

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from hpo import checkpoints
+from hpo import checkpoints, starting_weights
 from hpo.loaded import Data
 from hpo.messages import (
     Assignment,
@@ -36,7 +37,7 @@ from hpo.messages import (
 )
 from hpo.paths import StudyPaths, replacing
 from hpo.resources import Meter
-from trainers.contract import PARTS, Epoch, Predictions, StopTraining, Trial
+from trainers.contract import PARTS, Epoch, NonFinite, Predictions, StopTraining, Trial
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
@@ -53,10 +54,6 @@ CHECKPOINT_SHARE = 0.01
 CHECKPOINT_AT_LATEST_S = 120.0
 
 WRITERS = 16  # files that are written at a time: the disk flushes many as fast as one
-
-
-class NonFinite(ArithmeticError):
-    """A loss or the objective is NaN or infinite."""
 
 
 class MissingMetric(KeyError):
@@ -140,11 +137,13 @@ class AssignedTrial:
     Attributes:
         epoch: The last one that was trained.
         began_s: When it was assigned (`time.monotonic`).
+        artifacts: What else than its predictions is kept of it: name → file.
     """
 
     def __init__(self, assignment: Assignment, worker: Worker, together: Together) -> None:
         self.number = assignment.number
-        self.params = assignment.params
+        setup = worker.setup
+        self.params = starting_weights.local(setup.trainer, assignment.params, setup.cache)
         self.device = worker.setup.device
         self.seed = assignment.seed
         self.assignment = assignment
@@ -157,6 +156,7 @@ class AssignedTrial:
         self._best_value: float | None = None
         self._best: Predictions | None = None
         self._model: Mapping[str, Any] | None = None
+        self.artifacts: Mapping[str, str] = {}
 
     @property
     def data(self) -> Dataset:
@@ -192,18 +192,19 @@ class AssignedTrial:
 
         Raises:
             ValueError: It is not the next one.
+            TypeError: Something that is no number was reported as a metric.
             MissingMetric, NonFinite: It cannot be judged.
         """
-        if said.epoch != self.epoch + 1:
+        if said.epoch != self.epoch + 1 or not isinstance(said.epoch, Integral):
             raise ValueError(
-                f"epoch {self.epoch + 1} is to be reported next, not {said.epoch} "
-                "(they count from 1)"
+                f"epoch {self.epoch + 1} is to be reported next, not {said.epoch!r} "
+                "(they are whole numbers that count from 1)"
             )
-        self.epoch = said.epoch
+        self.epoch = int(said.epoch)
         of_objectives = tuple(f"/{metric}" for metric in self.assignment.metrics)
         values = {
-            name: float(value)
-            for name, value in said.metrics.items()
+            name: value
+            for name, value in _numbers(said.metrics).items()
             if not name.startswith(PARTS) or name.endswith(of_objectives)
         }
         self._check(values)
@@ -240,7 +241,7 @@ class AssignedTrial:
             kept = {"trainer": self._trainer, "trial": self.number, **self._model}
             checkpoints.save(self.assignment.folder / StudyPaths.MODEL, kept)
         if self._best is None:
-            return {}
+            return dict(self.artifacts)
         import numpy as np
 
         # Not in half precision: where a model is sure, the order of its scores would be lost.
@@ -248,14 +249,14 @@ class AssignedTrial:
         path = self.assignment.folder / "predictions.npz"
         with replacing(path) as file:
             np.savez_compressed(file, ids=self._best.ids, target=self._best.target, output=output)
-        return {"predictions.npz": str(path)}
+        return {**self.artifacts, "predictions.npz": str(path)}
 
     def _check(self, values: Mapping[str, float]) -> None:
         for metric in self.assignment.metrics:
             if metric not in values:
+                reported = ", ".join(sorted(values)) or "nothing"
                 raise MissingMetric(
-                    f"the objective is {metric}, but the trainer reported only "
-                    f"{', '.join(sorted(values))}"
+                    f"the objective is {metric}, but the trainer reported only {reported}"
                 )
         for name in (*self.assignment.metrics, "train/loss"):
             if name in values and not math.isfinite(values[name]):
@@ -290,7 +291,7 @@ class Together:
         self._next: Sequence[Assignment] = ()  # for when these are over
         self._began_s = time.monotonic()  # the epoch
         worker.meter.begin()
-        if worker.setup.device == "cuda":
+        if worker.setup.uses_gpu:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
@@ -375,9 +376,9 @@ class Together:
             except Exception as error:
                 self.fail(trial, error)
                 continue
-            if said.epoch > trial.assignment.recorded:
-                facts = (values, time_ms, seconds, resources, said.last, len(epochs))
-                reports.append(Report(trial.number, said.epoch, *facts))
+            if trial.epoch > trial.assignment.recorded:
+                facts = (values, time_ms, seconds, resources, said.last, len(epochs), said.notes)
+                reports.append(Report(trial.number, trial.epoch, *facts))
             if said.last:
                 complete.append(trial)
         self._leave_together(complete, "complete")
@@ -446,7 +447,7 @@ class Together:
             time.monotonic() - trial.began_s,
             "" if error is None else one_line(error),
             None if error is None else "".join(traceback.format_exception(error)),
-            _peak_memory_mb(trial.device),
+            _peak_memory_mb(self._worker.setup.uses_gpu),
             artifacts or {},
         )
 
@@ -471,6 +472,24 @@ class Alone(Together):
         raise error  # in the trainer's own code, where it reported
 
 
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What was reported, by anybody's trainer: of Python's and NumPy's numbers.
+
+    Raises:
+        TypeError: Something else was.
+    """
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(
+            f"metrics are to be reported as a dict of names and numbers; got {str(metrics)[:80]}"
+        )
+    for name, value in metrics.items():
+        if not isinstance(value, Real):
+            what = type(value).__name__
+            hint = ": report its .item()" if what == "Tensor" else ""
+            raise TypeError(f"{name} is to be reported as a number; it is of type {what}{hint}")
+    return {name: float(value) for name, value in metrics.items()}
+
+
 def better(value: float, than: float, maximize: bool) -> bool:
     """Whether `value` beats `than`; equal is not better, so that the first of equals stays."""
     return value > than if maximize else value < than
@@ -481,8 +500,8 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _peak_memory_mb(device: str) -> float:
-    if device == "cuda":
+def _peak_memory_mb(of_gpu: bool) -> float:
+    if of_gpu:
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6

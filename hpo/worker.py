@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from hpo import starting_weights
 from hpo.lane_counts import lanes_that_pay
 from hpo.loaded import Data
 from hpo.messages import (
@@ -31,13 +32,13 @@ from hpo.messages import (
 )
 from hpo.resources import Meter
 from hpo.rounds import Alone, Line, Together, Worker, one_line
-from trainers.contract import DataError, TogetherTrainer, Trainer
+from trainers.contract import DataError
 
 
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     """Answer the orchestrator until it says `Quit` or is gone."""
     line = Line(connection, on_lost)
-    worker = Worker(setup, line, Data(setup), Meter(setup.device))
+    worker = Worker(setup, line, Data(setup), Meter("cuda" if setup.uses_gpu else "cpu"))
     try:
         train, ready = _prepare(setup, worker.data)
     except DataError as error:
@@ -59,14 +60,19 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
                 worker.data.keep_examples(setup.params["data"])
                 while begin:
                     begin, failed = _train(worker, train, begin)
-                    if failed and setup.device == "cuda" and _device_is_lost():
+                    if failed and setup.uses_gpu and _device_is_lost():
                         line.close()  # every later trial here would fail: a new worker is needed
                         return
                     gc.collect()  # a trial's tensors must not weigh on the next one
     worker.data.close()
 
 
-def _prepare(setup: Setup, data: Data) -> tuple[Trainer | TogetherTrainer, Ready]:
+def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
+    if setup.command is not None:
+        from hpo.command import Command
+
+        return Command(setup), Ready(None, setup.device)  # which needs no torch
+
     import torch
 
     from trainers.registry import TRAINERS, prepare, resolve
@@ -81,7 +87,8 @@ def _prepare(setup: Setup, data: Data) -> tuple[Trainer | TogetherTrainer, Ready
         return train, Ready(None, device_name)  # the user's function loads its own data
     dataset = data.load(setup.params["data"])
     for params in (setup.params, *setup.variants):
-        prepare(setup.trainer, params, dataset)
+        params = starting_weights.local(setup.trainer, params, setup.cache)
+        prepare(setup.trainer, params, dataset, setup.folder)
     return train, Ready(dataset.summary, device_name)
 
 

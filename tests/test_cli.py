@@ -197,6 +197,7 @@ def test_validate_says_what_it_understood_and_creates_nothing(here: Workbench) -
         "study": "s",
         "valid": True,
         "warnings": [],
+        "data": None,
     }
     assert not (here.folder / "studies").exists()
 

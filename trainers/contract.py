@@ -34,7 +34,7 @@ A trainer that can train several trials as one program, in lanes, has a second f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class DataError(ValueError):
         super().__init__(message)
         self.key = key
         self.hint = hint
+
+
+class NonFinite(ArithmeticError):
+    """A loss or the objective is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Epoch:
         epoch, metrics, predictions: As for `Trial.report`.
         state: Gives what `Trial.save` takes; called only when a checkpoint is written.
         last: The trial is complete with this epoch.
+        notes: What is to be said of how it is trained, where that is news: ``{"micro_batch": "16
+            of 64 rows at a time"}`` becomes the tag ``hpo.micro_batch`` of its run.
         model: Gives a copy of what predicts as this epoch did (`trainers.saved`); called only when
             the epoch is the best so far, and before the next one is trained.
     """
@@ -155,6 +161,7 @@ class Epoch:
     state: Callable[[], Mapping[str, Any]] | None = None
     last: bool = False
     model: Callable[[], Mapping[str, Any]] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Trials(Protocol):

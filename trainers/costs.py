@@ -59,7 +59,9 @@ class Costs:
     def _of_one(self, section: Mapping[str, Any]) -> Cost:
         key = json.dumps(section, sort_keys=True)
         if key not in self._known:
-            model = build({**section, "weights": None}, self._data.shape, self._data.outputs)
+            data = self._data
+            section = {**section, "weights": None}
+            model = build(section, data.shape, data.outputs, data.splits[0].encoding)
             parameters = sum(p.numel() for p in model.parameters())
             self._known[key] = Cost(parameters, inference_ms(model, self._data))
         return self._known[key]
@@ -69,7 +71,7 @@ class Costs:
 def inference_ms(model: nn.Module, data: Dataset) -> float:
     """For 1,000 rows: the least of several times, for what else runs can only add to it."""
     device = data.target.device
-    numbers = data.splits[0].inputs[0].numel()
+    numbers = data.splits[0].row_numbers
     inputs, _ = data.splits[0].batch(data.train[: max(1, min(ROWS, MOST_NUMBERS // numbers))])
     model.to(device).eval()
     least_s = float("inf")

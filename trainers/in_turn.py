@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
 
+from trainers.augment import Drawn
+from trainers import fine_tuning
 from trainers.averages import Average
+from trainers.compiling import Compiling
+from trainers.contract import DataError
 from trainers.lanes import Lane, Said
-from trainers.metrics import Estimates, Scores
-from trainers.optim import OPTIMIZERS, Optimizer
+from trainers.losses import LOSSES, chosen
+from trainers.memory import Before, Fits, kind
+from trainers.metrics import Estimates, Labels, Predicted, Scores, task_of
+from trainers.numerics import Precision, first_lost, in_float32
+from trainers.optim import OPTIMIZERS, Optimizer, groups
+from trainers.schedules import batch_size
 from trainers.seeds import seed_everything
 
 # Rows are gathered and standardized this many numbers at a time (16 MB), not batch by batch: on
@@ -24,13 +33,55 @@ CHUNK_NUMBERS = 2**22
 VALIDATION_NUMBERS = 2**20
 
 
+@dataclass(frozen=True)
+class _Numerics:
+    """How a lane's model is computed."""
+
+    precision: Precision
+    learning: Fits
+    answering: Fits
+    compiling: Compiling
+
+    @classmethod
+    def of(cls, lane: Lane) -> _Numerics:
+        model, name, how = lane.model, lane.options["precision"], lane.options["compile"]
+        shape, size = lane.split.inputs.shape[1:], lane.options["batch_size"]
+        return cls(
+            Precision(name, lane.split.target.device),
+            Fits(model, kind(model, shape, name)),
+            Fits(model, kind(model, shape)),
+            Compiling(model, how, kind(model, shape, name, size)),
+        )
+
+    def state(self) -> dict[str, Any]:
+        fits = [self.learning.rows, self.answering.rows]
+        return {"precision": self.precision.state(), "fits": fits}
+
+    def notes(self, batch: int) -> dict[str, str]:
+        """See `trainers.contract.Epoch.notes`."""
+        found, rows = {}, self.learning.at_once(batch)
+        if rows < batch:
+            found["micro_batch"] = f"memory was short: {rows} of the {batch} rows of a batch at once"
+            if self.learning.normalizes:
+                found["micro_batch"] += f"; batch norm saw {rows} rows at a time"
+        if self.compiling.note:
+            found["compiled"] = self.compiling.note
+        return found
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.precision.load(state["precision"])
+        self.learning.rows, self.answering.rows = state["fits"]
+
+
 class InTurn:
     """A `trainers.team.Team` of ordinary modules."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes: list[Lane] = []
         self._optimizers: dict[Lane, Optimizer] = {}
+        self._frozen: dict[Lane, fine_tuning.Frozen] = {}
         self._averages: dict[Lane, Average] = {}
+        self._numerics: dict[Lane, _Numerics] = {}
         self._convolves = False
         self.add(lanes)
 
@@ -40,19 +91,24 @@ class InTurn:
             self._convolves = any(isinstance(m, nn.Conv2d) for m in lane.model.modules())
             if self._convolves:
                 lane.model.to(memory_format=torch.channels_last)
-            make = OPTIMIZERS[lane.options["optimizer"]]
-            self._optimizers[lane] = make(lane.model.parameters(), lane.options)
-            if lane.options["ema"] is not None:
+            make = OPTIMIZERS[lane.options["optimizer"]].make
+            own = groups(lane.model, lane.options, fine_tuning.factors(lane.model, lane.options))
+            self._optimizers[lane] = make(own, lane.options)
+            self._frozen[lane] = fine_tuning.Frozen(lane.model, lane.options)
+            if lane.options["ema"] is not None or lane.options["swa"] is not None:
                 self._averages[lane] = Average(lane.model, lane.options["ema"])
+            self._numerics[lane] = _Numerics.of(lane)
             self.lanes.append(lane)
 
     def keep(self, lanes: Sequence[Lane]) -> None:
         self._optimizers = {lane: self._optimizers[lane] for lane in lanes}
+        self._frozen = {lane: self._frozen[lane] for lane in lanes}
         self._averages = {lane: own for lane, own in self._averages.items() if lane in lanes}
+        self._numerics = {lane: self._numerics[lane] for lane in lanes}
         self.lanes = list(lanes)
 
     def train(self) -> list[Said]:
-        return [Said([lane], self._train(lane)) for lane in self.lanes]
+        return [self._train(lane) for lane in self.lanes]
 
     def validate(self) -> list[Said]:
         return self.answer({lane: lane.split.validation for lane in self.lanes})
@@ -72,7 +128,8 @@ class InTurn:
         return {
             "model": lane.model.state_dict(),
             "optimizer": self._optimizers[lane].state(),
-            "average": average and {"values": average.values, "steps": average.steps},
+            "average": average and average.state(),
+            "numerics": self._numerics[lane].state(),
         }
 
     def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
@@ -80,6 +137,7 @@ class InTurn:
         self._optimizers[lane].load_state(state["optimizer"])
         if lane in self._averages:
             self._averages[lane].load(**state["average"])
+        self._numerics[lane].load(state["numerics"])
 
     def weights(self, lane: Lane) -> dict[str, Tensor]:
         average = self._averages.get(lane)
@@ -87,100 +145,219 @@ class InTurn:
             own = lane.model.state_dict()
             return {name: tensor.to("cpu", copy=True) for name, tensor in own.items()}
 
-    def _train(self, lane: Lane) -> Scores | Estimates:
+    def notes(self, lane: Lane) -> dict[str, str]:
+        return self._numerics[lane].notes(lane.options["batch_size"])
+
+    def _train(self, lane: Lane) -> Said:
         epoch, options = lane.done + 1, lane.options
         seed_everything(*lane.seed, epoch)
-        rows = lane.split.train[torch.randperm(len(lane.split.train))]
-        size = min(options["batch_size"], len(rows))
+        rows = lane.sampled(torch.default_generator)
+        size = min(batch_size(options, epoch), len(rows))
         if len(rows) % size == 1 and size > 1:
             rows = rows[:-1]  # batch norm knows no spread of one row
         steps = math.ceil(len(rows) / size)
-        optimizer = self._optimizers[lane]
         done, all_steps = (epoch - 1) * steps, options["epochs"] * steps
-        outputs, targets = [], []
-        batches_rows = iter(torch.split(rows, size))
+        outputs, targets, norms = [], [], []
+        batches_rows = torch.split(rows, size)
+        drawn, made = lane.drawn([len(own) for own in batches_rows]), 0
+        if options["optimizer"] == "lbfgs" and len(batches_rows) > 1:
+            raise DataError(
+                "train.batch_size",
+                f"lbfgs learns from all {len(rows)} rows at once; got batches of {size}",
+                f"batch_size: {len(rows)}, or another optimizer",
+            )
         lane.model.train()
-        for inputs, target in self._chunks(lane, rows, size, CHUNK_NUMBERS):
+        numerics = self._numerics[lane]
+        numerics.compiling.begin(numerics.learning.at_once(size), all_steps - done)
+        self._frozen[lane].begin(epoch)
+        for inputs, target in self._chunks(lane, rows, size, CHUNK_NUMBERS, drawn):
             wanted = _standardized(lane, target)
             batches = zip(torch.split(inputs, size), torch.split(wanted, size), strict=True)
+            of_chunk = []
             for x, y in batches:
-                own = next(batches_rows).to(y.device)
-                output = lane.model(x)
-                if lane.offset is not None:
-                    output = output + lane.offset[own]
-                for parameter in optimizer.parameters:
-                    parameter.grad = None
-                loss = _loss(lane, output, y, own)
-                loss.backward()  # type: ignore[no-untyped-call]
-                with torch.no_grad():
-                    _penalize(optimizer.parameters, options)
-                    optimizer.step(options["lr"] * lane.schedule(done / all_steps))
-                if lane in self._averages:
-                    self._averages[lane].update()
-                outputs.append(output.detach())
+                own, mixed = batches_rows[made].to(y.device), []
+                if drawn is not None and drawn.mixes:
+                    here = drawn.some(slice(made * size, made * size + len(y)))
+                    mixed = [here.partners(y), here.columns["share"].to(x)]
+                made += 1
+                batch = x, y, own, *mixed
+                of_chunk.append(self._gradients(lane, *batch)[0])
+                norms += self._step(lane, done / all_steps, batch)
                 done += 1
+            outputs += of_chunk
             targets.append(target)
+            if first_lost(torch.cat(of_chunk)) is not None:
+                break  # nothing is to be learned any more; asked once a chunk, as a GPU waits
+        numerics.compiling.end()
         lane.done = epoch
-        return _predicted(lane, torch.cat(outputs), torch.cat(targets))
+        if options["swa"] is not None and epoch > options["swa"] * options["epochs"]:
+            self._averages[lane].update()
+            self._averages[lane].normalize(self._training_inputs(lane, size))
+        norm = torch.stack(norms).nanmean().reshape(1) if norms else None
+        return Said([lane], _predicted(lane, torch.cat(outputs), torch.cat(targets)), norm)
 
-    def _answer(self, lane: Lane, rows: Tensor) -> Scores | Estimates:
+    def _training_inputs(self, lane: Lane, size: int) -> Iterator[Tensor]:
+        """Of all training rows, as many at once as are learned from; none is augmented."""
+        parts = self._numerics[lane].learning.parts(size)
+        for inputs, _ in self._chunks(lane, lane.split.train, size, CHUNK_NUMBERS):
+            for batch in torch.split(inputs, size):
+                yield from torch.tensor_split(batch, min(parts, len(batch)))
+
+    def _gradients(self, lane: Lane, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """What is put out of a batch, and the loss, whose gradients are in the parameters then.
+
+        Args:
+            batch: Inputs, targets and rows; where images are mixed also the targets of what is
+                mixed in, and the share that is left to the first.
+
+        Where memory is short it is computed in parts, and the gradients are those of the whole all
+        the same; but batch norm sees a part at a time.
+        """
+        before, own, size = Before(lane.model), self._numerics[lane], len(batch[0])
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return self._in_parts(lane, batch, own.learning.parts(size))
+
+        return own.compiling.step(lambda: own.learning.halving(size, compute, before.restore))
+
+    def _in_parts(
+        self, lane: Lane, batch: Sequence[Tensor], parts: int
+    ) -> tuple[Tensor, Tensor]:
+        numerics, outputs, losses = self._numerics[lane], [], []
+        for parameter in self._optimizers[lane].parameters:
+            parameter.grad = None
+        some = zip(*(torch.tensor_split(own, parts) for own in batch), strict=True)
+        for x, y, rows, *mixed in some:
+            with numerics.precision.forward():
+                output = numerics.compiling.model(len(x))(x)
+            output = in_float32(output)
+            if lane.offset is not None:
+                output = output + lane.offset[rows]
+            loss = _loss(lane, output, y, rows, *mixed[1:])
+            if parts > 1:  # each mean counts as much as what it is the mean of
+                loss = loss * (_counted(lane, output, y) / _counted(lane, output, batch[1]))
+            if mixed:
+                others, share = mixed
+                own = _loss(lane, output, others, rows, 1 - share)
+                of_all = _counted(lane, output, batch[3])
+                loss = loss + own * (_counted(lane, output, others) / of_all)
+            numerics.precision.backward(loss)
+            outputs.append(output.detach())
+            losses.append(loss.detach())
+        return torch.cat(outputs) if parts > 1 else outputs[0], torch.stack(losses).sum()
+
+    def _step(self, lane: Lane, progress: float, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Learn from the gradients of a batch; how long they are, where that is asked for."""
+        optimizer, options = self._optimizers[lane], lane.options
+        norms: list[Tensor] = []
+        lr, shift = lane.rate * lane.schedule(progress), lane.schedule.shift(progress)
+
+        def again() -> Tensor:
+            seed_everything(*lane.seed, lane.done + 1)  # the same units are dropped each time
+            with torch.enable_grad():
+                _, loss = self._gradients(lane, *batch)
+            with torch.no_grad():
+                _penalize(optimizer.parameters, options)
+                sizes = [p.abs().sum() for p in optimizer.parameters if p.grad is not None]
+                return loss + options["l1"] * torch.stack(sizes).sum()
+
+        def step() -> None:
+            if options["grad_norm"]:
+                own = [p.grad for p in optimizer.parameters if p.grad is not None]
+                norms.append(nn.utils.get_total_norm(own))
+            _penalize(optimizer.parameters, options)
+            optimizer.step(lr, shift, again)
+            if options["ema"] is not None:
+                self._averages[lane].update()
+
+        with torch.no_grad():
+            self._numerics[lane].precision.step(optimizer.parameters, step)
+        return norms
+
+    def _answer(self, lane: Lane, rows: Tensor) -> Predicted:
         lane.model.eval()
-        batch = lane.options["batch_size"]
+        batch, fits = lane.options["batch_size"], self._numerics[lane].answering
         outputs, targets = [], []
+
+        def answers(inputs: Tensor) -> Tensor:
+            parts = torch.tensor_split(inputs, fits.parts(len(inputs)))
+            return torch.cat([lane.model(part) for part in parts])
+
         for inputs, target in self._chunks(lane, rows, batch, VALIDATION_NUMBERS):
-            outputs.append(lane.model(inputs))
+            outputs.append(fits.halving(len(inputs), partial(answers, inputs)))
             targets.append(target)
         return _predicted(lane, torch.cat(outputs), torch.cat(targets))
 
     def _chunks(
-        self, lane: Lane, rows: Tensor, batch: int, numbers: int
+        self,
+        lane: Lane,
+        rows: Tensor,
+        batch: int,
+        numbers: int,
+        drawn: Drawn | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of `rows`, some whole batches at a time, on the device."""
-        row_numbers = math.prod(lane.split.inputs.shape[1:])
-        size = max(1, numbers // (row_numbers * batch)) * batch
-        for some in torch.split(rows, size):
-            inputs, target = lane.split.batch(some)
+        size = max(1, numbers // (lane.split.row_numbers * batch)) * batch
+        for start, some in zip(range(0, len(rows), size), torch.split(rows, size), strict=True):
+            here = None if drawn is None else drawn.some(slice(start, start + size))
+            inputs, target = lane.split.batch(some, here)
             if self._convolves:  # much faster for convolutions, on CPUs as on GPUs
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs, target
 
 
 def _penalize(parameters: Sequence[Tensor], options: Mapping[str, Any]) -> None:
-    """Add the L1 penalty's gradient; then shorten the gradient if it is longer than allowed."""
+    """Add the L1 penalty's gradient; then shorten or cut the gradient that is too large."""
     if options["l1"]:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.sign(), alpha=options["l1"])
     if options["clip_norm"] is not None:
         nn.utils.clip_grad_norm_(parameters, options["clip_norm"])
+    if options["clip_value"] is not None:
+        nn.utils.clip_grad_value_(parameters, options["clip_value"])
 
 
-def _loss(lane: Lane, output: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-    """The mean over `rows`, weighted by their classes and by the rows' own weights."""
+def _loss(
+    lane: Lane, output: Tensor, target: Tensor, rows: Tensor, share: Tensor | None = None
+) -> Tensor:
+    """The mean over `rows`, weighted by their classes and by the rows' own weights.
+
+    Args:
+        share: (B,) how much of each row has this target; None: all.
+    """
+    weights = share
+    if lane.row_weights is not None:
+        own = lane.row_weights[rows]
+        weights = own if share is None else own * share
     of_classes = None if lane.class_weights is None else lane.class_weights.to(output)
-    smoothing = lane.options["label_smoothing"]
-    how = "mean" if lane.row_weights is None else "none"
-    if target.dtype == torch.int64:
-        loss = cross_entropy(output, target, of_classes, label_smoothing=smoothing, reduction=how)
-    else:
-        loss = mse_loss(output, target, reduction=how)
-    if lane.row_weights is None:
-        return loss
-    counted = len(target) if of_classes is None else of_classes[target].sum()
-    return (loss.flatten() * lane.row_weights[rows]).sum() / counted
+    compute = LOSSES[chosen(lane.options, task_of(target))].compute
+    if weights is None:
+        return compute(output, target, lane.options, of_classes, "mean")
+    of_rows = compute(output, target, lane.options, of_classes, "none")
+    return (of_rows * weights).sum() / _counted(lane, output, target)
+
+
+def _counted(lane: Lane, output: Tensor, target: Tensor) -> Tensor | int:
+    """What the mean of the loss over `target` divides by."""
+    if lane.class_weights is None or target.dtype != torch.int64:
+        return len(target)
+    return lane.class_weights.to(output)[target].sum()
 
 
 def _standardized(lane: Lane, target: Tensor) -> Tensor:
     """What the model is to put out for `target`."""
-    if target.dtype == torch.int64:
+    if task_of(target) != "regression":
         return target
     return ((target - lane.split.target_mean) / lane.split.target_std).unsqueeze(1)
 
 
-def _predicted(lane: Lane, output: Tensor, target: Tensor) -> Scores | Estimates:
+def _predicted(lane: Lane, output: Tensor, target: Tensor) -> Predicted:
     """With one leading dimension, of this one lane."""
     if target.dtype == torch.int64:
         return Scores(output.unsqueeze(0), target.unsqueeze(0))
+    if target.dtype == torch.bool:
+        return Labels(output.unsqueeze(0), target.unsqueeze(0))
     values = output.squeeze(1) * lane.split.target_std + lane.split.target_mean
     unit = torch.tensor([lane.split.target_std], dtype=torch.float64, device=target.device)
     return Estimates(values.unsqueeze(0), target.unsqueeze(0), unit)

@@ -20,37 +20,45 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from trainers import ensembles, metrics, saved
+from trainers import ensembles, metrics, numerics, registry, saved
 from trainers.contract import Epoch, Predictions, Trial, Trials
 from trainers.costs import Costs
 from trainers.data import Dataset
 from trainers.ensembles import Measured, Members, Part, Predictor, Together
 from trainers.lanes import Lane, Said
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import COSTS, Predicted
+from trainers.own_metrics import OwnMetric, output
 from trainers.seeds import mixed
 from trainers.team import Grouped, Team
 
+Begin: TypeAlias = "Callable[[Trial], Fitting]"
 
-def fit(trial: Trial) -> None:
+
+def fit(trial: Trial, begin: Begin | None = None) -> None:
     """Train one trial, as `fit_together` does."""
-    fit_together(_Alone(trial))
+    fit_together(_Alone(trial), begin)
 
 
-def fit_together(trials: Trials) -> None:
-    """Train trials of one `trainers.registry.stack_key`; report the mean of each one's parts."""
+def fit_together(trials: Trials, begin: Begin | None = None) -> None:
+    """Train trials of one `trainers.registry.stack_key`; report the mean of each one's parts.
+
+    Args:
+        begin: Makes what is trained of a trial; None: `Fitting.begin`.
+    """
+    begin = begin or Fitting.begin
     team = Grouped()
     fitting: list[Fitting] = []
     while True:
         for trial in trials.begin():
             try:
-                begun = Fitting.begin(trial)
+                begun = begin(trial)
                 team.add(begun.lanes)
                 begun.load(team)
             except Exception as error:
@@ -64,11 +72,46 @@ def fit_together(trials: Trials) -> None:
         if not fitting:
             return
         team.keep(_lanes(fitting))
-        trained, validated = _measured(team.train()), _measured(team.validate())
-        answers = _by_lane(team.answer(_asked(fitting)))
-        leaving = trials.report([fit.epoch(team, trained, validated, answers) for fit in fitting])
-        fitting = [fit for fit in fitting if fit.trial.number not in leaving]
+        trained = _measured(team.train())
+        fitting = _still_numbers(fitting, trained, trials)
+        if not fitting:
+            continue
         team.keep(_lanes(fitting))
+        further = {name for fit in fitting for name in fit.further}
+        validated = _measured(team.validate(), further, fitting[0].data.classes or ())
+        _watch(validated)
+        answers = _by_lane(team.answer(_asked(fitting)))
+        epochs, going = [], []
+        for fit in fitting:
+            try:
+                epochs.append(fit.epoch(team, trained, validated, answers))
+                going.append(fit)
+            except Exception as error:  # of a metric of the user's own
+                trials.fail(fit.trial, error)
+        leaving = trials.report(epochs) if epochs else ()
+        fitting = [fit for fit in going if fit.trial.number not in leaving]
+        team.keep(_lanes(fitting))
+
+
+def _still_numbers(
+    fitting: Sequence[Fitting], trained: Mapping[Lane, Measured], trials: Trials
+) -> list[Fitting]:
+    """Those whose losses are numbers; the others fail."""
+    going = []
+    for fit in fitting:
+        lost = [lane for lane in fit.lanes if not math.isfinite(trained[lane].values["loss"])]
+        if lost:
+            trials.fail(fit.trial, numerics.diverged(lost[0], trained[lost[0]]))
+        else:
+            going.append(fit)
+    return going
+
+
+def _watch(validated: Mapping[Lane, Measured]) -> None:
+    """Tell lanes whose learning rate depends on it what they have reached."""
+    for lane, measured in validated.items():
+        if lane.plateau is not None:
+            lane.plateau.see(measured.values[lane.plateau.metric.removeprefix("val/")])
 
 
 def _lanes(fitting: Sequence[Fitting]) -> list[Lane]:
@@ -85,17 +128,21 @@ def _asked(fitting: Sequence[Fitting]) -> dict[Lane, torch.Tensor]:
     }
 
 
-def _measured(said: Sequence[Said]) -> dict[Lane, Measured]:
-    return {
-        lane: Measured(of_some.predicted.lane(place), values)
-        for of_some in said
-        for place, (lane, values) in enumerate(
-            zip(of_some.lanes, metrics.measure_each(of_some.predicted), strict=True)
-        )
-    }
+def _measured(
+    said: Sequence[Said], further: Collection[str] = (), classes: Sequence[str] = ()
+) -> dict[Lane, Measured]:
+    found = {}
+    for of_some in said:
+        measured = metrics.measure_each(of_some.predicted, further, classes)
+        if of_some.grad_norm is not None:
+            for values, norm in zip(measured, of_some.grad_norm.tolist(), strict=True):
+                values["grad_norm"] = norm
+        for place, (lane, values) in enumerate(zip(of_some.lanes, measured, strict=True)):
+            found[lane] = Measured(of_some.predicted.lane(place), values)
+    return found
 
 
-def _by_lane(said: Sequence[Said]) -> dict[Lane, Scores | Estimates]:
+def _by_lane(said: Sequence[Said]) -> dict[Lane, Predicted]:
     return {
         lane: of_some.predicted.lane(place)
         for of_some in said
@@ -110,6 +157,8 @@ class Fitting:
     Attributes:
         parts: The folds of its first repeat, then those of the second, …: a model each, or the
             members of an ensemble.
+        further: What is reported of validation rows beside what always is (`metrics.FURTHER`).
+        own: The user's own metrics.
         costs: Of a prediction, where they are asked for.
         done: Epochs.
     """
@@ -118,20 +167,22 @@ class Fitting:
     data: Dataset
     parts: Sequence[Members]
     stopper: Stopper | None
+    further: Sequence[str]
+    own: Sequence[OwnMetric]
     costs: Costs | None
     done: int = 0
     _saved: Mapping[str, Any] | None = None
+    _noted: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, trial: Trial) -> Fitting:
         """Make the models, those that an earlier attempt would have trained next."""
         data, params = trial.data.to(trial.device), trial.params
-        if trial.device != "cpu":
-            torch.backends.cudnn.deterministic = True  # the same seed gives the same metrics
+        numerics.set_up(params["train"], trial.device)
         state = trial.resume()
         parts = [
             Part(params, data, fold, seed)
-            for seed in _seeds(trial)
+            for seed in seeds(trial)
             for fold in range(len(data.splits))
         ]
         states = [None] * len(parts) if state is None else state["parts"]
@@ -141,7 +192,9 @@ class Fitting:
             data,
             [ensembles.begin(part, own) for part, own in zip(parts, states, strict=True)],
             Stopper(**early) if early else None,
-            Costs(data) if params["ensemble"]["costs"] else None,
+            further(params["train"]),
+            registry.own_metrics(params),
+            Costs(data) if set(COSTS) & set(params["train"]["metrics"]) else None,
         )
         if state is not None:
             begun.done, begun._saved = state["epoch"], state
@@ -165,6 +218,8 @@ class Fitting:
         for lane, own in zip(self.lanes, self._saved["lanes"], strict=True):
             team.load(lane, own)
             lane.done = own["done"]
+            if lane.plateau is not None:
+                lane.plateau.load(own["plateau"])
         self._saved = None
 
     @property
@@ -178,7 +233,7 @@ class Fitting:
         team: Team,
         trained: Mapping[Lane, Measured],
         validated: Mapping[Lane, Measured],
-        answers: Mapping[Lane, Scores | Estimates],
+        answers: Mapping[Lane, Predicted],
     ) -> Epoch:
         """What is to be said of the epoch that has just been trained."""
         self.done += 1
@@ -187,17 +242,17 @@ class Fitting:
             members.together(self.done, validated, answers, team.weights) for members in self.parts
         ]
         team.add([lane for lane in self.lanes if lane not in lanes])
-        validation = [part.said.values for part in together]
+        validation = [self._values(part.said) for part in together]
         measured = {
-            **_mean("train", [trained[lane].values for lane in lanes]),
-            **_mean("val", validation),
-            **_spread(validation, self.repeats),
-            **_of_each(validation, self.repeats),
+            **over_parts([trained[lane].values for lane in lanes], validation, self.repeats),
             **_means([{**ensembles.judged(part), **part.estimates} for part in together]),
             **self._cost(together),
         }
         if self.stopper is not None:
             self.stopper.see(measured)
+        notes = {name: text for lane in lanes for name, text in team.notes(lane).items()}
+        news = dict(notes.items() - self._noted.items())
+        self._noted |= notes
         return Epoch(
             self.trial,
             self.done,
@@ -206,19 +261,37 @@ class Fitting:
             functools.partial(self._state, team),
             self.is_over,
             functools.partial(self._model, team, together),
+            news,
         )
+
+    def _values(self, said: Measured) -> dict[str, float]:
+        """What is reported of a part's validation rows."""
+        classes, values = self.data.classes or (), said.values
+        names = metrics.measured(self.data.task, self.further, classes)
+        if not values.keys() >= set(names):  # of several models together
+            values = metrics.measure(said.predicted, self.further, classes)
+        own = {metric.name: metric.of(said.predicted) for metric in self.own}
+        return {name: values[name] for name in names} | own
 
     def _cost(self, together: Sequence[Together]) -> dict[str, float]:
         """Of what predicts as this epoch did, the mean over parts."""
         if self.costs is None:
             return {}
         sections = [[each.section for each in part.predictors] for part in together]
-        return _means([self.costs.of(of_part) for of_part in sections])
+        found = _means([self.costs.of(of_part) for of_part in sections])
+        return {name: found[name] for name in self.trial.params["train"]["metrics"] if name in COSTS}
 
     def _state(self, team: Team) -> dict[str, Any]:
         return {
             "epoch": self.done,
-            "lanes": [{**team.state(lane), "done": lane.done} for lane in self.lanes],
+            "lanes": [
+                {
+                    **team.state(lane),
+                    "done": lane.done,
+                    "plateau": lane.plateau and lane.plateau.state(),
+                }
+                for lane in self.lanes
+            ],
             "stopper": self.stopper and [self.stopper.best, self.stopper.waited],
             "parts": [members.state() for members in self.parts],
         }
@@ -236,14 +309,12 @@ class Fitting:
         ]
         return saved.content(self.trial.params["data"], self.data, weights)
 
-    def _predictions(self, validated: Sequence[Scores | Estimates]) -> Predictions:
+    def _predictions(self, validated: Sequence[Predicted]) -> Predictions:
         """What each validation row was given, once, by a model that did not train on it."""
         folds = self.trial.params["data"]["folds"] or 1
         validated = validated[:folds]
         rows = torch.cat([split.validation for split in self.data.splits[:folds]])
-        outputs = [
-            said.probabilities if isinstance(said, Scores) else said.output for said in validated
-        ]
+        outputs = [output(said) for said in validated]
         return Predictions(
             self.data.ids[rows].numpy(),
             torch.cat([said.target for said in validated]).cpu().numpy(),
@@ -251,12 +322,19 @@ class Fitting:
         )
 
 
+def further(train: Mapping[str, Any]) -> list[str]:
+    """The metrics that a ``train`` section asks for, by their rows in the table."""
+    watched = metrics.asked(metrics.watched(train).values())
+    listed = [name for name in train["metrics"] if name in metrics.FURTHER]
+    return list(dict.fromkeys([*listed, *watched]))
+
+
 def _weights(team: Team, predictor: Predictor) -> Mapping[str, torch.Tensor]:
     source = predictor.source
     return team.weights(source) if isinstance(source, Lane) else source
 
 
-def _seeds(trial: Trial) -> list[int]:
+def seeds(trial: Trial) -> list[int]:
     """Of each repeat; the first one's is that of the trial without repeats."""
     repeats = range(1, trial.params["train"]["repeats"])
     return [trial.seed, *(mixed(trial.seed, repeat) for repeat in repeats)]
@@ -307,6 +385,20 @@ class Stopper:
             self.best, self.waited = value, 0
         else:
             self.waited += 1
+
+
+def over_parts(
+    trained: Sequence[Mapping[str, float]],
+    validated: Sequence[Mapping[str, float]],
+    repeats: int,
+) -> dict[str, float]:
+    """What is reported of an epoch: means, how much parts differ, and what each is worth."""
+    return {
+        **_mean("train", trained),
+        **_mean("val", validated),
+        **_spread(validated, repeats),
+        **_of_each(validated, repeats),
+    }
 
 
 def _mean(split: str, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,8 +24,7 @@ from trainers.padding import padded
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
-
-_REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
+    from trainers.own_metrics import OwnMetric
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class BuiltIn:
 
     function: str
     together: str
-    kind: Literal["images", "table"]
+    kind: Literal["images", "table", "text"]
     data: type[BaseModel]
     model: type[BaseModel]
     train: type[BaseModel]
@@ -58,7 +56,7 @@ TRAINERS: dict[str, BuiltIn] = {
         "images",
         options.ImageData,
         options.ImageModel,
-        options.Train,
+        options.ImageTrain,
         options.Ensemble,
         "Images into classes: an mlp, a small cnn, or a torchvision model.",
     ),
@@ -71,6 +69,16 @@ TRAINERS: dict[str, BuiltIn] = {
         options.Train,
         options.Ensemble,
         "Classes or values from the columns of a table.",
+    ),
+    "text_classifier": BuiltIn(
+        "trainers.text:train",
+        "trainers.text:train_together",
+        "text",
+        options.TextData,
+        options.TextModel,
+        options.Train,
+        options.Ensemble,
+        "Texts into classes: embeddings, a small transformer, or a Hugging Face model.",
     ),
 }
 
@@ -88,15 +96,16 @@ def resolve(name: str, folder: Path) -> Trainer:
     """
     if name in TRAINERS:
         return cast(Trainer, _imported(TRAINERS[name].function))
-    reference = _REFERENCE.fullmatch(name)
+    reference = options.REFERENCE.fullmatch(name)
     if reference is None:
         raise DataError(
             "trainer",
             f"expected {', '.join(TRAINERS)}, or your own as module:function; got {name!r}",
             _did_you_mean(name, TRAINERS),
         )
-    function = _attribute(_module(reference["module"], folder), reference["attribute"])
-    _check_signature(name, function)
+    module = _module(reference["module"], folder, "trainer")
+    function = _attribute(module, reference["attribute"], "trainer")
+    _check_signature(name, function, "trainer", ("trial",))
     return cast(Trainer, function)
 
 
@@ -140,11 +149,42 @@ def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
     return json.dumps([name, shared], sort_keys=True)
 
 
-def prepare(name: str, params: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
+def own_metrics(
+    params: Mapping[str, Mapping[str, Any]], folder: Path | None = None
+) -> list[OwnMetric]:
+    """The user's own metrics that ``train.metrics`` names.
+
+    Args:
+        folder: The study file's, as for `resolve`; None: they have been found before.
+
+    Raises:
+        DataError: There is none of that name, or it is not a function of two arguments.
+    """
+    found = []
+    for name in params["train"]["metrics"]:
+        reference = options.REFERENCE.fullmatch(name)
+        if reference is None:
+            continue
+        from trainers.own_metrics import OwnMetric
+
+        module = _module(reference["module"], folder, "train.metrics")
+        function = _attribute(module, reference["attribute"], "train.metrics")
+        _check_signature(name, function, "train.metrics", ("target", "output"))
+        found.append(OwnMetric(name, function))
+    return found
+
+
+def prepare(
+    name: str,
+    params: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    folder: Path | None = None,
+) -> None:
     """Find what would fail every trial, before there is a study. For built-in trainers.
 
     Args:
         params: The sections ``data``, ``model`` and ``train``, with every default.
+        folder: The study file's, where the user's own metrics are looked for.
 
     Raises:
         DataError: The data is not of the trainer's kind, a batch is larger than the training
@@ -152,7 +192,7 @@ def prepare(name: str, params: Mapping[str, Mapping[str, Any]], dataset: Dataset
     """
     from trainers.preparation import check
 
-    check(TRAINERS[name].kind, params, dataset)
+    check(TRAINERS[name].kind, params, dataset, own_metrics(params, folder))
 
 
 def _imported(reference: str) -> Any:
@@ -160,8 +200,8 @@ def _imported(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _module(name: str, folder: Path) -> Any:
-    if str(folder) not in sys.path:
+def _module(name: str, folder: Path | None, key: str) -> Any:
+    if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
     try:
@@ -170,36 +210,33 @@ def _module(name: str, folder: Path) -> Any:
         missing = error.name or ""
         if not (name == missing or name.startswith(f"{missing}.")):
             raise  # the module is there; it is something it imports that is not
-        there = [path.stem for path in folder.glob("*.py")]
+        there = [] if folder is None else [path.stem for path in folder.glob("*.py")]
         raise DataError(
-            "trainer",
+            key,
             f"there is no module {name!r} in {folder}, and none is installed",
             _did_you_mean(name, there),
         ) from None
 
 
-def _attribute(module: Any, name: str) -> Any:
+def _attribute(module: Any, name: str, key: str) -> Any:
     if not hasattr(module, name):
         there = [key for key, value in vars(module).items() if callable(value)]
-        raise DataError(
-            "trainer", f"{module.__name__} has no {name!r}", _did_you_mean(name, there)
-        )
+        raise DataError(key, f"{module.__name__} has no {name!r}", _did_you_mean(name, there))
     return getattr(module, name)
 
 
-def _check_signature(name: str, function: Any) -> None:
+def _check_signature(name: str, function: Any, key: str, arguments: Sequence[str]) -> None:
     if not callable(function):
-        raise DataError(
-            "trainer", f"{name} is not a function but {_article(type(function).__name__)}"
-        )
+        raise DataError(key, f"{name} is not a function but {_article(type(function).__name__)}")
     signature = inspect.signature(function)
     try:
-        signature.bind(object())
+        signature.bind(*arguments)
     except TypeError:
+        listed = " and ".join(arguments)
         raise DataError(
-            "trainer",
-            f"{name} is called with one argument, the trial; it takes {signature}",
-            f"def {name.partition(':')[2]}(trial):",
+            key,
+            f"{name} is called with {listed}; it takes {signature}",
+            f"def {name.partition(':')[2]}({', '.join(arguments)}):",
         ) from None
 
 

@@ -5,7 +5,7 @@ runs no code (``torch.load`` with ``weights_only=True``)::
 
     {
         "version": 1,
-        "kind": "table",                # or "images"
+        "kind": "table",                # or "images", "text"
         "data": {…},                    # the section of the study file
         "classes": ["no", "yes"],       # None: a regression
         "shape": [13],                  # of one input, without the batch
@@ -15,7 +15,8 @@ runs no code (``torch.load`` with ``weights_only=True``)::
                 "members": [{"model": {…}, "weights": {…}}, …],
                 "how": "mean",                      # None: a single model
                 "fitted": {},                       # what that way to combine needs
-                "encoding": [{…}, …],               # of columns (`trainers.data.encode`)
+                "encoding": [{…}, …],               # of columns (`trainers.data.encode`), or
+                                                    # {…} of texts (`trainers.data.tokens`)
                 "mean": None, "std": None,          # of the channels of images
                 "target_mean": 0.0, "target_std": 1.0,
             },
@@ -29,7 +30,6 @@ What a trial says is the mean of what its folds say.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,14 +41,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainers import ensembles
-from trainers.data.dataset import Dataset
+from trainers.data.dataset import Dataset, Encoded, row_numbers
 from trainers.metrics import Estimates, Scores
 from trainers.models import build
+from trainers.models.columns import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from trainers.data.encode import Encoding
+    from trainers.data.tokens import Tokens
 
 VERSION = 1
 BATCH_NUMBERS = 2**20  # of inputs at once: bounds what a convolutional network holds in memory
@@ -113,7 +115,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
-        """(n, …) float32 of some rows, as the fold's members take them."""
+        """(n, …) of some rows, as the fold's members take them."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,23 @@ class TableRows:
         if encoding not in self._encoded:
             self._encoded[encoding] = torch.from_numpy(encoding.encode(self.frame))
         return self._encoded[encoding][some]
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Texts; one that is empty is taken for a word that nobody knows."""
+
+    texts: Sequence[str]
+    _encoded: dict[Fold, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
+        assert fold.tokens is not None
+        if fold not in self._encoded:
+            self._encoded[fold] = torch.from_numpy(fold.tokens.encode(self.texts))
+        return self._encoded[fold][some]
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,8 @@ class Fold:
     Attributes:
         members: In evaluation mode.
         how, fitted: As for `trainers.ensembles.combined`; None: there is one member.
-        encoding: Of columns; None for images.
+        encoding: Of columns; else None.
+        tokens: Of texts; else None.
         mean, std: (C, 1, 1), of images; None for columns.
         target_mean, target_std: In whose units members of a regression say values.
     """
@@ -170,6 +190,7 @@ class Fold:
     how: str | None
     fitted: Mapping[str, Any] | None
     encoding: Encoding | None
+    tokens: Tokens | None
     mean: Tensor | None
     std: Tensor | None
     target_mean: float
@@ -205,12 +226,12 @@ class Model:
         kind: What the rows are.
         data: The ``data`` section of the study file.
         classes: Their names in the order of their numbers; None for a regression.
-        shape: Of one input: (channels, height, width) or (columns,).
+        shape: Of one input: (channels, height, width), (columns,) or (tokens,).
         white: What a white pixel is, of images.
         folds: One, or one a fold of cross-validation.
     """
 
-    kind: Literal["images", "table"]
+    kind: Literal["images", "table", "text"]
     data: Mapping[str, Any]
     classes: tuple[str, ...] | None
     shape: tuple[int, ...]
@@ -244,13 +265,17 @@ class Model:
 
     @cached_property
     def text_columns(self) -> frozenset[str]:
-        """The columns that hold categories: a file's text is to be read as it is there."""
+        """The columns of categories, or texts: a file's text is to be read as it is there."""
+        if self.kind == "text":
+            return frozenset(self.columns)
         encodings = [fold.encoding for fold in self.folds if fold.encoding is not None]
         return frozenset(name for encoding in encodings for name in encoding.text_columns)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that it needs, in the order of the training data; none for images."""
+        if self.kind == "text":
+            return (self.data["text"] or "text",)
         encodings = [fold.encoding for fold in self.folds if fold.encoding is not None]
         return tuple(dict.fromkeys(c.name for each in encodings for c in each.columns))
 
@@ -269,7 +294,7 @@ class Model:
     def fold_output(self, fold: Fold, rows: Rows) -> Output:
         """The same by one fold's models alone."""
         classes = None if self.classes is None else len(self.classes)
-        size = max(1, BATCH_NUMBERS // math.prod(self.shape))
+        size = max(1, BATCH_NUMBERS // row_numbers(self.shape, self.kind == "text"))
         parts = [
             fold.output(rows.inputs(self, fold, slice(start, start + size)), classes)
             for start in range(0, len(rows), size)
@@ -282,16 +307,22 @@ class Model:
 
 
 def _fold(kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> Fold:
-    encoding = None
-    if kept["encoding"] is not None:
+    encoding, tokens = None, None
+    if isinstance(kept["encoding"], Mapping):
+        from trainers.data.tokens import of
+
+        tokens = of(kept["encoding"])
+    elif kept["encoding"] is not None:
         from trainers.data.encode import Encoding
 
         encoding = Encoding.of(kept["encoding"])
+        shape = (Layout.of(kept["encoding"]).inputs,)  # not the same in all folds
     return Fold(
-        [_member(each, shape, outputs) for each in kept["members"]],
+        [_member(each, shape, outputs, kept["encoding"]) for each in kept["members"]],
         kept["how"],
         kept["fitted"],
         encoding,
+        tokens,
         kept["mean"],
         kept["std"],
         kept["target_mean"],
@@ -299,10 +330,12 @@ def _fold(kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> Fold
     )
 
 
-def _member(kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _member(
+    kept: Mapping[str, Any], shape: tuple[int, ...], outputs: int, encoding: Encoded | None
+) -> nn.Module:
     # Its first weights are not needed: neither drawn in a way of its own nor read from a file.
     section = {**kept["model"], "init": "default", "weights": None}
     with torch.random.fork_rng(devices=()):
-        module = build(section, shape, outputs)
+        module = build(section, shape, outputs, encoding)
     module.load_state_dict(kept["weights"])
     return module.eval()

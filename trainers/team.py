@@ -45,6 +45,9 @@ class Team(Protocol):
     def weights(self, lane: Lane) -> dict[str, Tensor]:
         """What a lane validates with, as the ``state_dict`` of its module: copied, on the CPU."""
 
+    def notes(self, lane: Lane) -> dict[str, str]:
+        """What is to be said of how it is trained (`trainers.contract.Epoch.notes`)."""
+
 
 class Grouped:
     """A `Team` of models of any shapes: a `Stack` of those alike, and `InTurn`."""
@@ -96,6 +99,9 @@ class Grouped:
 
     def weights(self, lane: Lane) -> dict[str, Tensor]:
         return self._of(lane).weights(lane)
+
+    def notes(self, lane: Lane) -> dict[str, str]:
+        return self._of(lane).notes(lane)
 
     def _of(self, lane: Lane) -> Team:
         return next(team for team in self._teams.values() if lane in team.lanes)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.options import ImageData, TableData
-from trainers.saved import Model, PixelRows, TableRows
+from trainers.options import ImageData, TableData, TextData
+from trainers.saved import Model, PixelRows, TableRows, TextRows
 from trainers.unseen import Batch
 
 
@@ -28,6 +28,11 @@ def rows(section: Mapping[str, Any], models: Sequence[Model]) -> Batch:
 
         numbers, target, columns = of_table(TableData.model_validate(section))
         return Batch(numbers.tolist(), TableRows(columns), target)
+    if models[0].kind == "text":
+        from trainers.data.text import test_rows as of_texts
+
+        numbers, target, texts = of_texts(TextData.model_validate(section))
+        return Batch(numbers.tolist(), TextRows(texts), target)
     from trainers.data.images import test_rows as of_images
 
     shapes = {(model.shape, model.white) for model in models}

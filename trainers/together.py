@@ -8,12 +8,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from trainers import optim
 from trainers.models import STACKED
 
 # Settings that lanes know only some values of: a trial with another one is trained in turn
 # (`trainers.in_turn`), which knows all.
 KNOWN: Mapping[str, Collection[Any]] = {
     "model.name": STACKED,
+    "model.stochastic_depth": (None, 0.0),
+    "train.optimizer": optim.STACKED,
+    "train.swa": (None,),
+    "train.batch_growth": (None,),
+    "train.precision": ("float32",),
+    "train.compile": ("off", "auto"),
+    "train.freeze": (None,),
+    "train.lr_backbone": (None,),
+    "train.layer_decay": (1.0,),
 }
 
 # What trials that are trained together may differ in, beside the whole of ``ensemble``: a lane has
@@ -29,12 +39,25 @@ PER_LANE = frozenset(
         "train.weight_decay",
         "train.beta1",
         "train.beta2",
+        "train.alpha",
         "train.l1",
         "train.clip_norm",
+        "train.clip_value",
         "train.label_smoothing",
         "train.class_weights",
+        "train.sampling",
+        "train.focal_gamma",
+        "train.huber_delta",
         "train.ema",
         "train.schedule",
+        "train.warmup",
+        "train.gamma",
+        "train.step_epochs",
+        "train.power",
+        "train.cycle_epochs",
+        "train.cycle_growth",
+        "train.rise",
+        "train.plateau",
         "train.early_stopping",
         "train.augment",
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,15 @@ from numpy.typing import NDArray
 
 from trainers.contract import DataError
 from trainers.data import TABLE_FILES
-from trainers.saved import Model, PixelRows, Rows, TableRows
+from trainers.data.dataset import row_numbers
+from trainers.saved import Model, PixelRows, Rows, TableRows, TextRows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BATCH_NUMBERS = 2**23  # of inputs, in memory at once
 MOST_ROWS = 20_000  # at once
+MOST_TEXTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Batch:
     """Some rows.
 
     Attributes:
-        ids: Row numbers from 0, or the paths of images.
+        ids: Row numbers from 0, or the paths of images or texts.
         target: (N,) as `trainers.data.tables.known_targets` has it; None where nobody says.
-        bad: Images that cannot be read, and why; they are not among the rows.
+        bad: Files that cannot be read, and why; they are not among the rows.
     """
 
     ids: Sequence[int | str]
@@ -43,7 +44,7 @@ def batches(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
     """What is to be predicted, in order.
 
     Args:
-        inputs: A CSV or Parquet file; or images, and folders of images at any depth.
+        inputs: A CSV or Parquet file; or images, or texts, and folders of these at any depth.
         models: All of one study: of equal kind, target and classes.
 
     Raises:
@@ -55,6 +56,8 @@ def batches(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
             raise DataError("data.source", f"there is no {path}")
     if models[0].kind == "images":
         return _images(inputs, models)
+    if models[0].kind == "text" and not any(path.suffix.lower() in TABLE_FILES for path in inputs):
+        return _texts(inputs)
     if len(inputs) > 1 or inputs[0].suffix.lower() not in TABLE_FILES:
         listed = ", ".join(str(path) for path in inputs)
         raise DataError(
@@ -65,8 +68,8 @@ def batches(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
     return _table(inputs[0], models)
 
 
-def table_rows(frame: pd.DataFrame, models: Sequence[Model], what: str) -> TableRows:
-    """Rows of a table in memory.
+def table_rows(frame: pd.DataFrame, models: Sequence[Model], what: str) -> Rows:
+    """Rows of a table in memory, or the texts of one of its columns.
 
     Args:
         what: The table's name, for messages.
@@ -77,7 +80,7 @@ def table_rows(frame: pd.DataFrame, models: Sequence[Model], what: str) -> Table
     from trainers.data.tables import check_columns
 
     check_columns(what, columns(models), [str(column) for column in frame])
-    return TableRows(frame)
+    return _rows(frame, models)
 
 
 def pixel_rows(pixels: NDArray[np.uint8], models: Sequence[Model]) -> PixelRows:
@@ -108,18 +111,43 @@ def _table(path: Path, models: Sequence[Model]) -> Iterator[Batch]:
     text = {name for model in models for name in model.text_columns}
     size = max(1, min(MOST_ROWS, BATCH_NUMBERS // _numbers(models)))
     done = 0
-    for frame in tables.batches(path, needed, text, size):
+    for frame in tables.batches(path, needed, text, size, na=models[0].kind == "table"):
         known = None
         if target in frame.columns:
             known = tables.known_targets(frame[target], models[0].classes)
-        yield Batch(range(done, done + len(frame)), TableRows(frame), known)
+        yield Batch(range(done, done + len(frame)), _rows(frame, models), known)
         done += len(frame)
 
 
-def _images(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
-    from trainers.data.folders import images_below
+def _rows(frame: pd.DataFrame, models: Sequence[Model]) -> Rows:
+    if models[0].kind == "table":
+        return TableRows(frame)
+    (column,) = columns(models)
+    texts = frame[column]
+    return TextRows([str(text) for text in texts.where(texts.notna(), "")])
 
-    files = [file for path in inputs for file in images_below(path)]
+
+def _texts(inputs: Sequence[Path]) -> Iterator[Batch]:
+    from trainers.data.folders import TEXT_SUFFIXES, files_below
+    from trainers.data.text import read
+
+    files = [file for path in inputs for file in files_below(path, TEXT_SUFFIXES)]
+    if not files:
+        raise DataError("data.source", f"there is no .txt file in {inputs[0]}")
+    for start in range(0, len(files), MOST_TEXTS):
+        texts, bad = {}, {}
+        for file in files[start : start + MOST_TEXTS]:
+            try:
+                texts[file] = read(file)
+            except (OSError, ValueError) as error:
+                bad[file] = getattr(error, "strerror", None) or str(error)
+        yield Batch(list(texts), TextRows(list(texts.values())), bad=bad)
+
+
+def _images(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
+    from trainers.data.folders import IMAGE_SUFFIXES, files_below
+
+    files = [file for path in inputs for file in files_below(path, IMAGE_SUFFIXES)]
     if not files:
         raise DataError("data.source", f"there is no image in {inputs[0]}")
     size = max(1, min(MOST_ROWS, BATCH_NUMBERS // _numbers(models)))
@@ -128,10 +156,11 @@ def _images(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
 
 
 def _decoded(files: Sequence[str], models: Sequence[Model]) -> Batch:
-    from trainers.data.decode import pixels_of
+    from trainers.data.decode import Files, pixels_of
 
     shapes = {(model.shape, model.white) for model in models}
-    decoded = {(shape, white): pixels_of(files, shape) for shape, white in shapes}
+    images = Files("", files)
+    decoded = {(shape, white): pixels_of(images, range(len(files)), shape) for shape, white in shapes}
     bad = {place: why for _, found in decoded.values() for place, why in found.items()}
     pixels = {}
     for (shape, white), (readable, found) in decoded.items():
@@ -150,4 +179,4 @@ def _as_bright(pixels: NDArray[np.uint8], white: int) -> NDArray[np.uint8]:
 
 
 def _numbers(models: Sequence[Model]) -> int:
-    return max(math.prod(model.shape) for model in models)
+    return max(row_numbers(model.shape, model.kind == "text") for model in models)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hpo.causes import most_often
 from hpo.results.evaluation import sampled
 from hpo.results.predicted import Predicted
 from hpo.results.scores import metric_of, task_of
@@ -222,7 +223,7 @@ def _failing(tables: StudyTables) -> list[Advice]:
     share = len(failed) / max(1, len(tables.trials))
     if share < 0.1:
         return []
-    reason = failed["reason"].mode().iloc[0]
+    reason = most_often(failed["reason"].tolist())
     return [Advice("failing", {"share": share, "count": len(failed), "reason": reason})]
 
 

@@ -70,6 +70,16 @@ def absolute(text: str, folder: Path) -> Path:
     return Path(os.path.normpath(folder / path))
 
 
+def path_or_name(text: str, folder: Path) -> str:
+    """The absolute path of what is there, or `text` as a name.
+
+    Raises:
+        AddressError: It has a ``~user`` whom nobody knows.
+    """
+    path = absolute(text, folder)
+    return str(path) if os.path.exists(path) else text
+
+
 def check_readable(path: Path, text: str, others: tuple[str, ...] = ()) -> None:
     """Refuse a path that cannot be read.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.spec import addresses, sections
+from hpo.spec import addresses, commands, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL, Wilcoxon
@@ -16,7 +16,8 @@ from hpo.spec.names import is_metric
 from hpo.spec.space import Choice, Float, Parameter, grid_size, values
 from hpo.spec.study import Budget, StudySpec
 from hpo.spec.yaml12 import Path
-from trainers.metrics import COSTS, METRICS
+from trainers import metrics
+from trainers.metrics import ALWAYS, COSTS, SINGLE
 from trainers.registry import TRAINERS
 
 MOST_GRID = 100_000
@@ -76,12 +77,14 @@ def _objective(spec: StudySpec) -> Found:
         if counted[metric] > 1 and metric in [o.metric for o in spec.objective[:i]]:
             yield path, f"{metric} is an objective already", "remove one of them"
         elif spec.trainer in TRAINERS:
-            known = [f"{split}/{name}" for split in ("val", "train") for name in METRICS]
-            known += COSTS
-            if metric in COSTS and not spec.ensemble["costs"]:
-                hint = "ensemble: {costs: true}"
-                yield path, f"{metric} is reported only where costs are asked for", hint
-            elif metric not in known:
+            known = [*(f"val/{name}" for name in SINGLE), *(f"train/{name}" for name in ALWAYS)]
+            known += [*COSTS, *_own_metrics(spec)]
+            row, _, one = metric.removeprefix("val/").partition("/")
+            each = metric.startswith("val/") and row in metrics.METRICS and row not in SINGLE
+            if each and not one:
+                hint = f"one class: val/{row}/CLASS; over all: val/{row}_macro"
+                yield path, f"{metric} is a number for each class", hint
+            elif not each and metric not in known:
                 hint = _metric_hint(metric, known)
                 yield path, f"{spec.trainer} does not report {shown(metric)}", hint
         elif not is_metric(metric):
@@ -89,14 +92,21 @@ def _objective(spec: StudySpec) -> Found:
 
 
 def _metrics(spec: StudySpec) -> list[tuple[Path, str]]:
-    metrics = [objective.metric for objective in spec.objective]
-    if len(metrics) == 1:
-        return [(("objective", "metric"), metrics[0])]
-    return [(("objective", i, "metric"), metric) for i, metric in enumerate(metrics)]
+    named = [objective.metric for objective in spec.objective]
+    if len(named) == 1:
+        return [(("objective", "metric"), named[0])]
+    return [(("objective", i, "metric"), metric) for i, metric in enumerate(named)]
+
+
+def _own_metrics(spec: StudySpec) -> list[str]:
+    """The names under which the user's own metrics are reported."""
+    listed = spec.train.get("metrics", ())
+    return [f"val/{name.partition(':')[2]}" for name in listed if ":" in name]
 
 
 def _metric_hint(metric: str, known: list[str]) -> str:
-    same_name = [name for name in known if name.split("/")[1] == metric]
+    short = metric.rpartition("/")[2]
+    same_name = [name for name in known if name.partition("/")[2] == short]
     close = did_you_mean(metric, known)
     if same_name:
         return f"did you mean {same_name[0]!r}?"
@@ -146,9 +156,10 @@ def _files(spec: StudySpec) -> Found:
         if not isinstance(parameter, Choice) or not sections.is_file(spec.trainer, path):
             continue
         for i, text in enumerate(parameter.choices):
+            if not sections.is_path(spec.trainer, path, text):
+                continue
             try:
-                if isinstance(text, str):
-                    addresses.check_readable(addresses.absolute(text, spec.folder), text)
+                addresses.check_readable(addresses.absolute(str(text), spec.folder), str(text))
             except addresses.AddressError as error:
                 yield ("search", path, i), error.message, error.hint
 
@@ -247,11 +258,12 @@ Check = Callable[[StudySpec], Found]
 
 # The top-level keys that a check reads, and the check.
 _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
-    (("objective", "trainer", "ensemble"), _objective),
+    (("objective", "trainer", "train"), _objective),
     (("objective", "pruner"), _several_and_pruner),
     (("objective", "sampler"), _several_and_sampler),
     (("search", "sampler"), _grid),
     (("search", "trainer"), _files),
+    (("command", "search", *sections.NAMES), commands.problems),
     (("pruner", "search", "train"), _pruner_and_epochs),
     (("pruner", "data", "train", "trainer"), _pruner_and_folds),
 ]
@@ -266,19 +278,21 @@ _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
 
 
 def _data(spec: StudySpec, summary: Mapping[str, Any]) -> Found:
-    known = [*summary["metrics"], *COSTS]
+    classes = summary["classes"] or ()
+    known = [*metrics.known(summary["task"], classes), *COSTS]
     # What the user's own trainer reports is found out when it does.
     watched = _metrics(spec) if spec.trainer in TRAINERS else []
-    stopping = spec.train.get("early_stopping") if spec.trainer in TRAINERS else None
-    if stopping:
-        watched = [*watched, (("train", "early_stopping", "metric"), stopping["metric"])]
+    own = metrics.watched(spec.train) if spec.trainer in TRAINERS else {}
+    watched += [(("train", *key.split(".")), metric) for key, metric in own.items()]
     for path, metric in watched:
-        if metric not in known:
+        if metric not in known and metric not in _own_metrics(spec):
             message = f"{metric} is not reported for {summary['task']}"
-            yield path, message, _metric_hint(metric, known)
+            # Those of each class only to one who asked for one.
+            listed = [name for name in known if name.count("/") <= metric.count("/")]
+            yield path, message, _metric_hint(metric, listed)
     rows = summary["train"]
     for path, size in _batch_sizes(spec):
-        if size > rows:
+        if size > rows and spec.train.get("optimizer") != "lbfgs":  # which learns from all
             message = f"expected at most {rows}, the rows to train on; got {size}"
             yield path, message, f"try {min(32, rows)}"
 

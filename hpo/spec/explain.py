@@ -35,13 +35,16 @@ _EXPECTED = {
     "too_short": "at least {min_length} items",
     "too_long": "at most {max_length} items",
     "literal_error": "{expected}",
+    "string_pattern_mismatch": "text like {pattern}",
 }
 _MAPPING_EXPECTED = ("model_type", "dict_type", "model_attributes_type", "mapping_type")
 _NO = {"no", "off", "n"}
 _YES = {"yes", "on", "y"}
 
 
-def wrong(message: str, hint: str | None = None, at: str | None = None) -> PydanticCustomError:
+def wrong(
+    message: str, hint: str | None = None, at: str | int | None = None
+) -> PydanticCustomError:
     """What a validator of this package raises; `at` is the key below it that is wrong."""
     return PydanticCustomError("hpo", "{message}", {"message": message, "hint": hint, "at": at})
 
@@ -122,7 +125,7 @@ def _in_file(value: Any, error: ErrorDetails) -> Path:
             continue
         path.append(part)
     below = error.get("ctx", {}).get("at") if error["type"] == "hpo" else None
-    return (*path, below) if below else tuple(path)
+    return tuple(path) if below is None else (*path, below)
 
 
 def _has(value: Any, part: str | int) -> bool:

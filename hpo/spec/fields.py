@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hpo.spec.commands import COMMAND
 from hpo.spec.explain import nearest, shown, wrong
 from trainers.registry import TRAINERS
 
@@ -78,7 +79,8 @@ def goal(value: Any) -> Any:
 
 def trainer(value: Any) -> Any:
     """A built-in's name, or ``module:function``; whether that is there, a worker finds out."""
-    if not isinstance(value, str) or value in TRAINERS or re.fullmatch(OWN_TRAINER, value):
+    known = (*TRAINERS, COMMAND)
+    if not isinstance(value, str) or value in known or re.fullmatch(OWN_TRAINER, value):
         return value
     close = nearest(value, TRAINERS)
     hint = f"did you mean {close!r}?" if close else "e.g. my_module:train"
@@ -87,6 +89,25 @@ def trainer(value: Any) -> Any:
     raise wrong(
         f"expected {', '.join(TRAINERS)}, or your own as module:function; got {shown(value)}", hint
     )
+
+
+def command(value: Any) -> Any:
+    """A program and its arguments; numbers among them become text."""
+    example = '[python, train.py, --lr, "{train.lr}"]'
+    if isinstance(value, str):
+        hint = f"[{', '.join(value.split())}]" if "{" not in value else example
+        raise wrong(f"expected a list of the program and its arguments; got {shown(value)}", hint)
+    if not isinstance(value, list | tuple) or not value:
+        raise wrong(f"expected a program and its arguments; got {shown(value)}", example)
+    for i, argument in enumerate(value):
+        if isinstance(argument, dict) and [*argument.values()] == [None]:
+            (name,) = argument
+            raise wrong("braces mean something else without quotes", f'"{{{name}}}"', at=i)
+        if isinstance(argument, bool) or not isinstance(argument, str | int | float):
+            raise wrong(f"expected text or a number; got {shown(argument)}", at=i)
+        if argument == "" and i == 0 or "\0" in str(argument):
+            raise wrong(f"expected text without NUL; got {shown(argument)}", at=i)
+    return tuple(map(str, value))
 
 
 def method(kind: str, known: Sequence[str], value: Any) -> tuple[str, dict[str, Any]]:

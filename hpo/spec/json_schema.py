@@ -44,6 +44,7 @@ def schema() -> dict[str, Any]:
         "examples": [*TRAINERS, "package.module:train"],
     }
     del properties["trainer"]["type"]
+    made["required"].remove("trainer")
     properties["search"] = _search(properties["search"]["description"])
     properties["sampler"] = _method("sampler", SAMPLERS, properties["sampler"])
     properties["pruner"] = _method("pruner", PRUNERS, properties["pruner"])
@@ -60,6 +61,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A study file of hpo",
         **{key: made[key] for key in ("type", "properties", "required", "additionalProperties")},
+        "oneOf": [{"required": ["trainer"]}, {"required": ["command"]}],
         "allOf": made_for,
         "$defs": {name: definitions[name] for name in sorted(used)},
     }

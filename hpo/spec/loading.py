@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,20 @@ from hpo.spec import (
     yaml12,
 )
 from hpo.spec.addresses import AddressError
+from hpo.spec.commands import COMMAND
 from hpo.spec.document import Document, read
 from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
 from hpo.spec.plain import NotPlain, plain
 from hpo.spec.space import Parameter
 from hpo.spec.study import Named, Objective, StudySpec
+from trainers.metrics import COSTS, asked
+from trainers.options import TORCHVISION
 from trainers.registry import TRAINERS
 
 _EXAMPLES = {
     "study": "study: NAME",
     "trainer": "trainer: image_classifier",
+    "command": 'command: [python, train.py, --lr, "{train.lr}"]',
     "data.source": "data: {source: digits}, or a path",
     "objective.metric": "metric: val/loss",
     "objective.goal": "goal: maximize, or minimize",
@@ -102,6 +107,7 @@ class _Loading:
     def run(self) -> tuple[StudySpec, list[Problem]]:
         """The spec, which is not to be used if there are problems other than warnings."""
         self._addresses()
+        self._command()
         spec = self._top_level()
         trainer = None if "trainer" in self._broken else spec.trainer
         changes: dict[str, Any] = {
@@ -115,12 +121,28 @@ class _Loading:
             changes["start_from"] = self._starts(search, spec.study)
         if "objective" not in self._content and trainer in TRAINERS:
             changes["objective"] = (Objective(metric="val/loss", goal="minimize"),)
+        if trainer in TRAINERS and "train" not in self._broken:
+            objective = changes.get("objective", spec.objective)
+            changes["train"] = _with_objectives(changes["train"], objective)
         changes["budget"] = checks.with_budget(spec.budget, bool(search))
         spec = spec.model_copy(update=changes)
         spec._file, spec._document, spec._as_written = self._path, self._document, self._as_written
         return spec, [*self._problems, *checks.run(spec, self._document, self._broken)]
 
     # -- the parts
+
+    def _command(self) -> None:
+        """A command stands for the trainer."""
+        has_command, trainer = "command" in self._content, self._content.get("trainer")
+        if has_command and trainer is None:
+            self._content["trainer"] = COMMAND
+        elif has_command:
+            message = "there is a command, which is the trainer"
+            self._add("trainer", [self._document.problem(("trainer",), message, "remove one")])
+        elif trainer == COMMAND:
+            message = "which command is to be run is missing"
+            hint = f"instead of this: {_EXAMPLES[COMMAND]}"
+            self._add("trainer", [self._document.problem(("trainer",), message, hint)])
 
     def _top_level(self) -> StudySpec:
         """The spec as the file has it, without what is broken."""
@@ -195,7 +217,10 @@ class _Loading:
         for name in sections.NAMES:
             model = sections.options(trainer, name)
             for option in sections.paths_of_files(model) if model else ():
-                self._replace((name, option), self._file)
+                is_path = partial(sections.is_path, trainer, f"{name}.{option}")
+                self._replace((name, option), partial(self._file, is_path))
+            for option in sections.paths_of_files(model, "path-or-name") if model else ():
+                self._replace((name, option), self._file_or_name)
         self._replace(("tracking", "uri"), lambda text: addresses.tracking(text, self._folder))
         self._replace(("storage",), lambda text: addresses.storage(text, self._folder))
 
@@ -217,10 +242,15 @@ class _Loading:
             self._as_written[".".join(path)] = text
             holder[path[-1]] = value
 
-    def _file(self, text: str) -> str:
+    def _file(self, is_path: Callable[[str], bool], text: str) -> str:
+        if not is_path(text):
+            return text
         path = addresses.absolute(text, self._folder)
         addresses.check_readable(path, text)
         return str(path)
+
+    def _file_or_name(self, text: str) -> str:
+        return addresses.path_or_name(text, self._folder)
 
     def _source(self, trainer: str, text: str) -> str:
         """Where the data is: a name that the trainer knows, or an absolute path."""
@@ -229,7 +259,8 @@ class _Loading:
         if trainer not in TRAINERS:
             known = [name for sources in built_in.values() for name in sources]
             return text if text in known or not os.path.exists(path) else str(path)
-        if text in built_in[trainer]:
+        of_torchvision = trainer == "image_classifier" and text.startswith(TORCHVISION)
+        if text in built_in[trainer] or of_torchvision:
             return text
         for other, sources in built_in.items():
             if text in sources:
@@ -255,6 +286,17 @@ class _Loading:
         self._problems += problems
         if any(not problem.warning for problem in problems):
             self._broken.add(key)
+
+
+def _with_objectives(
+    train: Mapping[str, Any], objectives: Sequence[Objective]
+) -> Mapping[str, Any]:
+    """A built-in's ``train`` section that asks for the metrics which are objectives, too."""
+    if "metrics" not in train:
+        return train
+    named = [objective.metric for objective in objectives]
+    costs = [name for name in named if name in COSTS]
+    return {**train, "metrics": list(dict.fromkeys([*train["metrics"], *asked(named), *costs]))}
 
 
 def _known_keys(path: yaml12.Path) -> list[str]:

@@ -82,7 +82,7 @@ def _option(model: type[BaseModel], trainer: str, path: str) -> Any:
     if keys := sections.keys(model, inner):
         below = ", ".join(f"{path}.{key}" for key in keys)
         raise NotSearchable("this is a group of options, not one", f"known: {below}")
-    return found[0]
+    return None if found[0] is Any else found[0]  # in a mapping of which nothing is known
 
 
 def _check_items(content: Mapping[str, Any], trainer: str, parts: Path) -> None:

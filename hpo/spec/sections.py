@@ -28,19 +28,26 @@ FIXED = (
     "data.source",
     "data.target",
     "data.task",
+    "data.text",
     "data.group",
+    "data.time",
+    "data.split",
+    "data.duplicates",
+    "data.root",
     "data.validation",
     "data.test",
     "data.folds",
     "data.fold_repeats",
     "data.split_seed",
     "train.repeats",
+    "train.metrics",
 )
 
 # Data that comes with the built-in trainers; every other source is a path.
 BUILT_IN_SOURCES = {
     "image_classifier": ("digits",),
     "tabular": ("breast_cancer", "wine", "diabetes"),
+    "text_classifier": (),
 }
 
 
@@ -135,21 +142,37 @@ def flat(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 @cache
-def paths_of_files(model: type[BaseModel]) -> tuple[str, ...]:
-    """The options of `model` that name a file."""
+def paths_of_files(model: type[BaseModel], form: str = "path") -> tuple[str, ...]:
+    """The options of `model` that name a file.
+
+    Args:
+        form: ``path``, or ``path-or-name``: a file if there is one, else a name.
+    """
     return tuple(
         name
         for name, info in model.model_fields.items()
         if isinstance(info.json_schema_extra, dict)
-        and info.json_schema_extra.get("format") == "path"
+        and info.json_schema_extra.get("format") == form
     )
 
 
-def is_file(trainer: str, path: str) -> bool:
+def is_file(trainer: str, path: str, form: str = "path") -> bool:
     """Whether the option at a searched path names a file."""
     section, *rest = path.split(".")
     model = options(trainer, section)
-    return model is not None and rest[0] in paths_of_files(model) and len(rest) == 1
+    return model is not None and rest[0] in paths_of_files(model, form) and len(rest) == 1
+
+
+def is_path(trainer: str, path: str, value: Any) -> bool:
+    """Whether `value` of the option at a dotted path names a file, and nothing that the option
+    may hold instead."""
+    if not isinstance(value, str) or not is_file(trainer, path):
+        return False
+    section, name = path.split(".")
+    model = options(trainer, section)
+    extra = model.model_fields[name].json_schema_extra if model else None
+    instead = extra.get("unless") if isinstance(extra, dict) else None
+    return not (isinstance(instead, str) and re.fullmatch(instead, value))
 
 
 def is_number(value: Any) -> bool:

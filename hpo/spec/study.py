@@ -131,7 +131,8 @@ class StudySpec(_Part):
     """A study, as its file declares it, with every default in place.
 
     Attributes:
-        trainer: A built-in's name, or ``module:function``.
+        trainer: A built-in's name, ``module:function``, or ``command``.
+        command: The program and its arguments, if that is the trainer.
         data, model, train, ensemble: Sections for the trainer; nested dicts, lists and scalars.
             What is searched has here the value that it takes where its conditions do not hold.
         search: Path, e.g. ``train.lr``, → parameter. A parameter comes after those that its
@@ -150,6 +151,15 @@ class StudySpec(_Part):
     trainer: Annotated[str, BeforeValidator(fields.trainer)] = Field(
         description="A built-in trainer, or a function of your own as module:function, found from "
         "this file's folder.",
+    )
+    command: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(fields.command, json_schema_input_type=list[str | int | float]),
+    ] = Field(
+        None,
+        description="Instead of a trainer: a program with its arguments, run from this file's "
+        "folder for each trial. `{train.lr}` in an argument is the trial's value.",
+        examples=[["python", "train.py", "--lr", "{train.lr}"]],
     )
     data: Mapping[str, Any] = Field(default_factory=dict, description="What to train on.")
     model: Mapping[str, Any] = Field(default_factory=dict, description="What to train.")
@@ -287,8 +297,10 @@ class StudySpec(_Part):
         """
         config = {name: copy.deepcopy(dict(getattr(self, name))) for name in sections.NAMES}
         for path, value in params.items():
-            if isinstance(value, str) and sections.is_file(self.trainer, path):
+            if sections.is_path(self.trainer, path, value):
                 value = str(addresses.absolute(value, self.folder))
+            if isinstance(value, str) and sections.is_file(self.trainer, path, "path-or-name"):
+                value = addresses.path_or_name(value, self.folder)
             sections.put(self.trainer, config, path, value)
         return config
 

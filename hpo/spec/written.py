@@ -29,7 +29,7 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         budget["wall"] = duration(spec.budget.wall_s)
     content = {
         "study": spec.study,
-        "trainer": spec.trainer,
+        **({"command": list(spec.command)} if spec.command else {"trainer": spec.trainer}),
         **{name: copy.deepcopy(dict(getattr(spec, name))) for name in sections.NAMES},
         "search": {path: parameter(p) for path, p in spec.search.items()},
         "objective": objectives(spec),
@@ -67,6 +67,7 @@ def identity(spec: StudySpec, as_written: Mapping[str, str]) -> dict[str, Any]:
     """
     content: dict[str, Any] = {
         "trainer": spec.trainer,
+        **({"command": list(spec.command)} if spec.command else {}),
         **{name: copy.deepcopy(dict(getattr(spec, name))) for name in sections.NAMES},
         "search": {path: parameter(p) for path, p in spec.search.items()},
         "objective": objectives(spec),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).with_name("mlflow_model.py")
 # hpo itself is not among them: nothing of that name in an index need be this program.
-PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn", "torch", "torchvision")
+PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn", "skops", "torch", "torchvision")
 
 
 def save(folder: Path, recipe: Mapping[str, Any], paths: StudyPaths) -> None:
@@ -67,9 +67,11 @@ def save(folder: Path, recipe: Mapping[str, Any], paths: StudyPaths) -> None:
 
 
 def input_example(model: Model) -> pd.DataFrame | np.ndarray:
-    """A row that the model takes, of nobody's data: medians, and no category at all."""
+    """A row that the model takes, of nobody's data: medians, no category at all, and no text."""
     if model.kind == "images":
         return np.zeros((1, *model.shape), np.uint8)
+    if model.kind == "text":
+        return pd.DataFrame(dict.fromkeys(model.columns, [""]))
     encoding = model.folds[0].encoding
     assert encoding is not None
     medians = {

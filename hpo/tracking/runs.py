@@ -246,7 +246,9 @@ def dataset_input(summary: Mapping[str, Any]) -> DatasetInput:
     The digest is the start of the fingerprint: MLflow allows 36 characters.
     """
     source = str(summary["source"])
-    profile = json.dumps({k: v for k, v in summary.items() if k != "skipped"}, default=str)
+    profile = json.dumps(
+        {k: v for k, v in summary.items() if k not in ("skipped", "report")}, default=str
+    )
     dataset = Dataset(
         name=cut(source.rstrip("/").rsplit("/", 1)[-1], MAX_NAME),
         digest=str(summary["fingerprint"])[:32],
@@ -261,6 +263,10 @@ def study_files(study: Record) -> dict[str, str]:
     """Artifacts of the study's run: name → text."""
     provenance = study["provenance"] or {}
     files = {"study.yaml": study["file"]}
+    dataset = study["dataset"] or {}
+    if "report" in dataset:
+        report = {"unreadable": dataset["skipped"], **dataset["report"]}
+        files["data_report.json"] = json.dumps(report, indent=2, ensure_ascii=False)
     versions = provenance.get("packages") or {}
     if versions:
         files["versions.txt"] = "".join(f"{k}=={v}\n" for k, v in sorted(versions.items()))

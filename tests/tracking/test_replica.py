@@ -113,6 +113,19 @@ def test_what_a_worker_used_is_a_metric_of_its_epoch(written: Any, mlflow_of: An
     assert rows == [(memory, 812.5, 2)]
 
 
+def test_what_is_noted_of_how_a_trial_is_trained_is_a_tag(written: Any, mlflow_of: Any) -> None:
+    written.study()
+    written.trial(0)
+    said = {"notes": {"micro_batch": "16 of the 64 rows of a batch at once"}}
+    for epoch, notes in ((1, {}), (2, said), (3, {})):
+        written.write(
+            "epoch", number=0, epoch=epoch, seconds=1.0, metrics={"val/f1": 0.5}, **notes
+        )
+    ship(written)
+    (run,) = mlflow_of(written).runs()[1].values()
+    assert run.data.tags["hpo.micro_batch"] == "16 of the 64 rows of a batch at once"
+
+
 def test_examples_are_an_artifact_of_the_studys_run_once(written: Any, mlflow_of: Any) -> None:
     written.study()
     ship(written)

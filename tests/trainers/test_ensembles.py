@@ -29,7 +29,7 @@ from trainers.lanes import Lane, Stack
 from trainers.loop import fit, fit_together
 from trainers.metrics import Estimates, Scores
 from trainers.saved import Model, Rows
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Cosine
 from trainers.seeds import seed_everything
 from trainers.team import Grouped
 
@@ -470,7 +470,7 @@ def test_cycles_end_with_small_steps(table: dict[str, Dataset], size: int) -> No
 
 @pytest.mark.parametrize(("size", "epochs"), [(8, 20), (8, 15), (22, 22), (3, 10), (12, 20)])
 def test_a_snapshot_is_taken_where_the_learning_rate_is_low(size: int, epochs: int) -> None:
-    schedule, steps = stages.repeated(SCHEDULES["cosine"], size, epochs), 8
+    schedule, steps = stages.Repeated(Cosine(), size, epochs), 8
     for epoch in range(1, epochs + 1):
         first, last = ((epoch - 1) * steps, epoch * steps - 1)
         if stages.ends(size, epoch, epochs):
@@ -662,7 +662,8 @@ def test_the_best_member_is_judged_by_rows_that_it_was_not_chosen_by() -> None:
 def test_costs_are_those_of_all_members(run: Any) -> None:
     sizes = {"hidden": [64, 64]}
     for ensemble, count in (({}, 1), (BAGGING, 5), ({**STACKING, "size": 3}, 6), (SNAPSHOT, 3)):
-        trial = run(*DIGITS, sizes, {"epochs": 3}, {**ensemble, "costs": True})
+        costs = ["cost/inference_ms", "cost/parameters"]
+        trial = run(*DIGITS, sizes, {"epochs": 3, "metrics": costs}, ensemble)
         own = 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10
         assert trial.last["cost/parameters"] == count * own
         assert 0.01 < trial.last["cost/inference_ms"] / count < 100

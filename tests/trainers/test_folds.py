@@ -12,8 +12,11 @@ import pytest
 import torch
 from recording_trial import RecordingTrial, sections
 
+from trainers import ensembles
 from trainers.contract import PARTS, DataError
 from trainers.data import Dataset, load
+from trainers.ensembles.bagging import bootstrap
+from trainers.ensembles.members import Part
 from trainers.loop import fit
 from trainers.seeds import mixed
 
@@ -185,6 +188,68 @@ def test_groups_that_do_not_do_are_refused(
         load({**patients, **options}, Path())
     assert caught.value.key == key
     assert (hint or "") in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "ensemble",
+    [
+        {"method": "stacking", "size": 2, "inner_folds": 4},
+        {"method": "bagging", "size": 3, "combine": "weighted"},
+        {"method": "bagging", "size": 3, "replacement": False, "bootstrap_fraction": 0.5},
+        {"method": "snapshot", "size": 2, "combine": "weighted"},
+    ],
+    ids=["stacking", "bagging", "half", "snapshot"],
+)
+def test_what_divides_the_training_rows_again_keeps_groups_together(
+    patients: dict[str, Any], tmp_path: Path, ensemble: dict[str, Any]
+) -> None:
+    options = {**patients, "group": "patient"}
+    params = sections("tabular", options, {"hidden": [8]}, {}, ensemble)
+    data = load(params["data"], tmp_path)
+    part = Part(params, data, 0, seed=3)
+    members = ensembles.begin(part, None)
+    groups = data.splits[0].groups
+    assert groups is not None
+    asked_of_some = False
+    for epoch in (1, 10, 20):
+        for lane, asked in members.asked(epoch).items():
+            asked_of_some = True
+            of_training = set(groups[lane.split.train].tolist())
+            assert not of_training & set(groups[asked].tolist())
+            assert not of_training & set(groups[data.validation].tolist())
+    assert asked_of_some
+
+
+def test_a_bag_of_groups_takes_all_rows_of_a_group_as_often(
+    patients: dict[str, Any], tmp_path: Path
+) -> None:
+    params = sections("tabular", {**patients, "group": "patient"})
+    split = load(params["data"], tmp_path).splits[0]
+    assert split.groups is not None
+    bag = bootstrap(split, params["ensemble"], (1, 2))
+    times = torch.bincount(bag.train, minlength=len(split.target))[split.train]
+    groups = split.groups[split.train]
+    assert times.max() > 1
+    assert all(len(times[groups == group].unique()) == 1 for group in groups.unique())
+    there = len(groups.unique())
+    assert sum(int(times[groups == group][0]) for group in groups.unique()) == there
+
+
+def test_the_out_of_bag_estimate_knows_no_groups(run: Any, patients: dict[str, Any]) -> None:
+    bagging = {"method": "bagging", "size": 5}
+    model, train = {"hidden": [64]}, {"epochs": 30, "lr": 0.01}
+    leaking = run("tabular", patients, model, train, bagging).last
+    honest = run("tabular", {**patients, "group": "patient"}, model, train, bagging).last
+    assert leaking["oob/accuracy"] > 0.9
+    assert honest["oob/accuracy"] < 0.75
+
+
+def test_an_ensemble_needs_groups_enough(run: Any, patients: dict[str, Any]) -> None:
+    stacking = {"method": "stacking", "inner_folds": 20, "size": 2}
+    with pytest.raises(DataError, match="to 20 parts, and these have 16 groups") as caught:
+        run("tabular", {**patients, "group": "patient", "test": 0.5, "validation": 0.1}, {},
+            {"epochs": 1}, stacking)  # fmt: skip
+    assert caught.value.key == "ensemble.inner_folds"
 
 
 # -- repeats

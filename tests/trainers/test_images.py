@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision import datasets
 
 from trainers.contract import DataError
-from trainers.data import Dataset, load
+from trainers.data import Dataset, images, load
+from trainers.options import ImageData
 
 
 def read(source: Path | str, cache: Path, **options: Any) -> Dataset:
@@ -324,7 +327,7 @@ def test_the_second_load_decodes_nothing(image_folder: Any, cache: Path) -> None
     folder = image_folder()
     first = read(folder, cache)
     made = {file: file.stat().st_mtime_ns for file in cache.glob("*/*")}
-    assert len(made) == 2
+    assert len(made) == 4  # what all files are, and the pixels of those that are kept
     second = read(folder, cache)
     assert {file: file.stat().st_mtime_ns for file in cache.glob("*/*")} == made
     assert torch.equal(first.inputs, second.inputs)
@@ -355,7 +358,8 @@ def test_a_crash_while_decoding_leaves_no_half_cache(image_folder: Any, cache: P
     image_folder(classes=("blue",), each=1, size=(9, 9))
     with pytest.raises(DataError, match="different sizes"):
         read(folder, cache)
-    assert not [entry for entry in cache.iterdir() if entry.is_dir()]
+    assert not list(cache.glob("*/pixels.npy"))
+    assert not list(cache.glob(".*[!k]"))
 
 
 def test_folds_share_the_pixels(image_folder: Any, cache: Path) -> None:
@@ -364,3 +368,173 @@ def test_folds_share_the_pixels(image_folder: Any, cache: Path) -> None:
     assert len({split.inputs.data_ptr() for split in data.splits}) == 1
     validated = torch.cat([split.validation for split in data.splits])
     assert torch.equal(validated.sort().values, torch.arange(len(data.ids)))
+
+
+# -- duplicates and groups
+
+
+def test_equal_files_are_counted_and_named(image_folder: Any, cache: Path) -> None:
+    image_folder("images/train", each=10)
+    folder = image_folder("images/test", each=5, seed=1).parent
+    shutil.copy(folder / "train/red/003.png", folder / "test/red/again.png")
+    shutil.copy(folder / "train/blue/000.png", folder / "train/red/blue.png")
+    data = read(folder, cache, split_seed=1)
+    said = data.summary["report"]["duplicates"]
+    assert (said["rows"], said["of_other_classes"]) == (2, 1)
+    validated = {data.ids[row].item() for row in data.validation.tolist()}
+    # Row 23 is the third red one of train/, in which 10 blue and 10 green ones come first.
+    of_validation = 23 in validated
+    assert said["across"]["validation/test"] == of_validation
+    assert said["across"]["train/test"] == (not of_validation)
+    assert ["train/red/003.png", "test/red/again.png"] in said["examples"]
+    counts = data.summary["report"]["class_counts"]
+    assert counts["test"] == [5, 5, 6]
+    assert sum(counts["train"]) == len(data.train)
+    with pytest.raises(DataError, match="2 rows have a copy .* that of train/") as caught:
+        read(folder, cache, duplicates="refuse")
+    assert caught.value.key == "data.duplicates"
+
+
+def test_copies_stay_together(image_folder: Any, cache: Path) -> None:
+    folder = image_folder(each=10)
+    for file in sorted(folder.glob("*/*")):
+        shutil.copy(file, file.with_name(f"{file.stem}b.png"))  # beside it: each image twice
+    apart = read(folder, cache).summary["report"]["duplicates"]
+    assert sum(apart["across"].values()) > 10
+    data = read(folder, cache, duplicates="together")
+    assert data.summary["report"]["duplicates"]["across"] == dict.fromkeys(apart["across"], 0)
+    assert data.target[data.train].bincount().tolist() == [12, 12, 12]
+    rows, ids, _ = load_test_rows(folder, duplicates="together")
+    assert sorted([*rows.tolist(), *data.ids.tolist()]) == list(range(60))
+    assert ids.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def load_test_rows(folder: Path, **options: Any) -> Any:
+    return images.test_rows(ImageData(source=str(folder), **options), [(3, 8, 8)])
+
+
+def test_copies_of_what_is_given_are_not_trained_on(image_folder: Any, cache: Path) -> None:
+    image_folder("images/train", each=10)
+    image_folder("images/val", each=5, seed=1)
+    folder = image_folder("images/test", each=5, seed=2).parent
+    shutil.copy(folder / "train/red/003.png", folder / "test/red/again.png")
+    shutil.copy(folder / "val/blue/000.png", folder / "train/blue/again.png")
+    shutil.copy(folder / "val/blue/001.png", folder / "test/blue/again.png")
+    data = read(folder, cache, duplicates="together")
+    assert [data.summary[part] for part in ("train", "validation", "test")] == [29, 14, 17]
+    assert not any(data.summary["report"]["duplicates"]["across"].values())
+
+
+def test_groups_are_found_in_names(image_folder: Any, cache: Path) -> None:
+    folder = image_folder(each=20)
+    # Of 15 patients, each with images of every class.
+    for row, file in enumerate(sorted(folder.glob("*/*"))):
+        file.rename(file.with_name(f"patient{row % 15}_{file.name}"))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+    data = read(folder, cache, group=r"(patient\d+)_", folds=3)
+    for split in data.splits:
+        sides = [
+            {names[data.ids[row]].split("/")[1].split("_")[0] for row in rows.tolist()}
+            for rows in (split.train, split.validation)
+        ]
+        assert not sides[0] & sides[1]
+        assert len(sides[0] | sides[1]) == 12
+        for first, second in ((0, 1), (10, 30)):
+            same = names[data.ids[first]].split("_")[0] == names[data.ids[second]].split("_")[0]
+            assert (split.groups[first] == split.groups[second]).item() == same
+    with pytest.raises(DataError, match="is not found in blue/patient0_000.png") as caught:
+        read(folder, cache, group=r"(doctor\d+)")
+    assert caught.value.key == "data.group"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"group": "("}, "is not a regular expression"),
+        ({"group": "patient"}, "has no parentheses"),
+        ({"source": "torchvision:MNIST"}, "say in which folder"),
+        ({"root": "there"}, "root is for source: torchvision:NAME"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ImageData(**{"source": "folder", **options})
+
+
+# -- data sets of torchvision
+
+
+def write_mnist(root: Path, name: str = "MNIST", train: int = 60, test: int = 20) -> Path:
+    """Files as torchvision's MNIST has them; class k has a bright row k."""
+    folder = root / name / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", train), ("t10k", test)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pixels = np.random.default_rng(count).integers(0, 100, (count, 28, 28), dtype=np.uint8)
+        pixels[np.arange(count), labels] = 255
+        header = np.array([2051, count, 28, 28], ">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([2049, count], ">i4").tobytes()
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    return root
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_mnist_is_read_as_torchvision_reads_it(tmp_path: Path, cache: Path, name: str) -> None:
+    root = write_mnist(tmp_path / "data", name)
+    section = {"source": f"torchvision:{name}", "root": str(root)}
+    data = load(section, cache)
+    assert [data.summary[part] for part in ("train", "validation", "test")] == [48, 12, 20]
+    assert data.shape == (1, 28, 28)
+    own = getattr(datasets, name)(root, train=True)
+    assert list(data.classes or ()) == own.classes
+    assert torch.equal(data.inputs[:, 0], own.data)
+    assert torch.equal(data.target, own.targets)
+    rows, labels, pixels = images.test_rows(ImageData(**section), [(1, 28, 28)])
+    test = getattr(datasets, name)(root, train=False)
+    assert rows.tolist() == list(range(60, 80))
+    assert labels.tolist() == test.targets.tolist()
+    assert torch.equal(pixels[1, 28, 28][:, 0], test.data)
+    made = {file: file.stat().st_mtime_ns for file in cache.glob("*/*")}
+    assert torch.equal(load(section, cache).inputs, data.inputs)
+    assert {file: file.stat().st_mtime_ns for file in cache.glob("*/*")} == made
+
+
+def test_parts_are_those_that_the_data_set_has(
+    tmp_path: Path, cache: Path, image_folder: Any
+) -> None:
+    image_folder("data/rendered-sst2/train", ("negative", "positive"), each=6)
+    image_folder("data/rendered-sst2/valid", ("negative", "positive"), each=4, seed=1)
+    image_folder("data/rendered-sst2/test", ("negative", "positive"), each=3, seed=2)
+    section = {"source": "torchvision:RenderedSST2", "root": str(tmp_path / "data")}
+    data = load(section, cache)
+    assert [data.summary[part] for part in ("train", "validation", "test")] == [12, 8, 6]
+    assert data.classes == ("negative", "positive")
+
+
+def test_without_parts_it_is_split(tmp_path: Path, cache: Path, image_folder: Any) -> None:
+    image_folder("data/eurosat/2750", ("Forest", "River", "Sea"), each=10)
+    section = {"source": "torchvision:EuroSAT", "root": str(tmp_path / "data")}
+    data = load(section, cache)
+    assert [data.summary[part] for part in ("train", "validation", "test")] == [18, 6, 6]
+    assert data.classes == ("Forest", "River", "Sea")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words", "hint"),
+    [
+        ("MNIST", "data.root", r"MNIST is not in .*data holds CIFAR", "MNIST.*download=True"),
+        ("CIFAR10", "data.root", "CIFAR10 is not in", "download=True"),
+        ("MINST", "data.source", "no data set 'MINST'; the closest are .*MNIST", "torchvision:"),
+        ("FakeData", "data.source", "no data set 'FakeData'", "torchvision:"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_not_downloaded(
+    tmp_path: Path, cache: Path, name: str, key: str, words: str, hint: str
+) -> None:
+    (tmp_path / "data" / "CIFAR").mkdir(parents=True)
+    with pytest.raises(DataError, match=words) as caught:
+        load({"source": f"torchvision:{name}", "root": str(tmp_path / "data")}, cache)
+    assert caught.value.key == key
+    assert re.search(hint, caught.value.hint or "")
+    assert len(list((tmp_path / "data").iterdir())) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from trainers.lanes import Lane, Stack, noise
 from trainers.lanes.layers import LAYERS, unsupported
 from trainers.lanes.measure import lanes_that_pay
 from trainers.loop import fit_together
+from trainers.optim import STACKED
+from trainers.options import Train
 from trainers.registry import stack_key
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant, made
 from trainers.seeds import generator, seed_everything
 from trainers.together import PER_LANE
 
 FEATURES, CLASSES, BATCH = 7, 3, 8
 EPOCHS = 10
 TRAIN: dict[str, Any] = {
+    **Train().model_dump(mode="json"),
     "batch_size": BATCH,
     "epochs": EPOCHS,
     "optimizer": "sgd",
@@ -62,6 +66,19 @@ SETTINGS: list[dict[str, Any]] = [
     {"label_smoothing": 0.1},
     {"ema": 0.9},
     {"optimizer": "adamw", "l1": 0.001, "clip_norm": 1.0, "label_smoothing": 0.3, "ema": 0.99},
+    {"decay_on": "weights", "weight_decay": 0.1},
+    {"optimizer": "adamw", "lr": 0.01, "decay_on": "weights", "weight_decay": 0.5},
+    {"decoupled": True, "weight_decay": 0.5},
+    {"clip_value": 0.02},
+    {"optimizer": "rmsprop", "lr": 0.003, "weight_decay": 0.1},
+    {"optimizer": "rmsprop", "lr": 0.01, "momentum": 0.0, "alpha": 0.9},
+    {"optimizer": "adagrad", "weight_decay": 0.1},
+    {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.1, "decay_on": "weights"},
+    {"optimizer": "nadam", "lr": 0.01, "weight_decay": 0.1},
+    {"optimizer": "nadam", "lr": 0.01, "weight_decay": 0.1, "decoupled": True},
+    {"optimizer": "radam", "lr": 0.01, "weight_decay": 0.1, "beta2": 0.95},
+    {"schedule": "one_cycle", "warmup": 1.5},
+    {"optimizer": "adam", "lr": 0.01, "schedule": "one_cycle"},
 ]
 
 
@@ -103,7 +120,7 @@ def lane(
     model = mlp(number, outputs, dropout, *extra)
     model = model.double() if double else model
     own = {**TRAIN, **(options or {})}
-    return Lane(model, data, own, SCHEDULES[own["schedule"]], (number, 0))
+    return Lane(model, data, own, made(own), (number, 0))
 
 
 def varied(number: int, optimizer: str = "sgd") -> tuple[dict[str, Any], float]:
@@ -150,6 +167,36 @@ class Masked(nn.Module):
         return x * kept / (1 - self.rate)
 
 
+def by_torch(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """torch's class with the settings."""
+    every, decay = list(model.parameters()), options["weight_decay"]
+    if options["decoupled"] and options["optimizer"] == "sgd":
+        decay = 0.0  # torch has no such class: see `train_plainly`
+    bare = [p for p in every if options["decay_on"] == "weights" and p.ndim < 2]
+    groups = [
+        {"params": [p for p in every if all(p is not other for other in bare)]},
+        {"params": bare, "weight_decay": 0.0},
+    ]
+    betas = {"betas": (options["beta1"], options["beta2"])}
+    apart = {"decoupled_weight_decay": options["decoupled"]}
+    momentum = {"momentum": options["momentum"]}
+    nesterov = {"nesterov": options["nesterov"] and options["momentum"] > 0}
+    kind, own = {
+        "sgd": (torch.optim.SGD, momentum | nesterov),
+        "rmsprop": (torch.optim.RMSprop, momentum | {"alpha": options["alpha"]}),
+        "adagrad": (torch.optim.Adagrad, {}),
+        "adam": (torch.optim.Adam, betas),
+        "adamw": (torch.optim.AdamW, betas),
+        "nadam": (torch.optim.NAdam, betas | apart),
+        "radam": (torch.optim.RAdam, betas | apart),
+    }[options["optimizer"]]
+    made_by: Any = kind
+    optimizer: torch.optim.Optimizer = made_by(
+        groups, lr=options["lr"], weight_decay=decay, **own
+    )
+    return optimizer
+
+
 def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
     """With `torch.optim`, by the book: the model, and the average of its weights."""
     options, keys = one.options, list[Tensor]()
@@ -160,22 +207,7 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
         )
     )
     drops = sum(isinstance(layer, Masked) for layer in model)
-    if options["optimizer"] == "sgd":
-        momentum = options["momentum"]
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=options["lr"],
-            momentum=momentum,
-            nesterov=options["nesterov"] and momentum > 0,
-            weight_decay=options["weight_decay"],
-        )
-    else:
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=options["lr"],
-            betas=(options["beta1"], options["beta2"]),
-            weight_decay=options["weight_decay"],
-        )
+    optimizer, schedule = by_torch(model, options), made(options)
     averaged = swa_utils.AveragedModel(
         model,
         avg_fn=lambda mean, new, steps: mean.lerp(
@@ -193,7 +225,12 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
             x, y = one.split.inputs[rows].double(), one.split.target[rows]
             progress = ((epoch - 1) * steps + step) / (options["epochs"] * steps)
             for group in optimizer.param_groups:
-                group["lr"] = options["lr"] * SCHEDULES[options["schedule"]](progress)
+                group["lr"] = options["lr"] * schedule(progress)
+                if "momentum" in group:
+                    group["momentum"] = max(0, options["momentum"] + schedule.shift(progress))
+                elif "betas" in group:
+                    beta1 = options["beta1"] + schedule.shift(progress)
+                    group["betas"] = (beta1, options["beta2"])
             output = model(x)
             if y.dtype == torch.int64:
                 smoothing = options["label_smoothing"]
@@ -205,7 +242,15 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
             loss.backward()
             if options["clip_norm"] is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), options["clip_norm"])
+            if options["clip_value"] is not None:
+                nn.utils.clip_grad_value_(model.parameters(), options["clip_value"])
+            if options["decoupled"] and options["optimizer"] == "sgd":
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter -= group["lr"] * options["weight_decay"] * parameter
+            torch.set_default_dtype(torch.float64)  # in which nadam then keeps its product
             optimizer.step()
+            torch.set_default_dtype(torch.float32)
             averaged.update_parameters(model)
     return model, averaged.module
 
@@ -218,8 +263,9 @@ def test_a_lane_equals_torch_optim_on_the_plain_module(
     data = split()
     alone = lane(1, data, settings, dropout, double=True)
     plain, averaged = train_plainly(lane(1, data, settings, dropout, double=True))
+    shared = {name: alone.options[name] for name in ("optimizer", "decay_on", "decoupled")}
     others = [
-        lane(n, data, {**varied(n)[0], "optimizer": alone.options["optimizer"]}, 0.1, double=True)
+        lane(n, data, {**varied(n)[0], **shared}, 0.1, double=True)
         for n in range(2, 5)
     ]
     stack = Stack([others[0], alone, *others[1:]])
@@ -307,9 +353,15 @@ def some(count: int, data: Split, optimizer: str, extra: Sequence[Any] = ()) -> 
     return lanes
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("extra", [[], [batch_norm], [layer_norm]], ids=["", "batch", "layer"])
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(
+    ("optimizer", "extra", "task"),
+    [
+        *product(
+            ["sgd", "adamw"], [[], [batch_norm], [layer_norm]], ["classification", "regression"]
+        ),
+        *((name, [], "classification") for name in STACKED if name not in ("sgd", "adamw")),
+    ],
+)
 def test_a_lane_is_bitwise_the_same_in_any_stack(
     optimizer: str, extra: Sequence[Any], task: str
 ) -> None:
@@ -324,7 +376,7 @@ def test_a_lane_is_bitwise_the_same_in_any_stack(
         expected = got
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", STACKED)
 def test_a_lane_is_the_same_after_others_leave_and_come(optimizer: str) -> None:
     data = split()
     alone = some(6, data, optimizer)[1]
@@ -537,7 +589,7 @@ def test_folds_are_lanes(digits: Dataset, tmp_path: Path) -> None:
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 10)
         )
-        one = Lane(model, own, params["train"], SCHEDULES["constant"], (0, fold))
+        one = Lane(model, own, params["train"], Constant(), (0, fold))
         stack = trained([one], 2)
         (said,) = stack.validate()
         predicted: Any = said.predicted

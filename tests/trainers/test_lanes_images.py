@@ -15,7 +15,7 @@ from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Stack
 from trainers.lanes.layers import LAYERS, Pass, backward, unsupported
 from trainers.options import Train
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant
 from trainers.seeds import seed_everything
 
 CLASSES, BATCH, EPOCHS = 3, 8, 10
@@ -59,7 +59,7 @@ def lanes(count: int, data: Split, widths: Sequence[int], dropout: float = 0.0) 
             "ema": (None, 0.9)[number % 2],
         }
         options = Train(**train).model_dump(mode="json")
-        made.append(Lane(model, data, options, SCHEDULES["constant"], (number, 0)))
+        made.append(Lane(model, data, options, Constant(), (number, 0)))
     return made
 
 
@@ -211,7 +211,7 @@ def test_a_pixel_of_a_map_that_is_one_high_has_a_gradient_of_its_own() -> None:
         nn.Linear(3, CLASSES),
     ).double()
     options = Train(optimizer="sgd", batch_size=BATCH, epochs=2, lr=0.1).model_dump(mode="json")
-    one = Lane(model, data, options, SCHEDULES["constant"], (0, 0))
+    one = Lane(model, data, options, Constant(), (0, 0))
     stack = trained(Stack([one]), 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=options["momentum"])
     one.done = 0

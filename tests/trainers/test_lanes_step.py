@@ -18,10 +18,10 @@ from trainers.data import Split, load
 from trainers.ensembles.members import Part
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Stack, optim
-from trainers.lanes.losses import balanced, cross_entropy
+from trainers.lanes.losses import Terms, balanced, cross_entropy
 from trainers.options import Train
 from trainers.registry import stack_key
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant, made
 from trainers.seeds import seed_everything
 from trainers.team import Grouped, Team
 
@@ -52,7 +52,7 @@ def lane(number: int, data: Split, hidden: int = 12, double: bool = False, **tra
         model.double() if double else model,
         data,
         options,
-        SCHEDULES[options["schedule"]],
+        made(options),
         (number, 0),
         class_weights=balanced(data, CLASSES) if options["class_weights"] == "balanced" else None,
     )
@@ -95,8 +95,8 @@ def test_the_weighted_loss_has_torch_s_gradient(smoothing: float) -> None:
     (expected,) = torch.autograd.grad(loss, output)  # type: ignore[arg-type]
     column = torch.full((2, 1, 1), smoothing, dtype=torch.float64) if smoothing else None
     with torch.no_grad():
-        found = cross_entropy(output, target, column, of_classes.unsqueeze(2))
-        without = cross_entropy(output, target, column, None)
+        found = cross_entropy(output, target, Terms(column, of_classes.unsqueeze(2)))
+        without = cross_entropy(output, target, Terms(column))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     assert torch.equal(found[1], without[1])  # so a lane without them is the same beside others
 
@@ -255,6 +255,6 @@ def test_what_is_not_of_a_lane_s_batch_is_not_counted_where_rows_depend_on_one_a
     data = split()
     norm = nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES))
     options = Train(batch_size=9).model_dump()
-    assert Lane(norm, data, options, SCHEDULES["constant"], (0, 0)).width == 9
+    assert Lane(norm, data, options, Constant(), (0, 0)).width == 9
     assert lane(0, data, hidden=256, batch_size=9).width == 9  # large: each row has its price
     assert lane(0, data, batch_size=129).width == 129

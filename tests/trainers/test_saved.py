@@ -127,7 +127,12 @@ ENSEMBLES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [({}, {}), ({}, {"ema": 0.9}), ({"name": "cnn", "channels": [4]}, {"ema": 0.9})],
+    [
+        ({}, {}),
+        ({}, {"ema": 0.9}),
+        ({"name": "cnn", "channels": [4]}, {"ema": 0.9}),
+        ({"name": "resnet", "channels": [4], "blocks": 1}, {"freeze": 1}),
+    ],
 )
 def test_a_model_of_images_says_what_the_trial_said(
     tmp_path: Path, model: Any, options: Any
@@ -168,6 +173,24 @@ def test_a_model_of_a_table_says_what_the_trial_said(
     mean = np.mean([done.model.fold_output(f, batch.rows) for f in done.model.folds], axis=0)
     assert whole == pytest.approx(mean, abs=1e-6)
     assert whole.sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual_mlp", "embedding_mlp"])
+def test_folds_may_know_different_categories(tmp_path: Path, name: str) -> None:
+    """Each fold's model is for the columns that its own training rows gave."""
+    rows = 90
+    code = [f"only {row}" if row < 20 else "often" for row in range(rows)]
+    label = np.where(np.arange(rows) % 3 == 0, "yes", "no")
+    pd.DataFrame({"code": code, "x": range(rows), "label": label}).to_csv(tmp_path / "t.csv")
+    section = {"source": str(tmp_path / "t.csv"), "target": "label", "folds": 3}
+    done = trained("tabular", section, tmp_path, model={"name": name})
+    assert len({split.shape for split in done.data.splits}) > 1
+    (batch,) = batches([tmp_path / "t.csv"], [done.model])
+    parts = [
+        done.model.fold_output(fold, batch.rows)[done.data.ids[split.validation].numpy()]
+        for fold, split in zip(done.model.folds, done.data.splits, strict=True)
+    ]
+    assert np.concatenate(parts) == pytest.approx(done.said, abs=1e-5)
 
 
 @pytest.mark.parametrize("ensemble", [{}, {"method": "bagging", "size": 2, "combine": "vote"}])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import TimeSeriesSplit
 
 from trainers.contract import DataError
+from trainers.data.cleaning import first_of
 from trainers.data.splits import Partition, partition
 from trainers.options import TableData
 
@@ -180,8 +182,111 @@ def test_too_few_rows_are_refused(
         {"test": -0.1},
         {"folds": 1},
         {"fold_repeats": 2},
+        {"time": "t", "split": "s"},
+        {"time": "t", "group": "g"},
+        {"time": "t", "folds": 3, "fold_repeats": 2},
     ],
 )
 def test_shares_that_leave_nothing_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"validation|test|folds"):
+    with pytest.raises(ValueError, match=r"validation|test|folds|choose one"):
         section(**wrong)
+
+
+# -- by time
+
+
+def test_the_latest_rows_test_then_those_before_validate() -> None:
+    times = np.random.default_rng(0).permutation(100).astype(float)
+    parts = partition(None, 100, section(validation=0.2, test=0.1), times=times)
+    ((train, validation),) = parts.folds
+    assert [len(rows) for rows in (train, validation, parts.test)] == [70, 20, 10]
+    assert times[train].max() < times[validation].min()
+    assert times[validation].max() < times[parts.test].min()
+    assert np.array_equal(parts.search, np.sort(np.concatenate([train, validation])))
+    assert len(partition(None, 100, section(test=0.0), times=times).test) == 0
+
+
+@pytest.mark.parametrize("folds", [None, 2, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_equal_time_are_on_one_side(seed: int, folds: int | None) -> None:
+    times = np.random.default_rng(seed).integers(0, 30, 80).astype(float)
+    parts = partition(None, 80, section(folds=folds), times=times)
+    for train, validation in parts.folds:
+        assert times[train].max() < times[validation].min()
+        assert times[validation].max() < times[parts.test].min()
+    validated = np.concatenate([validation for _, validation in parts.folds])
+    assert len(np.unique(validated)) == len(validated)
+    assert times[validated].max() == times[parts.search].max()
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "words"),
+    [
+        ({"folds": 3}, "data.folds", "too few different times \\(2\\) outside the test split"),
+        ({"validation": 0.5}, "data.validation", "leaves none to train on"),
+    ],
+)
+def test_too_few_times_are_refused(options: dict[str, Any], key: str, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        partition(None, 30, section(**options), times=np.repeat([1.0, 2, 3], 10))
+    assert caught.value.key == key
+
+
+def test_folds_by_time_are_scikit_learn_s() -> None:
+    times = np.arange(83, dtype=float)
+    parts = partition(None, 83, section(test=0.0, folds=5), times=times)
+    expected = TimeSeriesSplit(5).split(times)
+    for (train, validation), (their_train, theirs) in zip(parts.folds, expected, strict=True):
+        assert np.array_equal(train, their_train)
+        assert np.array_equal(validation, theirs)
+
+
+# -- given
+
+
+def test_groups_on_both_sides_of_what_is_given_are_refused() -> None:
+    groups, given_rows = np.repeat(np.arange(10), 3), np.arange(24, 30)
+    parts = partition(None, 30, section(), test=given_rows, groups=groups)
+    assert np.array_equal(parts.test, given_rows)
+    with pytest.raises(DataError, match="1 groups are on several sides .* row 24") as caught:
+        partition(None, 30, section(), test=given_rows[1:], groups=groups)
+    assert caught.value.key == "data.group"
+
+
+# -- copies
+
+
+@pytest.mark.parametrize("how", ["drawn", "folds", "groups", "times", "given"])
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_are_never_on_both_sides(seed: int, how: str) -> None:
+    random = np.random.default_rng(seed)
+    rows = 120
+    content = random.integers(0, 90, rows)
+    source: dict[str, Any] = {}
+    if how == "groups":
+        source["groups"] = np.arange(rows) // 2
+    if how == "times":
+        source["times"] = random.random(rows)
+    if how == "given":
+        source["test"] = np.sort(random.permutation(rows)[: rows // 4])
+    wanted = section(
+        duplicates="together", split_seed=seed, folds=3 if how in ("folds", "times") else None
+    )
+    parts = partition(None, rows, wanted, copies=first_of(content), **source)
+    for train, validation in parts.folds:
+        sides = [set(content[some].tolist()) for some in (train, validation, parts.test)]
+        assert sum(map(len, sides)) == len(set().union(*sides))
+        assert all(sides)
+        if how in ("drawn", "folds", "groups"):  # nothing is left out
+            assert len(train) + len(validation) + len(parts.test) == rows
+        if how == "groups":
+            sides = [set((some // 2).tolist()) for some in (train, validation, parts.test)]
+            assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def test_without_copies_keeping_them_together_changes_nothing() -> None:
+    of = labels(60, 40)
+    plain = partition(of, 100, section())
+    assert same(plain, partition(of, 100, section(duplicates="together"), copies=np.arange(100)))
+    some = first_of(np.arange(100) // 2)
+    assert same(plain, partition(of, 100, section(), copies=some))

@@ -312,3 +312,127 @@ def test_data_for_another_trainer_is_refused(
 def test_a_section_without_a_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="name of a data set, or a path"):
         load({}, tmp_path)
+
+
+# -- splits that the table itself says
+
+
+def test_splits_by_time_and_their_column_is_not_learned_from(read: Any) -> None:
+    days = pd.date_range("2026-01-01", periods=ROWS).astype(str).to_numpy()
+    order = np.random.default_rng(1).permutation(ROWS)
+    data = read(table(day=days[order]), time="day", validation=0.3)
+    assert data.shape == (1,)
+    of_validation = days[order][data.ids[data.validation].numpy()]
+    assert sorted(of_validation) == days[50:80].tolist()
+    assert sorted(days[order][data.ids[data.train].numpy()]) == days[:50].tolist()
+    windows = read(table(day=days[order]), time="day", folds=3).splits
+    assert [len(split.train) for split in windows] == [20, 40, 60]
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train ", "VALID", "Test")])
+def test_given_splits_are_used(read: Any, names: tuple[str, ...]) -> None:
+    part = np.random.default_rng(1).choice(names, ROWS, p=[0.6, 0.3, 0.1])
+    data = read(table(part=part), split="part")
+    assert data.shape == (1,)
+    assert np.array_equal(data.ids[data.train], np.flatnonzero(part == names[0]))
+    assert np.array_equal(data.ids[data.validation], np.flatnonzero(part == names[1]))
+    assert data.summary["test"] == (part == names[2]).sum()
+
+
+def test_what_a_given_split_does_not_name_is_drawn(read: Any) -> None:
+    part = np.where(np.arange(ROWS) < 70, "train", "test")
+    data = read(table(part=part), split="part", validation=0.2)
+    assert [data.summary[side] for side in ("train", "validation", "test")] == [56, 14, 30]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "key", "words"),
+    [
+        ({"s": ["train", "dev"] * 50}, {"split": "s"}, "data.split", "'dev' in row 1"),
+        ({"s": ["val", "test"] * 50}, {"split": "s"}, "data.split", "says train of no row"),
+        ({"s": ["train", None] * 50}, {"split": "s"}, "data.split", "50 rows have no value in"),
+        ({}, {"split": "y"}, "data.split", "'y' is the target"),
+        ({}, {"split": "parts"}, "data.split", "no column 'parts'"),
+        ({"t": ["2026-01-01", "soon"] * 50}, {"time": "t"}, "data.time", "'soon' in row 1"),
+        ({"t": [1.0, np.inf] * 50}, {"time": "t"}, "data.time", "neither dates nor numbers"),
+        ({"t": [1.0, 2.0] * 50}, {"time": "t"}, "data.validation", "none to train on"),
+        ({}, {"time": "x", "split": "y"}, "data", "choose one"),
+        ({"g": [1, 2] * 50, "s": ["train"] * 99 + ["test"]}, {"group": "g", "split": "s"},
+         "data.group", "1 groups are on several sides"),
+    ],
+)  # fmt: skip
+def test_splits_that_cannot_be_are_refused(
+    read: Any, columns: dict[str, Any], options: dict[str, Any], key: str, words: str
+) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        read(table(**columns), **options)
+    assert caught.value.key == key
+
+
+# -- the cleaning report
+
+
+def test_what_is_odd_about_columns_is_said(read: Any) -> None:
+    y = np.tile(["no", "yes"], ROWS // 2)
+    some = np.where(np.arange(ROWS) % 3 == 0, None, 1.0)
+    data = read(
+        table(
+            same=[7] * ROWS,
+            some=some,
+            code=np.where(y == "yes", "J", "N"),
+            number=range(1000, 1000 + ROWS),
+            name=[f"n{row}" for row in range(ROWS)],
+            price=np.random.default_rng(0).permutation(ROWS * 1000)[:ROWS],
+        )
+    )
+    said = data.summary["report"]
+    assert said["constant"] == ["same"]
+    assert said["missing"] == {"some": 34}
+    assert set(said["suspicious"]) == {"code", "number", "name"}
+    assert said["suspicious"]["code"] == "says the target"
+    assert said["class_counts"] == {"train": [30, 30], "validation": [10, 10], "test": [10, 10]}
+
+
+def test_a_target_in_other_units_is_suspicious(read: Any) -> None:
+    x = np.random.default_rng(0).normal(5, 2, ROWS)
+    frame = table(y=x * 3, x=x + 1, z=x + np.random.default_rng(1).normal(size=ROWS))
+    said = read(frame).summary["report"]
+    assert said["suspicious"] == {"x": "says the target"}
+    assert said["class_counts"] is None
+
+
+def test_equal_rows_are_counted_and_kept_together(read: Any) -> None:
+    frame = table()
+    frame = pd.concat([frame, frame.iloc[:40]])  # the index is not the row
+    said = read(frame).summary["report"]["duplicates"]
+    assert said["rows"] == 40
+    assert sum(said["across"].values()) > 5
+    first, second = (int(name.removeprefix("row ")) for name in said["examples"][0])
+    assert abs(first - second) == ROWS
+    together = read(frame, duplicates="together")
+    assert not any(together.summary["report"]["duplicates"]["across"].values())
+    sides = [set((together.ids[rows] % ROWS).tolist()) for rows in
+             (together.train, together.validation)]  # fmt: skip
+    assert not sides[0] & sides[1]
+    with pytest.raises(DataError, match="have a copy on the other side") as caught:
+        read(frame, duplicates="refuse")
+    assert caught.value.key == "data.duplicates"
+    frame["y"] = np.where(np.arange(len(frame)) < ROWS, frame["y"], "third")
+    assert read(frame).summary["report"]["duplicates"]["rows"] == 0  # of another class
+
+
+def test_folds_count_copies_of_what_each_validates(read: Any) -> None:
+    frame = table(x=np.arange(ROWS) // 2, y=np.arange(ROWS) // 2 % 2)  # each row twice
+    across = read(frame, folds=4, test=0.0).summary["report"]["duplicates"]["across"]
+    together = read(frame, folds=4, test=0.0, duplicates="together")
+    assert across["train/validation"] > 50
+    assert across["train/test"] == across["validation/test"] == 0
+    assert together.summary["report"]["duplicates"]["across"]["train/validation"] == 0
+
+
+def test_columns_of_lists_are_refused(read: Any) -> None:
+    frame = table(tags=[["a", "b"], ["c"]] * 50)
+    with pytest.raises(DataError, match="'tags' holds lists, of which") as caught:
+        read(frame, "parquet")
+    assert "ignore" in str(caught.value.hint)
+    assert read(frame, "parquet", ignore=["tags"]).shape == (1,)

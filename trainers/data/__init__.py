@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainers.contract import DataError
 from trainers.data.dataset import Dataset, Split
-from trainers.options import ImageData, TableData
+from trainers.options import TORCHVISION, ImageData, TableData, TextData
 
 __all__ = ["Dataset", "Split", "load"]
 
@@ -36,6 +36,12 @@ def load(section: Mapping[str, Any], cache: Path, examples: int = 0) -> Dataset:
     source = section.get("source")
     if not isinstance(source, str):
         raise DataError("data.source", "expected the name of a data set, or a path")
+    if "tokenizer" in section:
+        from trainers.data.text import load as load_text
+
+        text = _options(TextData, TextData, "text_classifier", section)
+        _check_text(source)
+        return load_text(text, examples)
     if _is_table(source):
         from trainers.data.tables import load as load_table
 
@@ -53,7 +59,7 @@ def _is_table(source: str) -> bool:
     """
     if source in BUILT_IN_TABLES:
         return True
-    if source == "digits":
+    if source == "digits" or source.startswith(TORCHVISION):
         return False
     path = Path(source).expanduser()
     if not path.exists():
@@ -66,6 +72,17 @@ def _is_table(source: str) -> bool:
         "data.source",
         f"expected a folder of images, or a {' or '.join(TABLE_FILES)} file; got {source}",
     )
+
+
+def _check_text(source: str) -> None:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError("data.source", f"there is no {source}", _near(path))
+    if not path.is_dir() and path.suffix.lower() not in TABLE_FILES:
+        raise DataError(
+            "data.source",
+            f"expected a folder of texts, or a {' or '.join(TABLE_FILES)} file; got {source}",
+        )
 
 
 def _near(path: Path) -> str | None:

@@ -1,8 +1,10 @@
 """Image files into one array of pixels: decoded once, then shared by every worker of every study.
 
-The array lies in the cache as ``KEY/pixels.npy`` and is memory-mapped, so that workers share the
-pages. KEY covers what it was made from: names, sizes and times of all files, which of them are
-kept, and the options. A file's content decides nothing but its own pixels and whether it is bad.
+All files are looked at first: which of them are equal, and what their headers say; that lies in
+the cache as ``KEY/looks.npz``. Then those that are kept are decoded; the array lies there as
+``KEY/pixels.npy`` and is memory-mapped, so that workers share the pages. KEY covers what it was
+made from: names, sizes and times of all files; of pixels also which of them are kept, and the
+options. A file's content decides nothing but its own pixels and whether it is bad.
 
 Files are untrusted: only the formats below are tried, and an image of more pixels than Pillow
 thinks safe counts as bad.
@@ -16,12 +18,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,31 +32,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainers.contract import DataError
+from trainers.data.cleaning import first_of
 from trainers.data.splits import Rows
 from trainers.options import ImageData
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")
-VERSION = 1  # of what is in the cache: raise it when the same files decode to other pixels
+VERSION = 2  # of what is in the cache: raise it when the same files decode to other pixels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of the files.
-
-    Attributes:
-        pixels: (N, C, H, W) uint8, of the kept rows that are good, in their order. Memory-mapped:
-            writing to it changes this process's copy only.
-        bad: Row → why it cannot be used, of all rows.
-        fingerprint: sha256 over the names and contents of all files.
-    """
-
-    pixels: torch.Tensor
-    bad: dict[int, str]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -68,19 +55,118 @@ class Look:
     problem: str | None = None
 
 
-def decode(
-    root: Path, names: Sequence[str], keep: Rows, section: ImageData, cache: Path
-) -> Decoded:
-    """Decode the rows in `keep` and check all others.
+class Images(Protocol):
+    """Images that are to be decoded."""
 
-    Args:
-        names: The files, relative to `root`.
+    @property
+    def names(self) -> Sequence[str]:
+        """Of each image, for messages."""
+
+    def key(self) -> object:
+        """What changes when an image does, short of reading them."""
+
+    def look(self, row: int) -> Look:
+        """Read an image and look at its header."""
+
+    def pixels(self, row: int, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
+        """(C, H, W) of an image, ``L`` or ``RGB``, of `size` (width, height); or why not."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files.
+
+    Attributes:
+        names: Relative to `root`.
+    """
+
+    root: str
+    names: Sequence[str]
+
+    def key(self) -> object:
+        return [stamp(self._path(row)) for row in range(len(self.names))]
+
+    def look(self, row: int) -> Look:
+        return _look(self._path(row))
+
+    def pixels(self, row: int, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
+        return _pixels(self._path(row), mode, size)
+
+    def _path(self, row: int) -> str:
+        return os.path.join(self.root, self.names[row])
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What all files are, in short.
+
+    Attributes:
+        copies: (N,) of each file the first one that has the same content.
+        sizes: (N, 2) width and height in pixels.
+        gray: (N,) whether it has no colours.
+        bad: Row → why it is no image.
+        fingerprint: sha256 over the names and contents of all files.
+    """
+
+    copies: Rows
+    sizes: NDArray[np.int64]
+    gray: NDArray[np.bool_]
+    bad: dict[int, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of the files.
+
+    Attributes:
+        pixels: (N, C, H, W) uint8, of the kept rows that are good, in their order. Memory-mapped:
+            writing to it changes this process's copy only.
+        bad: Row → why it cannot be used, of all rows.
+    """
+
+    pixels: torch.Tensor
+    bad: dict[int, str]
+
+
+def look(images: Images, cache: Path) -> Looks:
+    """Read all images and look at their headers.
+
+    Raises:
+        DataError: None of them is an image.
+    """
+    folder = made_once(cache, _key(images), lambda folder: _look_into(folder, images))
+    with np.load(folder / "looks.npz") as found:
+        copies, sizes, gray = found["copies"], found["sizes"], found["gray"]
+    about = json.loads((folder / "about.json").read_text())
+    bad = {int(row): why for row, why in about["bad"].items()}
+    return Looks(copies, sizes, gray, bad, about["fingerprint"])
+
+
+def decode(images: Images, looks: Looks, keep: Rows, section: ImageData, cache: Path) -> Decoded:
+    """Decode the rows in `keep` and check all others.
 
     Raises:
         DataError: No image can be read, or ``data.size`` is missing where images differ in size.
     """
-    files = [f"{root}/{name}" for name in names]
-    folder = cache / _key(files, keep, section)
+    folder = made_once(
+        cache,
+        _key(images, section.size, section.channels, keep.tobytes()),
+        lambda folder: _decode_into(folder, images, looks, keep, section),
+    )
+    about = json.loads((folder / "about.json").read_text())
+    pixels = np.load(folder / "pixels.npy", mmap_mode="c")
+    bad = {int(row): why for row, why in about["bad"].items()}
+    return Decoded(torch.from_numpy(pixels), bad)
+
+
+def made_once(cache: Path, key: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache that one process makes and all others read.
+
+    Args:
+        make: Fills the folder; if it raises, there is none.
+    """
+    folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
@@ -88,18 +174,15 @@ def decode(
             shutil.rmtree(beside, ignore_errors=True)  # what a killed worker left
             beside.mkdir()
             try:
-                _decode_into(beside, files, names, keep, section)
+                make(beside)
                 os.replace(beside, folder)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
-    about = json.loads((folder / "about.json").read_text())
-    pixels = np.load(folder / "pixels.npy", mmap_mode="c")
-    bad = {int(row): why for row, why in about["bad"].items()}
-    return Decoded(torch.from_numpy(pixels), bad, about["fingerprint"])
+    return folder
 
 
 def pixels_of(
-    files: Sequence[str], shape: tuple[int, ...]
+    images: Images, rows: Sequence[int], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Images as they are decoded for training, without the cache.
 
@@ -107,24 +190,37 @@ def pixels_of(
         shape: (channels, height, width) to which they are brought.
 
     Returns:
-        (n, C, H, W) of those that can be read, in their order; and why the others, by their
-        places, cannot.
+        (n, C, H, W) of those that can be read, in the order of `rows`; and why the others, by
+        their places in it, cannot.
     """
     mode, size = "L" if shape[0] == 1 else "RGB", (shape[2], shape[1])
     with _bombs_are_errors():
-        found = list(_in_threads(lambda file: _pixels(file, mode, size), files))
+        found = list(_in_threads(lambda row: images.pixels(row, mode, size), rows))
     bad = {place: image for place, image in enumerate(found) if isinstance(image, str)}
     good = [image for image in found if not isinstance(image, str)]
     return np.stack(good) if good else np.empty((0, *shape), np.uint8), bad
 
 
-def _key(files: Sequence[str], keep: Rows, section: ImageData) -> str:
-    stamps = [_stamp(file) for file in files]
-    content = repr((VERSION, stamps, section.size, section.channels)).encode() + keep.tobytes()
-    return hashlib.sha256(content).hexdigest()[:32]
+def as_pixels(image: Image.Image, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(C, H, W) of an image, ``L`` or ``RGB``, of `size` (width, height)."""
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert(mode)
+    if image.size != size:
+        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _stamp(file: str) -> tuple[str, int, int]:
+def _key(images: Images, *made_with: object) -> str:
+    content = repr((VERSION, images.key(), *made_with))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def stamp(file: str) -> tuple[str, int, int]:
+    """What changes when a file does, short of reading it."""
     try:
         stat = os.stat(file)
     except OSError:  # a link to nowhere: found out when it is opened
@@ -132,25 +228,48 @@ def _stamp(file: str) -> tuple[str, int, int]:
     return file, stat.st_size, stat.st_mtime_ns
 
 
-def _decode_into(
-    folder: Path, files: Sequence[str], names: Sequence[str], keep: Rows, section: ImageData
-) -> None:
+def _look_into(folder: Path, images: Images) -> None:
+    names = images.names
     with _bombs_are_errors():
-        looks = list(_in_threads(_look, files))
-        kept = set(keep.tolist())
-        seen = [looks[row] for row in keep if looks[row].problem is None]
-        if not seen:
-            first = next((look.problem for look in looks if look.problem), "")
-            raise DataError("data.source", f"none of {len(files)} files can be read: {first}")
-        size = _common_size(seen, section)
-        mode = "L" if (section.channels or (1 if all(s.gray for s in seen) else 3)) == 1 else "RGB"
-        bad = {row: look.problem for row, look in enumerate(looks) if look.problem is not None}
-        rows = [row for row in range(len(files)) if row not in bad]
-        shape = (sum(row in kept for row in rows), len(mode), size[1], size[0])
-        pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
-        images = _in_threads(lambda row: _pixels(files[row], mode, size), rows)
-        place, spoilt = 0, []
-        for row, image in zip(rows, images, strict=True):
+        looks = list(_in_threads(images.look, range(len(names))))
+    if all(look.problem for look in looks):
+        raise DataError(
+            "data.source", f"none of {len(names)} files can be read: {looks[0].problem}"
+        )
+    # A file that cannot be opened has no content that another could share.
+    contents = np.array([look.sha256 or name for look, name in zip(looks, names, strict=True)])
+    np.savez(
+        folder / "looks.npz",
+        copies=first_of(contents),
+        sizes=np.array([(look.width, look.height) for look in looks], np.int64),
+        gray=np.array([look.gray for look in looks], np.bool_),
+    )
+    digest = hashlib.sha256(
+        "".join(f"{n}\0{s.sha256}\n" for n, s in zip(names, looks, strict=True)).encode()
+    )
+    bad = {row: look.problem for row, look in enumerate(looks) if look.problem is not None}
+    about = {"bad": bad, "fingerprint": digest.hexdigest()}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _decode_into(
+    folder: Path, images: Images, looks: Looks, keep: Rows, section: ImageData
+) -> None:
+    seen = keep[~np.isin(keep, list(looks.bad))]
+    if len(seen) == 0:
+        why = next(iter(looks.bad.values()))
+        raise DataError("data.source", f"none of {len(keep)} files can be read: {why}")
+    size = _common_size(looks.sizes[seen], section)
+    mode = "L" if (section.channels or (1 if looks.gray[seen].all() else 3)) == 1 else "RGB"
+    bad = dict(looks.bad)
+    kept = set(seen.tolist())
+    rows = [row for row in range(len(images.names)) if row not in bad]
+    shape = (len(seen), len(mode), size[1], size[0])
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
+    place, spoilt = 0, []
+    with _bombs_are_errors():
+        decoded = _in_threads(lambda row: images.pixels(row, mode, size), rows)
+        for row, image in zip(rows, decoded, strict=True):
             if isinstance(image, str):
                 bad[row] = image
             if row in kept:
@@ -160,17 +279,14 @@ def _decode_into(
                     pixels[place] = image
                 place += 1
     if len(spoilt) == len(pixels):
-        raise DataError("data.source", f"none of {len(files)} files can be read: {bad[rows[0]]}")
+        why = next(iter(bad.values()))
+        raise DataError("data.source", f"none of {len(keep)} files can be read: {why}")
     if spoilt:
         good = np.delete(pixels, spoilt, axis=0)
         np.save(folder / "pixels.npy", good)
     else:
         pixels.flush()
-    digest = hashlib.sha256(
-        "".join(f"{n}\0{s.sha256}\n" for n, s in zip(names, looks, strict=True)).encode()
-    )
-    about = {"bad": dict(sorted(bad.items())), "fingerprint": digest.hexdigest()}
-    (folder / "about.json").write_text(json.dumps(about))
+    (folder / "about.json").write_text(json.dumps({"bad": dict(sorted(bad.items()))}))
 
 
 def _look(file: str) -> Look:
@@ -186,48 +302,39 @@ def _look(file: str) -> Look:
             width, height = image.size[::-1] if swapped else image.size
             return Look(digest, width, height, image.mode in GRAY_MODES)
     except Exception as error:  # a damaged file may raise anything
-        return Look(digest, problem=_why(error))
+        return Look(digest, problem=reason(error))
 
 
-def _common_size(looks: Iterable[Look], section: ImageData) -> tuple[int, int]:
+def _common_size(sizes: NDArray[np.int64], section: ImageData) -> tuple[int, int]:
     """(width, height) of every decoded image."""
     if section.size is not None:
         return section.size, section.size
-    sizes = sorted({(look.width, look.height) for look in looks})
-    if len(sizes) > 1:
-        (w0, h0), (w1, h1) = sizes[0], sizes[-1]
+    distinct = np.unique(sizes, axis=0).tolist()
+    (w0, h0), (w1, h1) = distinct[0], distinct[-1]
+    if len(distinct) > 1:
         raise DataError(
             "data.size",
-            f"the images are of {len(sizes)} different sizes, from {w0} × {h0} to {w1} × {h1} "
+            f"the images are of {len(distinct)} different sizes, from {w0} × {h0} to {w1} × {h1} "
             "pixels; say to which size to bring them",
             "size: 64",
         )
-    return sizes[0]
+    return w0, h0
 
 
 def _pixels(file: str, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """(C, H, W) of an image, or why there is none."""
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.format == "JPEG":
                 # Decodes at a fraction of the size where that is enough: much faster. Twice the
                 # size wanted, so that the scaling that follows still has something to average.
                 opened.draft(mode, (2 * size[0], 2 * size[1]))
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a pixel
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert(mode)
-            if image.size != size:
-                image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+            return as_pixels(ImageOps.exif_transpose(opened), mode, size)
     except Exception as error:  # a damaged file may raise anything
-        return _why(error)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+        return reason(error)
 
 
-def _why(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why an image cannot be read, in words."""
     if isinstance(error, UnidentifiedImageError):
         return f"not a {', '.join(FORMATS)} image"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):

@@ -1,7 +1,7 @@
 """Some of the validation rows as people read them, to look at what models disagree on.
 
-Images are what the model is given, made smaller; a table's rows are as they are in the source,
-with every column. The test rows are never among them.
+Images are what the model is given, made smaller; rows of a table and texts are as they are in the
+source, with every column. The test rows are never among them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def table(dataset: Dataset, most: int) -> pa.Table | None:
     Returns:
         ``id`` (int64, the row's number in the source, as in predictions), and ``image`` (PNG or
         JPEG) or the columns of the source, of which one named ``id`` is called ``id_`` here. The
-        schema's metadata ``hpo`` says which: ``{"kind": "images"}`` or ``{"kind": "table"}``.
+        schema's metadata ``hpo`` says which: ``{"kind": "images"}``, ``"table"`` or ``"text"``.
         None: there are none.
     """
     import pyarrow as pa

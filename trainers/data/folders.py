@@ -12,10 +12,12 @@ import numpy as np
 from trainers.contract import DataError
 from trainers.data.splits import Rows
 
-# What a folder of a split may be called.
+# What a folder of a split may be called, and a row's split in a column.
+TRAIN = ("train",)
 VALIDATION = ("val", "valid", "validation")
 TEST = ("test",)
 
+TEXT_SUFFIXES = (".txt",)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
 
@@ -40,8 +42,14 @@ class Listing:
     strays: list[str]
 
 
-def listing(root: Path) -> Listing:
+def listing(
+    root: Path, what: str = "images", suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Listing:
     """List ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``.
+
+    Args:
+        what: There should be, for messages.
+        suffixes: By which they are known where they lie in no class's folder.
 
     Raises:
         DataError: There are fewer than two classes, one of them is empty, a folder cannot be
@@ -56,7 +64,7 @@ def listing(root: Path) -> Listing:
     if len(classes) < 2:
         raise DataError(
             "data.source",
-            f"{tops[0]} must have a folder of images for each of at least two classes; "
+            f"{tops[0]} must have a folder of {what} for each of at least two classes; "
             f"there is {f'one, {classes[0]!r}' if classes else 'none'}",
         )
     names: list[str] = []
@@ -78,18 +86,18 @@ def listing(root: Path) -> Listing:
         f"{entry.path.removeprefix(f'{root}/')} (in no class's folder)"
         for top in dict.fromkeys([root, *tops])
         for entry in _visible(top)
-        if entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES)
+        if entry.is_file() and entry.name.lower().endswith(suffixes)
     ]
     validation = _together(rows, VALIDATION) if splits else None
     test = _together(rows, TEST) if splits else None
     return Listing(root, names, labels, classes, validation, test, strays)
 
 
-def images_below(path: Path) -> list[str]:
-    """The paths of the images below a folder, at any depth, in a fixed order; or of one image."""
+def files_below(path: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """The paths of such files below a folder, at any depth, in a fixed order; or of one file."""
     if not path.is_dir():
         return [str(path)]
-    return [file for file in _files(path) if file.lower().endswith(IMAGE_SUFFIXES)]
+    return [file for file in _files(path) if file.lower().endswith(suffixes)]
 
 
 def _together(rows: dict[str, list[int]], names: tuple[str, ...]) -> Rows | None:

@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 
 from trainers import metrics
 from trainers.contract import DataError
+from trainers.data import cleaning
+from trainers.data import columns as column_facts
 from trainers.data.dataset import Dataset, Split
-from trainers.data.encode import Encoding
+from trainers.data.encode import Encoding, is_number, numbers
 from trainers.data.examples import rows as rows_to_show
+from trainers.data.folders import TEST, TRAIN, VALIDATION
 from trainers.data.splits import Partition, Rows, partition
 from trainers.metrics import Task
 from trainers.options import TableData
@@ -52,13 +55,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A table, and what its section makes of it.
 
     Attributes:
         frame: As it is in the source.
         fingerprint: sha256 of the source's content.
         columns: Those that a model may see, of all rows.
+        groups: (rows,) the number of each row's group, or None.
+        copies: (rows,) of each row the first one that is equal, target included.
     """
 
     frame: pd.DataFrame
@@ -66,6 +71,8 @@ class _Opened:
     target: Target
     columns: pd.DataFrame
     parts: Partition
+    groups: NDArray[np.int64] | None
+    copies: Rows
 
 
 def load(section: TableData, examples: int = 0) -> Dataset:
@@ -77,10 +84,10 @@ def load(section: TableData, examples: int = 0) -> Dataset:
     Raises:
         DataError: The file cannot be read, a column is not there, or the target cannot be used.
     """
-    table = _opened(section)
+    table = opened(section)
     target, parts = table.target, table.parts
     columns = table.columns.iloc[parts.search]  # the test rows end here
-    splits = tuple(_split(columns, target, parts, *fold) for fold in parts.folds)
+    splits = tuple(_split(columns, table, *fold) for fold in parts.folds)
     if target.classes is not None:
         for train, _ in parts.folds:
             for missing in np.setdiff1d(np.arange(len(target.classes)), target.values[train]):
@@ -100,6 +107,10 @@ def load(section: TableData, examples: int = 0) -> Dataset:
         "fingerprint": table.fingerprint,
         "metrics": metrics.names(target.task),
         "skipped": [],
+        "report": {
+            **cleaning.report(parts, table.copies, section, _labels(target), target.classes),
+            **column_facts.report(table.columns, parts.search, target.values),
+        },
     }
     classes = None if target.classes is None else tuple(target.classes)
     ids = torch.from_numpy(parts.search)
@@ -114,31 +125,53 @@ def test_rows(section: TableData) -> tuple[Rows, NDArray[Any], pd.DataFrame]:
     Raises:
         DataError: As `load` does.
     """
-    table = _opened(section)
+    table = opened(section)
     test = table.parts.test
     return test, table.target.values[test], table.columns.iloc[test]
 
 
-def _opened(section: TableData) -> _Opened:
-    frame, fingerprint = _read(section.source)
+def opened(section: TableData, texts: str | None = None) -> Opened:
+    """Read and check a table, and divide its rows.
+
+    Args:
+        texts: The one column that a model is to see, which is read as text; None: all others.
+
+    Raises:
+        DataError: As `load` does.
+    """
+    frame, fingerprint = _read(section.source, texts)
     name = _target_name(section, frame)
+    if texts is not None:
+        _check_column("data.text", texts, frame)
     for column in section.ignore:
         _check_column("data.ignore", column, frame)
     target = _target(frame[name], section.task)
-    groups = None if section.group is None else _groups(section.group, name, frame)
-    columns = frame.drop(columns=[name, *section.ignore])
-    if section.group in columns:
-        columns = columns.drop(columns=section.group)
+    sides = {"group": section.group, "time": section.time, "split": section.split}
+    for side, of_sides in sides.items():
+        _check_side(f"data.{side}", of_sides, name, frame)
+    unseen = {name, *section.ignore, *sides.values()}
+    columns = frame.drop(columns=[column for column in frame if column in unseen])
+    if texts is not None:
+        columns = frame[[texts]]
     if columns.shape[1] == 0:
         raise DataError("data.source", f"there is no column but the target {name!r}")
-    labels = None if target.classes is None else target.values
-    parts = partition(labels, len(frame), section, groups=groups)
-    return _Opened(frame, fingerprint, target, columns, parts)
+    _check_plain(columns)
+    groups = None if section.group is None else _groups(frame[section.group])
+    times = None if section.time is None else _times(frame[section.time])
+    validation, test = (None, None) if section.split is None else _given(frame[section.split])
+    copies = cleaning.first_of(cleaning.contents(frame[[*columns, name]]))
+    parts = partition(
+        _labels(target), len(frame), section, validation, test, groups, times, copies
+    )
+    return Opened(frame, fingerprint, target, columns, parts, groups, copies)
 
 
-def _split(
-    columns: pd.DataFrame, target: Target, parts: Partition, train: Rows, validation: Rows
-) -> Split:
+def _labels(target: Target) -> NDArray[np.int64] | None:
+    return None if target.classes is None else target.values
+
+
+def _split(columns: pd.DataFrame, table: Opened, train: Rows, validation: Rows) -> Split:
+    target, parts = table.target, table.parts
     train, validation = (np.searchsorted(parts.search, part) for part in (train, validation))
     encoding = Encoding.fit(columns.iloc[train])
     values = target.values[parts.search]
@@ -155,11 +188,16 @@ def _split(
         target_mean=mean,
         target_std=std,
         encoding=encoding.plain(),
+        groups=None if table.groups is None else torch.from_numpy(table.groups[parts.search]),
     )
 
 
-def _read(source: str) -> tuple[pd.DataFrame, str]:
-    """The table, and the sha256 of its content."""
+def _read(source: str, texts: str | None) -> tuple[pd.DataFrame, str]:
+    """The table, and the sha256 of its content.
+
+    Args:
+        texts: A column in which "NA", too, is a text.
+    """
     if not Path(source).suffix:
         return _built_in(source)
     path = Path(source).expanduser()
@@ -169,7 +207,13 @@ def _read(source: str) -> tuple[pd.DataFrame, str]:
         if _is_parquet(path):
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, sep=_separator(path), low_memory=False)
+            separator = _separator(path)
+            frame = pd.read_csv(path, sep=separator, low_memory=False)
+            if texts in frame.columns:
+                only = pd.read_csv(
+                    path, sep=separator, dtype="str", keep_default_na=False, usecols=[texts]
+                )
+                frame[texts] = only[texts]
     frame.columns = [str(column) for column in frame.columns]
     if len(frame) == 0:
         raise DataError("data.source", f"{path} has no rows")
@@ -177,20 +221,21 @@ def _read(source: str) -> tuple[pd.DataFrame, str]:
 
 
 def batches(
-    path: Path, needed: Sequence[str], text: Collection[str], rows: int
+    path: Path, needed: Sequence[str], text: Collection[str], rows: int, na: bool = True
 ) -> Iterator[pd.DataFrame]:
     """A CSV or Parquet file, so many rows at a time.
 
     Args:
         needed: Columns that it must have.
         text: Columns that are read as text, whatever they look like.
+        na: Whether a value is missing where a CSV file says "NA" or the like.
 
     Raises:
         DataError: It cannot be read, has no rows, or lacks a column.
     """
     count = 0
     with _explained(path):
-        for frame in _parts(path, text, rows):
+        for frame in _parts(path, text, rows, na):
             frame.columns = [str(column) for column in frame.columns]
             check_columns(str(path), needed, list(frame.columns))
             count += len(frame)
@@ -217,7 +262,9 @@ def check_columns(what: str, needed: Sequence[str], there: Sequence[str]) -> Non
     )
 
 
-def _parts(path: Path, text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+def _parts(
+    path: Path, text: Collection[str], rows: int, na: bool
+) -> Iterator[pd.DataFrame]:
     if _is_parquet(path):
         from pyarrow.parquet import ParquetFile
 
@@ -227,7 +274,12 @@ def _parts(path: Path, text: Collection[str], rows: int) -> Iterator[pd.DataFram
         return
     types = dict.fromkeys(text, "str")
     with pd.read_csv(
-        path, sep=_separator(path), dtype=types, chunksize=rows, low_memory=False
+        path,
+        sep=_separator(path),
+        dtype=types,
+        keep_default_na=na,
+        chunksize=rows,
+        low_memory=False,
     ) as reader:
         yield from reader
 
@@ -293,20 +345,77 @@ def _check_column(key: str, name: str, frame: pd.DataFrame) -> None:
         )
 
 
-def _groups(name: str, target: str, frame: pd.DataFrame) -> NDArray[np.int64]:
-    """The number of each row's group."""
-    _check_column("data.group", name, frame)
+def _check_plain(columns: pd.DataFrame) -> None:
+    """Refuse columns of lists and the like, as Parquet may hold."""
+    for name in columns:
+        present = columns[name].dropna()
+        if len(present) and isinstance(present.iloc[0], np.ndarray | list | dict):
+            raise DataError(
+                "data.source",
+                f"column {name!r} holds lists, of which nothing can be learned",
+                f"ignore: [{name}]",
+            )
+
+
+def _check_side(key: str, name: str | None, target: str, frame: pd.DataFrame) -> None:
+    """Refuse a column that says on which side of a split a row is, and does not do so."""
+    if name is None:
+        return
+    _check_column(key, name, frame)
+    what = key.removeprefix("data.")
     if name == target:
-        raise DataError("data.group", f"{name!r} is the target; it cannot be the group as well")
-    numbers, _ = pd.factorize(frame[name])
-    missing = np.flatnonzero(numbers < 0)
+        raise DataError(key, f"{name!r} is the target; it cannot be the {what} as well")
+    missing = np.flatnonzero(frame[name].isna())
     if len(missing):
         raise DataError(
-            "data.group",
+            key,
             f"{len(missing)} rows have no value in {name!r}, the first is row {missing[0]}",
             "fill these rows in, or remove them",
         )
-    return numbers.astype(np.int64)
+
+
+def _groups(column: pd.Series[Any]) -> NDArray[np.int64]:
+    """The number of each row's group."""
+    return pd.factorize(column)[0].astype(np.int64)
+
+
+def _times(column: pd.Series[Any]) -> NDArray[np.float64]:
+    """When each row was, as numbers."""
+    dates = column
+    if not is_number(column):
+        dates = pd.to_datetime(column, errors="coerce", format="mixed", utc=True)
+    times = numbers(dates)
+    wrong = column[np.isnan(times)]
+    if len(wrong):
+        raise DataError(
+            "data.time",
+            f"{len(wrong)} rows of {column.name!r} are neither dates nor numbers, the first is "
+            f"{wrong.iloc[0]!r} in row {wrong.index[0]}",
+            "write dates as 2026-12-31",
+        )
+    return times
+
+
+def _given(column: pd.Series[Any]) -> tuple[Rows | None, Rows | None]:
+    """The rows that validate and those that test, as a column says; None: it names none.
+
+    Raises:
+        DataError: It says something else, or names none to train on.
+    """
+    said = column.astype(str).str.strip().str.lower()
+    unknown = column[~said.isin([*TRAIN, *VALIDATION, *TEST])]
+    if len(unknown):
+        raise DataError(
+            "data.split",
+            f"expected train, val or test; {column.name!r} holds {unknown.iloc[0]!r} in row "
+            f"{unknown.index[0]}",
+        )
+    train, validation, test = (
+        np.flatnonzero(said.isin(names)) for names in (TRAIN, VALIDATION, TEST)
+    )
+    if len(train) == 0:
+        raise DataError("data.split", f"{column.name!r} says train of no row")
+    return (validation if len(validation) else None), (test if len(test) else None)
 
 
 def _target(column: pd.Series[Any], task: str) -> Target:

@@ -87,17 +87,27 @@ class Bagging:
 def bootstrap(split: Split, ensemble: Mapping[str, Any], seed: Sequence[int]) -> Split:
     """The split with a sample of its training rows, some of them several times.
 
+    Where rows are in groups, groups are drawn, and their rows go with them: else a row that is
+    out of the bag would be judged by a member that knows its group.
+
     Args:
         seed: Of this member.
     """
-    count = len(split.train)
+    random, train = generator(*seed, ROWS), split.train
+    if split.groups is None:
+        chosen = _drawn(len(train), ensemble, random)
+        return replace(split, train=train[chosen.sort().values])
+    there, of_group = torch.unique(split.groups[train], return_inverse=True)
+    times = torch.bincount(_drawn(len(there), ensemble, random), minlength=len(there))
+    return replace(split, train=train.repeat_interleave(times[of_group]))
+
+
+def _drawn(count: int, ensemble: Mapping[str, Any], random: torch.Generator) -> Tensor:
+    """(n,) int64 numbers below `count`."""
     wanted = max(1, round(float(ensemble["bootstrap_fraction"]) * count))
-    random = generator(*seed, ROWS)
     if ensemble["replacement"]:
-        chosen = torch.randint(count, (wanted,), generator=random)
-    else:
-        chosen = torch.randperm(count, generator=random)[:wanted]
-    return replace(split, train=split.train[chosen.sort().values])
+        return torch.randint(count, (wanted,), generator=random)
+    return torch.randperm(count, generator=random)[:wanted]
 
 
 def columns(part: Part, seed: Sequence[int]) -> Tensor | None:
@@ -105,7 +115,7 @@ def columns(part: Part, seed: Sequence[int]) -> Tensor | None:
     share = float(part.ensemble["feature_fraction"])
     if share == 1:
         return None
-    (count,) = part.data.shape
+    (count,) = part.split.shape
     seen = torch.zeros(count)
     order = torch.randperm(count, generator=generator(*seed, COLUMNS))
     seen[order[: max(1, round(share * count))]] = 1.0

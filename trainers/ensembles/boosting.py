@@ -29,6 +29,7 @@ from trainers.ensembles.members import (
     WeightsOf,
 )
 from trainers.lanes import Lane
+from trainers.losses import chosen
 from trainers.metrics import Estimates
 
 
@@ -77,7 +78,8 @@ class Gradient:
     the same: regression on the residuals. For classes it keeps the trial's own loss, label
     smoothing included, and needs no line search, for logits add up.
 
-    F begins as the best constant: the logarithms of the classes' shares, or the mean.
+    F begins as the best constant: the logarithms of the classes' shares, the logits of the labels'
+    shares, or the mean; the median where a loss counts errors by their size (`mae`, `huber`).
     """
 
     def __init__(self, part: Part, state: Mapping[str, Any] | None) -> None:
@@ -133,11 +135,11 @@ class Gradient:
         return {**self._stages.state(), "sum": self._sum}
 
     def _first_sum(self) -> Tensor:
-        target = self._stages.part.split.target
-        first = torch.tensor(self._start, device=target.device)
-        if target.dtype != torch.int64:
-            first = torch.zeros(1, device=target.device)  # of standardized values
-        return first.expand(len(target), -1).clone()
+        split = self._stages.part.split
+        first = torch.tensor(self._start, device=split.target.device)
+        if self._stages.part.data.task == "regression":
+            first = ((first - split.target_mean) / split.target_std).reshape(1)
+        return first.expand(len(split.target), -1).clone()
 
     def _as_put_out(self, said: Predicted) -> Tensor:
         """(n, outputs)"""
@@ -158,12 +160,17 @@ class Gradient:
 
 
 def start(part: Part) -> list[float] | float:
-    """The best constant: logits of all classes, or the mean of the target."""
+    """The best constant: logits of all classes or labels, or the mean or median of the target."""
     split = part.split
-    if part.data.classes is None:
-        return split.target_mean
-    labels = split.target[split.train.to(split.target.device)]
-    counts = torch.bincount(labels, minlength=part.data.outputs).double() + 1  # Laplace
+    target = split.target[split.train.to(split.target.device)]
+    if part.data.task == "regression":
+        by_size = chosen(part.params["train"], part.data.task) in ("mae", "huber")
+        return float(target.double().quantile(0.5)) if by_size else split.target_mean
+    if part.data.task == "multilabel":
+        shares = (target.double().sum(0) + 1) / (len(target) + 2)  # Laplace
+        logits: list[float] = shares.logit().tolist()
+        return logits
+    counts = torch.bincount(target, minlength=part.data.outputs).double() + 1  # Laplace
     logarithms: list[float] = (counts / counts.sum()).log().tolist()
     return logarithms
 
@@ -229,12 +236,12 @@ def check_classes(data: Dataset) -> None:
     """Refuse SAMME where there is nothing to vote on.
 
     Raises:
-        DataError: It is a regression.
+        DataError: Rows do not have one class each.
     """
-    if data.classes is None:
+    if data.task != "classification":
         raise DataError(
             "ensemble.boosting",
-            "samme is for classification; the target is a number",
+            f"samme is for classification; this is a {data.task}",
             "boosting: gradient",
         )
 

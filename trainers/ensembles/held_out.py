@@ -5,14 +5,16 @@ Nothing is fitted to validation rows: those are what the whole is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers import meta_learners
+from trainers.data.splits import deal_groups
 from trainers.ensembles.combining import Predicted, as_arrays
 from trainers.ensembles.members import Part
 from trainers.seeds import generator
@@ -21,22 +23,46 @@ SHARE = 5  # every fifth training row is held out for weights
 STREAM = 1_000_003  # sets these draws apart from members' own
 
 
+def parts_of(ensemble: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The setting for which the training rows are dealt to parts, and how many; None: they are not.
+
+    Args:
+        ensemble: The ``ensemble`` section.
+    """
+    if ensemble["method"] == "stacking":
+        return "inner_folds", int(ensemble["inner_folds"])
+    weighted = ensemble["method"] in ("bagging", "snapshot") and ensemble["combine"] == "weighted"
+    return ("combine", SHARE) if weighted else None
+
+
 def dealt(part: Part, parts: int) -> list[Tensor]:
     """The training rows in so many parts of equal size, with the classes' shares where there are
-    any; ascending.
+    any; ascending. Rows of a group are in one part, which are then about as large.
 
     Raises:
-        ValueError: There are fewer rows.
+        ValueError: There are fewer rows, or groups.
     """
-    train = part.split.train
+    train, target = part.split.train, part.split.target
     if len(train) < parts:
         raise ValueError(f"{len(train)} training rows cannot be dealt to {parts} parts")
+    if part.split.groups is not None:
+        return _dealt_groups(part, part.split.groups.numpy(), parts)
     random = generator(part.seed, part.fold, STREAM)
     order = train[torch.randperm(len(train), generator=random)]
-    labels = part.split.target[order.to(part.split.target.device)].cpu()
+    labels = target[order.to(target.device)].cpu()
     if labels.dtype == torch.int64:
         order = order[labels.argsort(stable=True)]
     return [order[at::parts].sort().values for at in range(parts)]
+
+
+def _dealt_groups(part: Part, groups: NDArray[np.int64], parts: int) -> list[Tensor]:
+    train, target = part.split.train.numpy(), part.split.target
+    there = len(np.unique(groups[train]))
+    if there < parts:
+        raise ValueError(f"{there} groups of training rows cannot be dealt to {parts} parts")
+    labels = target.cpu().numpy() if target.dtype == torch.int64 else None
+    dealt = deal_groups(train, labels, groups, parts, (part.seed, part.fold, STREAM, 0))
+    return [torch.from_numpy(rows) for rows in dealt]
 
 
 def for_weights(part: Part) -> Tensor:

@@ -16,7 +16,8 @@ from trainers.lanes import Lane
 from trainers.lanes.losses import balanced
 from trainers.metrics import Estimates, Scores
 from trainers.models import build
-from trainers.schedules import SCHEDULES, Schedule
+from trainers.metrics import maximize
+from trainers.schedules import Plateau, Schedule, made
 from trainers.seeds import seed_everything
 
 # What of a member's own settings belongs to its ``train`` section; the rest is its model's.
@@ -100,15 +101,17 @@ class Part:
         if epochs is not None:
             options["epochs"] = epochs
         seed_everything(*seed, 0)
-        built, split = build(model, self.data.shape, self.data.outputs), split or self.split
+        split = split or self.split
+        built = build(model, split.shape, self.data.outputs, split.encoding)
         weighted = options["class_weights"] == "balanced" and self.data.classes is not None
         return Lane(
             built,
             split,
             options,
-            schedule or SCHEDULES[options["schedule"]],
+            schedule or made(options),
             seed,
             class_weights=balanced(split, self.data.outputs) if weighted else None,
+            plateau=Plateau.of(options, maximize) if schedule is None else None,
         )
 
     def training(self, rows: Tensor) -> Split:

@@ -27,7 +27,7 @@ from trainers.ensembles.members import (
 )
 from trainers.lanes import Lane
 from trainers.metrics import Estimates, Scores
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Cosine
 
 BATCH = 256  # rows at once
 
@@ -39,7 +39,7 @@ class Snapshot:
         self._part = part
         self._held_out = held_out.for_weights(part)
         self._cycles = stages.count(part.ensemble, part.epochs)
-        schedule = stages.repeated(SCHEDULES["cosine"], self._cycles, part.epochs)
+        schedule = stages.Repeated(Cosine(), self._cycles, part.epochs)
         rows = held_out.without(part.split.train, self._held_out)
         split = part.training(rows) if len(self._held_out) else part.split
         self._lane = part.lane(0, split=split, schedule=schedule)

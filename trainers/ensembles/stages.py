@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from trainers.schedules import Schedule
@@ -25,17 +28,23 @@ def length(stages: int, stage: int, epochs: int) -> int:
     return -(-(stage + 1) * epochs // stages) - -(-stage * epochs // stages)
 
 
-def repeated(schedule: Schedule, stages: int, epochs: int) -> Schedule:
-    """`schedule` anew in each stage (of a cosine: Loshchilov and Hutter 2017)."""
-    begins = [0]
-    for stage in range(stages):
-        begins.append(begins[-1] + length(stages, stage, epochs))
+@dataclass(frozen=True)
+class Repeated(Schedule):
+    """A schedule anew in each stage (of a cosine: Loshchilov and Hutter 2017)."""
 
-    def factor(progress: float) -> float:
-        epoch = progress * epochs
+    schedule: Schedule
+    stages: int
+    epochs: int
+
+    def __call__(self, progress: float) -> float:
+        epoch, begins = progress * self.epochs, self._begins
         # A stage's first step may lie below its beginning by a rounding.
-        stage = min(bisect_right(begins, epoch + 1e-9), stages) - 1
+        stage = min(bisect_right(begins, epoch + 1e-9), self.stages) - 1
         begin, end = begins[stage], begins[stage + 1]
-        return schedule(max(0.0, (epoch - begin) / (end - begin)))
+        return self.schedule(max(0.0, (epoch - begin) / (end - begin)))
 
-    return factor
+    @cached_property
+    def _begins(self) -> list[int]:
+        """Of each stage, and the end of the last one, in epochs."""
+        lengths = [length(self.stages, stage, self.epochs) for stage in range(self.stages)]
+        return [0, *accumulate(lengths)]

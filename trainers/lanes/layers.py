@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainers.lanes import images, noise
+from trainers.lanes.composed import Chain, Sum
 from trainers.lanes.vmapped import Vmapped
+from trainers.models.modules import ImageBlock, RowBlock
 
 Tensors = Mapping[str, Tensor]  # a layer's own, by name: (k, …)
 
@@ -207,6 +209,31 @@ def elementwise(layer: nn.Module, _: Tensors, x: Tensor, _pass: Pass) -> Tensor:
     return y
 
 
+def chain(module: nn.Module, own: Tensors, gradients: Tensors) -> Layer:
+    """A module's children one after another."""
+    return Chain(
+        [
+            rule(child)(child, below(name, own), below(name, gradients))
+            for name, child in module.named_children()
+        ]
+    )
+
+
+def row_block(block: RowBlock, own: Tensors, gradients: Tensors) -> Layer:
+    return Sum([chain(block, own, gradients), Chain([])])
+
+
+def image_block(block: ImageBlock, own: Tensors, gradients: Tensors) -> Layer:
+    branches = [
+        chain(getattr(block, name), below(name, own), below(name, gradients))
+        for name in ("body", "shortcut")
+    ]
+    return Chain([Sum(branches), ReLU(nn.ReLU(), {}, {})])
+
+
+# What has a rule if all that it is made of has one.
+COMPOSED = (nn.Sequential, RowBlock, ImageBlock)
+
 LAYERS: dict[type[nn.Module], Make] = {
     nn.Linear: Linear,
     nn.ReLU: ReLU,
@@ -217,6 +244,9 @@ LAYERS: dict[type[nn.Module], Make] = {
     nn.BatchNorm2d: images.BatchNorm2d,
     nn.MaxPool2d: images.MaxPool2d,
     nn.AdaptiveAvgPool2d: images.GlobalAverage,
+    nn.Sequential: chain,
+    RowBlock: row_block,
+    ImageBlock: image_block,
     nn.BatchNorm1d: _by_autograd(batch_norm),
     nn.LayerNorm: _by_autograd(layer_norm),
     **dict.fromkeys(
@@ -251,10 +281,18 @@ def unsupported(model: nn.Module) -> str | None:
     """Why `model` can only be stacked by ``vmap``, in words, or None: there are rules for it."""
     if not isinstance(model, nn.Sequential):
         return f"{type(model).__name__} is no nn.Sequential"
-    return next(filter(None, map(_without_rule, model)), None)
+    return _without_rule(model)
+
+
+def below(name: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Those of the layer `name`, by their names in it; the empty name is the whole model's."""
+    prefix = f"{name}." if name else ""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _without_rule(layer: nn.Module) -> str | None:
+    if type(layer) in COMPOSED:
+        return next(filter(None, map(_without_rule, layer.children())), None)
     if type(layer) not in LAYERS:
         return f"there is no rule for {type(layer).__name__}"
     return f"there is no rule for {layer}" if images.refused(layer) else None
@@ -264,9 +302,7 @@ def forward(layers: Sequence[Layer], inputs: Tensor, run: Pass) -> Tensor:
     """(k, B, …) inputs → (k, outputs, B)."""
     # Images as (B, k, C, H, W), rows as (k, features, B).
     x = inputs.mT if inputs.dim() == 3 else inputs.transpose(0, 1)
-    for layer in layers:
-        x = layer.forward(x, run)
-    return x
+    return Chain(layers).forward(x, run)
 
 
 def backward(layers: Sequence[Layer], gradient: Tensor) -> None:
@@ -275,7 +311,4 @@ def backward(layers: Sequence[Layer], gradient: Tensor) -> None:
     Args:
         layers: From the first one that learns.
     """
-    through: Tensor | None = gradient
-    for place in range(len(layers) - 1, -1, -1):
-        assert through is not None
-        through = layers[place].backward(through, further=place > 0)
+    Chain(layers).backward(gradient, further=False)

@@ -14,7 +14,7 @@ from trainers.lanes.layers import unsupported
 from trainers.lanes.stack import Lane, Stack
 from trainers.memory import is_out_of_memory
 from trainers.models import build
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant
 
 STEPS = 4  # of an epoch that is timed
 ROUNDS = 3  # at least, of every size; more while there is time
@@ -44,14 +44,15 @@ def lanes_that_pay(
         return 1
     rows = STEPS * params["train"]["batch_size"]
     # A model each, of every fold of every repeat.
-    splits = [replace(split, train=split.train[:rows]) for split in data.splits]
+    alike = [split for split in data.splits if split.shape == data.shape]
+    splits = [replace(split, train=split.train[:rows]) for split in alike]
     splits *= params["train"]["repeats"]
     numbers = len(splits) * sum(p.numel() for p in model.parameters())
 
     def stack(trials: int) -> Stack:
         return Stack(
             [
-                Lane(model, split, params["train"], SCHEDULES["constant"], (trial, fold))
+                Lane(model, split, params["train"], Constant(), (trial, fold))
                 for trial in range(trials)
                 for fold, split in enumerate(splits)
             ]

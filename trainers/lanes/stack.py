@@ -14,16 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers import losses
+from trainers.augment import Drawn, draw, stacked
 from trainers.averages import warmed
 from trainers.data import Split
 from trainers.lanes import noise
-from trainers.lanes.layers import Layer, Pass, backward, forward, parts, rule
-from trainers.lanes.losses import LOSSES
+from trainers.lanes.layers import Layer, Pass, backward, below, forward, parts, rule
+from trainers.lanes.losses import LOSSES, Terms
 from trainers.lanes.optim import OPTIMIZERS, Rows, penalize
 from trainers.memory import is_out_of_memory
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates, Labels, Predicted, Scores, task_of
+from trainers.optim import decays
 from trainers.padding import padded
-from trainers.schedules import Schedule
+from trainers.sampling import Balanced
+from trainers.schedules import Plateau, Schedule, batch_size
 from trainers.seeds import generator
 
 # Rows of several steps are gathered at once, as many numbers (1 MB): a gather has its price, too.
@@ -41,7 +45,7 @@ class Lane:
         model: The model with its first weights; only they are used.
         split: What it trains and validates on.
         options: Its ``train`` section.
-        schedule: Of its learning rate.
+        schedule: Of its learning rate, and of its momentum.
         seed: What all its random numbers are made from.
         done: The epochs it has trained.
         offset: (N, outputs) added to what it puts out of each row of the split, before the loss;
@@ -49,6 +53,7 @@ class Lane:
         row_weights: (N,) how much each row counts in the loss, the mean over the training rows 1;
             None: all alike.
         class_weights: (C,) float64, of each class in the mean of the loss; None: all alike.
+        plateau: Lowers the learning rate by what it has reached; None: nothing does.
     """
 
     model: nn.Module
@@ -60,6 +65,7 @@ class Lane:
     offset: Tensor | None = None
     row_weights: Tensor | None = None
     class_weights: Tensor | None = None
+    plateau: Plateau | None = None
 
     @cached_property
     def rows(self) -> int:
@@ -70,13 +76,18 @@ class Lane:
 
     @property
     def batch(self) -> int:
-        """Rows of a step; the last one of an epoch may have fewer."""
-        return int(self.options["batch_size"])
+        """Rows of a step, in the last epoch; the last one of an epoch may have fewer."""
+        return batch_size(self.options, self.done)
 
     @property
     def steps(self) -> int:
         """How many it makes in an epoch."""
         return math.ceil(self.rows / self.batch)
+
+    @property
+    def batches(self) -> list[int]:
+        """How many rows it takes in each step of an epoch."""
+        return [min(self.batch, self.rows - step * self.batch) for step in range(self.steps)]
 
     @cached_property
     def width(self) -> int:
@@ -94,13 +105,39 @@ class Lane:
     def lr(self, epoch: int, step: int) -> float:
         """The learning rate of a step; epochs count from 1, steps from 0 in each."""
         done = (epoch - 1) * self.steps + step
-        return float(self.options["lr"]) * self.schedule(done / (self.options["epochs"] * self.steps))
+        return self.rate * self.schedule(done / (self.options["epochs"] * self.steps))
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that the schedule has a factor of."""
+        lr = float(self.options["lr"])
+        return lr if self.plateau is None else lr * self.plateau.factor
 
     def order(self) -> Tensor:
         """(rows,) int64: the rows of the epoch after `done`, in the order it takes them."""
-        random = generator(*self.seed, self.done + 1)
-        order = torch.randperm(len(self.split.train), generator=random)
-        return self.split.train.index_select(0, order[: self.rows])
+        return self.sampled(generator(*self.seed, self.done + 1))[: self.rows]
+
+    def sampled(self, random: torch.Generator) -> Tensor:
+        """(n,) int64: as many rows as there are to train on, in the order an epoch takes them."""
+        if self.options["sampling"] == "balanced":
+            return self._balanced.draw(random)
+        train = self.split.train
+        return train.index_select(0, torch.randperm(len(train), generator=random))
+
+    @cached_property
+    def _balanced(self) -> Balanced:
+        return Balanced(self.split.train, self.split.target)
+
+    def drawn(self, batches: Sequence[int]) -> Drawn | None:
+        """How the rows of the epoch after `done` are augmented; None: they are not.
+
+        Args:
+            batches: How many rows each has.
+        """
+        augment = self.options.get("augment")  # of images only
+        if augment is None:
+            return None
+        return draw(augment, batches, self.split.inputs.shape[1:], self.seed, self.done + 1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +150,7 @@ class Said:
     """
 
     lanes: Sequence[Lane]
-    predicted: Scores | Estimates
+    predicted: Predicted
     grad_norm: Tensor | None = None
 
 
@@ -134,9 +171,9 @@ class _Part:
     rows: Rows
     dropout: Tensor
     threshold: Tensor
-    smoothing: Tensor | None
-    class_weights: Tensor | None
+    terms: Terms
     averages: Tensor | None
+    norms: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +188,8 @@ class _Step:
         keys: (draws, k, 2) of dropout; None if no lane drops anything.
         offset: (k, outputs, B), added to what is put out; None: nothing to any.
         weight: (k, 1, B), how much rows count; None: all alike.
+        others: (k, B), the targets of rows that are mixed in; None: none are.
+        share: (k, 1, B), of `target`, which `others` have the rest of.
     """
 
     inputs: Tensor
@@ -160,6 +199,8 @@ class _Step:
     keys: Tensor | None
     offset: Tensor | None
     weight: Tensor | None
+    others: Tensor | None
+    share: Tensor | None
 
     def of(self, span: _Span) -> _Step:
         """The same of some of the lanes, and of the rows that these have."""
@@ -172,6 +213,8 @@ class _Step:
             None if self.keys is None else self.keys[:, some],
             None if self.offset is None else self.offset[some, :, : span.rows],
             None if self.weight is None else self.weight[some, :, : span.rows],
+            None if self.others is None else self.others[some, : span.rows],
+            None if self.share is None else self.share[some, :, : span.rows],
         )
 
 
@@ -192,10 +235,14 @@ class Stack:
         self._shapes = {name: p.shape for name, p in first.model.named_parameters()}
         self._width = first.width
         self._optimizer = OPTIMIZERS[first.options["optimizer"]]
+        self._decoupled = first.options["decoupled"] or first.options["optimizer"] == "adamw"
         self._device = first.split.target.device
+        self._decays = self._shrunk(first.options["decay_on"])
         self._dtype = next(first.model.parameters()).dtype
-        classes = first.split.target.dtype == torch.int64
-        self._loss = LOSSES["classification" if classes else "regression"]
+        self._task = task_of(first.split.target)
+        loss = losses.chosen(first.options, self._task)
+        self._loss, settings = LOSSES[loss], losses.LOSSES[loss].settings
+        self._of_loss = [name for name in settings if name != "class_weights"]  # the numbers
         self._most = sys.maxsize  # lanes a pass; less once memory was short
         self.lanes: list[Lane] = []
         self.parameters = torch.empty(0)
@@ -250,6 +297,9 @@ class Stack:
         counts = groupby((lane.rows, lane.batch) for lane in self.lanes)
         self._counts = [(*own, len(list(group))) for own, group in counts]
         self._gradients = torch.empty_like(self.parameters)
+        watched = self.lanes[0].options["grad_norm"] if self.lanes else False
+        # (K,) of the gradients, the sums over the steps of an epoch; None: nobody asks.
+        self._norms = self.parameters.new_zeros(len(self.lanes)) if watched else None
         self._settings = self._columns()
         self._dropout = self._shares_dropped()
         self._decay = self._column([lane.options["ema"] or 0.0 for lane in self.lanes])
@@ -260,8 +310,9 @@ class Stack:
     def _columns(self) -> dict[str, Tensor]:
         """The settings by name, (K, 1) each; without those that change nothing in any lane."""
         columns = {}
-        optional = (*self._optimizer.settings, "l1", "label_smoothing")
-        for name, without in [*((name, 0.0) for name in optional), ("clip_norm", math.inf)]:
+        optional = [*self._optimizer.settings, "l1", *self._of_loss]
+        clipping = [("clip_norm", math.inf), ("clip_value", math.inf)]
+        for name, without in [*((name, 0.0) for name in optional), *clipping]:
             own = [lane.options[name] for lane in self.lanes]
             values = [without if value is None else float(value) for value in own]
             if any(value != without for value in values):
@@ -269,6 +320,16 @@ class Stack:
         for name in self._optimizer.needed:
             columns[name] = self._column([lane.options[name] for lane in self.lanes])
         return columns
+
+    def _shrunk(self, decay_on: str) -> Tensor | None:
+        """(1, P) which parameters weight decay shrinks; None: all."""
+        if decay_on == "all":
+            return None
+        each = [
+            torch.full((shape.numel(),), decays(shape, decay_on))
+            for shape in self._shapes.values()
+        ]
+        return torch.cat(each).unsqueeze(0).to(self._device)
 
     def _shares_dropped(self) -> Tensor:
         """(draws, K, 1), by each of the dropout layers."""
@@ -333,6 +394,10 @@ class Stack:
             **{name: own[place].to("cpu", copy=True) for name, own in self._buffers.items()},
         }
 
+    def notes(self, lane: Lane) -> dict[str, str]:
+        """Nothing is to be said of how a lane is trained: a stack in halves gives the same."""
+        return {}
+
     # -- an epoch
 
     @torch.no_grad()
@@ -346,14 +411,17 @@ class Stack:
             order = functional.pad(lane.order(), (0, -lane.rows % lane.batch))
             rows[place, : lane.steps, : lane.batch] = order.view(-1, lane.batch)
         rows = rows.transpose(0, 1)  # a step's lie together
+        drawn_by = [(lane.drawn(lane.batches), lane.batch) for lane in lanes]
+        drawn = stacked(drawn_by, steps, self._width)
         outputs, targets = None, []
-        for start, inputs, target in self._gathered(rows, lanes):
+        for start, inputs, target in self._gathered(rows, lanes, drawn):
             wanted = self._standardized(target)
             own = rows[start : start + len(inputs)]
             offsets, weights = self._offsets(own), self._row_weights(own)
             if counted is not None:
                 here = counted[start : start + len(inputs)]
                 weights = here if weights is None else here * weights
+            others, own_shares = self._others(target, drawn, start)
             for step, (x, y) in enumerate(zip(inputs, wanted, strict=True), start):
                 given = _Step(
                     x,
@@ -363,6 +431,8 @@ class Stack:
                     None if keys is None else keys[step],
                     None if offsets is None else offsets[step - start],
                     None if weights is None else weights[step - start],
+                    None if others is None else others[step - start],
+                    None if own_shares is None else own_shares[step - start],
                 )
                 for span in self._spans(step):
                     output = self._step(span, given)
@@ -375,12 +445,14 @@ class Stack:
             lane.done += 1
         self._steps += self._column([lane.steps for lane in lanes]).long()
         assert outputs is not None
-        target = _in_order(targets).view(len(lanes), steps, self._width)
-        return [
-            said
-            for batch in sorted({lane.batch for lane in lanes})
-            for said in self._trained(outputs, target, batch)
-        ]
+        target = _in_order(targets).unflatten(1, (steps, self._width))
+        return self._with_norms(
+            [
+                said
+                for batch in sorted({lane.batch for lane in lanes})
+                for said in self._trained(outputs, target, batch)
+            ]
+        )
 
     @torch.no_grad()
     def validate(self) -> list[Said]:
@@ -439,10 +511,15 @@ class Stack:
         output = forward(part.layers, given.inputs, run)
         if given.offset is not None:
             output = output + given.offset
-        gradient = self._loss(output, given.target, part.smoothing, part.class_weights)
+        gradient = self._loss(output, given.target, part.terms)
+        if given.others is not None and given.share is not None:
+            other = self._loss(output, given.others, part.terms)
+            gradient.mul_(given.share).add_(other.mul_(1 - given.share))
         if given.weight is not None:
             gradient.mul_(given.weight)
         backward(part.layers[self._first_learner :], gradient)
+        if part.norms is not None:
+            part.norms.add_(torch.linalg.vector_norm(part.rows.gradients, dim=1))
         penalize(part.rows)
         self._optimizer.update(part.rows, given.numbers.unbind())
         if part.averages is not None and given.shares is not None:
@@ -454,8 +531,7 @@ class Stack:
     def _part(self, first: int, end: int) -> _Part:
         """What a step of some neighbouring lanes needs; made once."""
         if (first, end) not in self._parts:
-            some, smoothing = slice(first, end), self._settings.get("label_smoothing")
-            weights = self._class_weights
+            some = slice(first, end)
             self._parts[first, end] = _Part(
                 layers=self._layers(self.parameters, some),
                 rows=Rows(
@@ -463,20 +539,30 @@ class Stack:
                     self._gradients[some],
                     {name: tensor[some] for name, tensor in self._memory.items()},
                     {name: column[some] for name, column in self._settings.items()},
+                    self._decays,
+                    self._decoupled,
                 ),
                 dropout=self._dropout[:, some],
                 threshold=self._threshold[:, some],
-                smoothing=None if smoothing is None else smoothing[some].unsqueeze(2),
-                class_weights=None if weights is None else weights[some],
+                terms=self._terms(some),
                 averages=None if self._averages is None else self._averages[some],
+                norms=None if self._norms is None else self._norms[some],
             )
         return self._parts[first, end]
+
+    def _terms(self, some: slice) -> Terms:
+        def of(name: str) -> Tensor | None:
+            column = self._settings.get(name)
+            return None if column is None else column[some].unsqueeze(2)
+
+        weights = None if self._class_weights is None else self._class_weights[some]
+        return Terms(of("label_smoothing"), weights, of("focal_gamma"), of("huber_delta"))
 
     def _layers(self, weights: Tensor, places: slice | list[int]) -> list[Layer]:
         own = self._own(weights, places)
         gradients = dict(zip(self._shapes, self._cut(self._gradients[places]), strict=True))
         return [
-            rule(module)(module, _below(name, own), _below(name, gradients))
+            rule(module)(module, below(name, own), below(name, gradients))
             for name, module in self._modules
         ]
 
@@ -536,8 +622,13 @@ class Stack:
 
     def _numbers(self, steps: int) -> Tensor:
         """(steps, n, K, 1), of the optimizer; those of all steps at once are cheap."""
-        rates = self._learning_rates(steps)
-        numbers = self._optimizer.numbers(rates, self._settings, self._made(steps))
+        factors, shifts = self._scheduled(steps)
+        rates = torch.tensor([[lane.rate] for lane in self.lanes], dtype=torch.float64)
+        settings, moved = self._settings, self._optimizer.momentum
+        if moved in settings and shifts.any():
+            settings = {**settings, moved: (settings[moved].double() + shifts).clamp(min=0)}
+        lr = factors * rates.to(self._device)
+        numbers = self._optimizer.numbers(lr, settings, self._made(steps))
         return torch.stack(numbers, 1).to(self._dtype)
 
     def _shares(self, steps: int) -> Tensor | None:
@@ -551,18 +642,17 @@ class Stack:
         further = torch.arange(1, steps + 1, dtype=torch.float64, device=self._device)
         return self._steps + further.view(-1, 1, 1)
 
-    def _learning_rates(self, steps: int) -> Tensor:
-        """(steps, K, 1) float64"""
-        factors: dict[tuple[Schedule, int, int, int], list[float]] = {}  # of many lanes the same
+    def _scheduled(self, steps: int) -> Tensor:
+        """(2, steps, K, 1) float64, of each step the factor of the learning rate, and the shift of
+        the momentum."""
+        known: dict[tuple[Schedule, int, int, int], list[list[float]]] = {}  # of many the same
         table = []
         for lane in self.lanes:
             own = lane.schedule, lane.done, lane.options["epochs"], lane.steps
-            if own not in factors:
-                factors[own] = _factors(*own) + [0.0] * (steps - lane.steps)
-            table.append(factors[own])
-        columns = torch.tensor(table, dtype=torch.float64).T.unsqueeze(2)
-        rates = torch.tensor([[lane.options["lr"]] for lane in self.lanes], dtype=torch.float64)
-        return (columns * rates).to(self._device)
+            if own not in known:
+                known[own] = [each + [0.0] * (steps - lane.steps) for each in _scheduled(*own)]
+            table.append(known[own])
+        return torch.tensor(table, dtype=torch.float64).permute(1, 2, 0).unsqueeze(3).to(self._device)
 
     def _offsets(self, rows: Tensor) -> Tensor | None:
         """(s, K, outputs, B) what is added to what lanes put out; None: nothing to any.
@@ -594,13 +684,25 @@ class Stack:
         ]
         return torch.stack(of_each, 1).unsqueeze(2).to(self._dtype)
 
+    def _others(
+        self, target: Tensor, drawn: Drawn | None, start: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Of some steps what is mixed in, (s, K, B), and the share (s, K, 1, B) of the rest; see
+        `_Step`."""
+        if drawn is None or not drawn.mixes:
+            return None, None
+        here = drawn.some(slice(start, start + len(target)))
+        share = here.columns["share"].unsqueeze(2).to(self._device, self._dtype)
+        return here.partners(target), share
+
     def _gathered(
-        self, rows: Tensor, lanes: Sequence[Lane]
+        self, rows: Tensor, lanes: Sequence[Lane], drawn: Drawn | None = None
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The first step, inputs (s, K, B, …) and targets (s, K, B) of some steps at a time.
 
         Args:
             rows: (S, K, B) int64, of each one's own split.
+            drawn: (S, K, B), how they are augmented; None: they are not.
         """
         splits: dict[tuple[int, ...], tuple[Split, list[int]]] = {}
         for place, lane in enumerate(lanes):
@@ -613,10 +715,13 @@ class Stack:
             parts = []
             for split, places in splits.values():
                 own = some if len(splits) == 1 else some[:, places]
-                inputs, target = split.batch(own.reshape(-1))
+                happens = None
+                if drawn is not None:
+                    happens = drawn.some((slice(start, start + size), places)).flat()
+                inputs, target = split.batch(own.reshape(-1), happens)
                 inputs = inputs.view(*own.shape, *inputs.shape[1:])
                 inputs = inputs.to(self._dtype) if inputs.is_floating_point() else inputs
-                parts.append((inputs, target.view(own.shape)))
+                parts.append((inputs, target.view(*own.shape, *target.shape[1:])))
             if len(parts) == 1:
                 yield start, *parts[0]
             else:
@@ -626,7 +731,7 @@ class Stack:
 
     def _standardized(self, target: Tensor) -> Tensor:
         """(s, K, B): what the models are to put out for `target`."""
-        if target.dtype == torch.int64:
+        if self._task != "regression":
             return target
         mean, std = self._scales(self.lanes)
         return (target - mean) / std
@@ -647,8 +752,20 @@ class Stack:
         places = [place for place, lane in enumerate(self.lanes) if lane.batch == batch]
         lanes = [self.lanes[place] for place in places]
         own = slice(None) if len(lanes) == len(self.lanes) else places  # all: not copied
-        output, wanted = outputs[own, ..., :batch].flatten(2), target[own, :, :batch].flatten(1)
+        output, wanted = outputs[own, ..., :batch].flatten(2), target[own, :, :batch].flatten(1, 2)
         return self._said(output, wanted, [lane.rows for lane in lanes], lanes)
+
+    def _with_norms(self, all_said: list[Said]) -> list[Said]:
+        """The same with how long the gradients of the epoch were, if that is asked for."""
+        if self._norms is None:
+            return all_said
+        means = self._norms / torch.tensor([lane.steps for lane in self.lanes]).to(self._norms)
+        self._norms.zero_()
+        of_each = dict(zip(self.lanes, means, strict=True))
+        return [
+            replace(said, grad_norm=torch.stack([of_each[lane] for lane in said.lanes]))
+            for said in all_said
+        ]
 
     def _said(
         self, outputs: Tensor, target: Tensor, counts: Sequence[int], lanes: Sequence[Lane]
@@ -664,9 +781,11 @@ class Stack:
             some = [lanes[place] for place in places]
             own = slice(None) if len(places) == len(counts) else places  # all: not copied
             output, wanted = outputs[own, :, :count], target[own, :count]
-            predicted: Scores | Estimates
-            if target.dtype == torch.int64:
+            predicted: Predicted
+            if self._task == "classification":
                 predicted = Scores(output.mT, wanted)
+            elif self._task == "multilabel":
+                predicted = Labels(output.mT, wanted)
             else:
                 mean, std = self._scales(some)
                 values = output.squeeze(1) * std + mean
@@ -675,9 +794,11 @@ class Stack:
         return said
 
 
-def _factors(schedule: Schedule, done: int, epochs: int, steps: int) -> list[float]:
-    """Of the learning rate, in each of the `steps` of the epoch after `done`."""
-    return [schedule((done * steps + step) / (epochs * steps)) for step in range(steps)]
+def _scheduled(schedule: Schedule, done: int, epochs: int, steps: int) -> list[list[float]]:
+    """Factors of the learning rate, and shifts of the momentum, in the steps of the epoch after
+    `done`."""
+    progress = [(done * steps + step) / (epochs * steps) for step in range(steps)]
+    return [[schedule(at) for at in progress], [schedule.shift(at) for at in progress]]
 
 
 def _source(split: Split) -> tuple[int, ...]:
@@ -694,11 +815,5 @@ def _width(count: int) -> int:
 
 
 def _in_order(targets: Sequence[Tensor]) -> Tensor:
-    """(s, K, B) of some steps at a time → (K, all steps · B)."""
-    return torch.cat(list(targets)).transpose(0, 1).flatten(1)
-
-
-def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the layer `name`, by their names in it; the empty name is the whole model's."""
-    prefix = f"{name}." if name else ""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    """(s, K, B, …) of some steps at a time → (K, all steps · B, …)."""
+    return torch.cat(list(targets)).transpose(0, 1).flatten(1, 2)

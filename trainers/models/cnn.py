@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def cnn(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+def cnn(
+    model: Mapping[str, Any], shape: tuple[int, ...], outputs: int, _: Any = None
+) -> nn.Module:
     """Blocks of 3 × 3 convolution, batch norm, ReLU and 2 × 2 pooling; then the mean over what
     is left of the image, dropout, and a linear layer.
 
@@ -31,5 +33,5 @@ def cnn(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Mo
             smallest //= 2
         channels = width
     # With dropout even if none is dropped: so models that differ in it have the same shape.
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(model["dropout"])]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(model["dropout"] or 0.0)]
     return nn.Sequential(*layers, nn.Linear(channels, outputs))

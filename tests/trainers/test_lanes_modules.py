@@ -15,9 +15,10 @@ from torch.nn import functional
 from trainers.contract import DataError
 from trainers.data import Split
 from trainers.lanes import Lane, Stack, vmapped
-from trainers.options import Train
+from trainers.models import build
+from trainers.options import ImageModel, TableModel, Train
 from trainers.registry import stack_key
-from trainers.schedules import SCHEDULES
+from trainers.schedules import Constant
 from trainers.seeds import seed_everything
 
 BATCH, ROWS = 8, 41
@@ -53,7 +54,30 @@ def blocks(dropout: float) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), *middle, nn.Linear(5, 3))
 
 
-MODELS = {"blocks": (blocks, (6,)), "whole": (Convolving, (2, 5, 5))}
+def residual_mlp(dropout: float) -> nn.Module:
+    return build(table("residual_mlp", width=5, blocks=2, dropout=dropout), (6,), 3)
+
+
+def resnet(dropout: float) -> nn.Module:
+    section = ImageModel(name="resnet", channels=(2, 4), blocks=1, dropout=dropout)
+    return build(section.model_dump(mode="json"), (2, 5, 5), 3)
+
+
+def embedding_mlp(dropout: float) -> nn.Module:
+    return build(table("embedding_mlp", hidden=(9,), dropout=dropout), (6,), 3)
+
+
+def table(name: str, **settings: Any) -> dict[str, Any]:
+    return TableModel(name=name, **settings).model_dump(mode="json")
+
+
+MODELS: dict[str, tuple[Callable[[float], nn.Module], tuple[int, ...]]] = {
+    "blocks": (blocks, (6,)),
+    "whole": (Convolving, (2, 5, 5)),
+    "residual_mlp": (residual_mlp, (6,)),
+    "resnet": (resnet, (2, 5, 5)),
+    "embedding_mlp": (embedding_mlp, (6,)),
+}
 model = pytest.mark.parametrize("name", list(MODELS))
 
 
@@ -81,7 +105,7 @@ def lanes(
         }
         sections = Train(**options).model_dump(mode="json")
         own = make(dropout * (1 + number % 2)).to(dtype)
-        made.append(Lane(own, data, sections, SCHEDULES["constant"], (number, 0)))
+        made.append(Lane(own, data, sections, Constant(), (number, 0)))
     return made
 
 

@@ -1,0 +1,148 @@
+"""Short memory: a batch in parts has the gradients of the whole; and what is remembered of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainers import memory
+from trainers.data import Split
+from trainers.in_turn import InTurn
+from trainers.lanes import Lane
+from trainers.memory import Fits, is_out_of_memory, kind
+from trainers.options import Train
+from trainers.schedules import made
+
+ROWS, BATCH = 30, 15
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known() -> Iterator[None]:
+    memory._known.clear()
+    yield
+    memory._known.clear()
+
+
+class Small(nn.Module):
+    """For which memory is short with more than `most` rows, when it learns or when it is asked."""
+
+    def __init__(self, most: int, classes: int = 3, norm: bool = False, training: bool = True):
+        super().__init__()
+        torch.manual_seed(4)
+        self.most, self.short_in, self.seen = most, training, list[int]()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6) if norm else nn.Identity()
+        self.last = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.first(x))  # moves the statistics, and then it fails
+        if len(x) > self.most and self.training == self.short_in:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        self.seen.append(len(x))
+        out: Tensor = self.last(hidden.relu())
+        return out
+
+
+def split(classes: int = 3) -> Split:
+    random = torch.Generator().manual_seed(2)
+    inputs = torch.randn((ROWS + 10, 4), generator=random)
+    target = torch.randint(classes, (ROWS + 10,), generator=random)
+    return Split(inputs, target, torch.arange(ROWS), torch.arange(ROWS, ROWS + 10))
+
+
+def lane(model: nn.Module, data: Split, weighted: bool = False, **train: Any) -> Lane:
+    own = {"epochs": 3, "batch_size": BATCH, "optimizer": "sgd", "lr": 0.1, **train}
+    options = Train(**own).model_dump(mode="json")
+    random = torch.Generator().manual_seed(3)
+    weights: dict[str, Tensor] = {}
+    if weighted:
+        weights = {
+            "row_weights": torch.rand(ROWS + 10, generator=random) * 2,
+            "class_weights": torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64),
+            "offset": torch.randn((ROWS + 10, 3), generator=random),
+        }
+    return Lane(model, data, options, made(options), (1, 0), **weights)
+
+
+def trained(one: Lane, epochs: int = 2) -> InTurn:
+    team = InTurn([one])
+    for _ in range(epochs):
+        team.train()
+    return team
+
+
+@pytest.mark.parametrize(
+    ("weighted", "train"),
+    [
+        (False, {}),
+        (False, {"label_smoothing": 0.2, "clip_norm": 0.5}),
+        (True, {}),
+        (True, {"label_smoothing": 0.2}),
+    ],
+)
+def test_a_batch_in_parts_is_learned_from_as_a_whole(weighted: bool, train: dict[str, Any]) -> None:
+    whole = Small(BATCH)
+    trained(lane(whole, split(), weighted, **train))
+    model = Small(4)
+    team = trained(one := lane(model, split(), weighted, **train))
+    assert max(model.seen) <= 4 and sum(model.seen) == 2 * ROWS  # each row once an epoch
+    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    said = "memory was short: 4 of the 15 rows of a batch at once"
+    assert team.notes(one) == {"micro_batch": said}
+
+
+def test_what_fitted_is_remembered_for_the_next_model_like_it_only() -> None:
+    trained(lane(Small(4), split()), 1)
+    again = Small(BATCH)
+    trained(lane(again, split()), 1)
+    assert set(again.seen) == {3, 4}  # tried with no more
+    other = Small(BATCH, classes=5)
+    trained(lane(other, split(5)), 1)
+    assert set(other.seen) == {BATCH}
+    assert Fits(again, kind(again, (4,), "float32")).rows == 4
+    assert Fits(again, kind(again, (9,), "float32")).rows is None  # other inputs
+
+
+def test_a_failed_try_moves_no_statistics_and_batch_norm_is_warned_of() -> None:
+    model = Small(8, norm=True)
+    team = trained(one := lane(model, split()), 1)
+    assert model.norm.num_batches_tracked == 4  # two steps of two parts; not the one that failed
+    assert team.notes(one)["micro_batch"].endswith("; batch norm saw 8 rows at a time")
+
+
+def test_a_resumed_trial_computes_as_many_rows_at_once() -> None:
+    first = trained(one := lane(Small(4), split()), 1)
+    state = first.state(one)
+    memory._known.clear()  # another worker
+    model = Small(BATCH)
+    again = InTurn([two := lane(model, split())])
+    again.load(two, state)
+    two.done = 1
+    again.train()
+    assert set(model.seen) == {3, 4}
+
+
+def test_validation_is_in_parts_too() -> None:
+    model = Small(4, training=False)
+    team = trained(lane(model, split()), 1)
+    (said,) = team.validate()
+    model.short_in = True
+    whole = model(split().batch(torch.arange(ROWS, ROWS + 10))[0])
+    torch.testing.assert_close(said.predicted.logits[0], whole)
+
+
+def test_what_never_fits_fails_as_it_is() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="2 GiB"):
+        trained(lane(Small(0), split()))
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(lane(Small(1, norm=True), split()))  # batch norm needs two rows
+
+
+def test_another_error_is_no_want_of_memory() -> None:
+    assert is_out_of_memory(RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
