@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A process a core; each takes whole files, which share what they set up.
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
 
 .PHONY: quickstart test test-fast lint check docs format
 
@@ -10,10 +12,10 @@ quickstart: $(INSTALLED)
 	$(BIN)/hpo run studies/quickstart.yaml
 
 test: $(INSTALLED)          ## every test that can run here
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 test-fast: $(INSTALLED)     ## without those that take more than a few seconds
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

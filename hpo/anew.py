@@ -43,7 +43,7 @@ def study_of(record: Record) -> StudySpec:
     # What stands in the environment of these addresses is not needed, and may not be there.
     elsewhere = {"tracking": {}, "storage": "journal"}
     file = record.get("path") or f"{record['folder']}/study.yaml"
-    return spec.loads(record["file"].encode(), Path(file), elsewhere)
+    return spec.loads(record["file"].encode(), Path(file), elsewhere, recorded=True)
 
 
 def setup_like(

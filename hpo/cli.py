@@ -519,9 +519,9 @@ def predict(model: str, inputs: tuple[Path, ...], output: Path, home: Path, json
 
     MODEL is STUDY for its best trial, STUDY/NUMBER for a trial, STUDY/ensemble for the newest
     ensemble or STUDY/ensemble/NUMBER for another. INPUT is a CSV or Parquet file with the columns
-    of the training data, or images and folders of images. Writes a row for each: id (its number
-    from 0, or its path), predicted, and the probability of each class. If the table has the
-    target, too, it says how good the predictions are. Exit code 1 where images cannot be read; the
+    of the training data, or images, or texts, and folders of these. Writes a row for each: id (its
+    number from 0, or its path), predicted, and the probability of each class. If the table has the
+    target, too, it says how good the predictions are. Exit code 1 where files cannot be read; the
     others are predicted.
 
     Example: hpo predict churn customers.csv -o predicted.csv

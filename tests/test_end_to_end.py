@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from hpo import results
 
@@ -93,7 +96,7 @@ def test_the_quickstart_searches_real_digits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("study", "metric", "at_least"),
-    [("breast_cancer", "val/roc_auc", 0.98), ("diabetes", "val/r2", 0.4)],
+    [("tabular_classification", "val/roc_auc", 0.98), ("regression", "val/r2", 0.4)],
 )
 def test_a_table_is_searched(tmp_path: Path, study: str, metric: str, at_least: float) -> None:
     status = run(ROOT / "studies" / f"{study}.yaml", tmp_path, "--set", "budget.trials=12")
@@ -102,10 +105,73 @@ def test_a_table_is_searched(tmp_path: Path, study: str, metric: str, at_least: 
     assert_in_mlflow(tmp_path, study, 12)
 
 
-def test_the_user_s_own_trainer_is_searched(tmp_path: Path) -> None:
-    status = run(ROOT / "studies" / "own_trainer.yaml", tmp_path, "--set", "budget.trials=4")
-    assert status["trials"]["complete"] == 4
-    assert status["best"]["value"] > 0.85
+@pytest.mark.parametrize(
+    ("study", "needs", "at_least"),
+    [
+        ("own_function", None, 0.85),
+        ("own_command", None, 0.85),
+        ("lightning", "lightning", 0.85),
+        ("huggingface", "transformers", 0.2),
+    ],
+)
+def test_the_user_s_own_code_is_searched(
+    tmp_path: Path, study: str, needs: str | None, at_least: float
+) -> None:
+    if needs is not None:
+        pytest.importorskip(needs)
+    options = ("--set", "budget.trials=3", "--set", "pruner=none")
+    status = run(ROOT / "studies" / f"{study}.yaml", tmp_path, *options)
+    assert status["trials"]["complete"] == 3
+    assert status["best"]["value"] > at_least
+
+
+def test_a_network_is_compared_with_an_estimator_of_scikit_learn(tmp_path: Path) -> None:
+    options = ("--set", "budget.trials=6", "--set", "sampler=random", "--set", "train.epochs=5")
+    status = run(ROOT / "studies" / "baseline.yaml", tmp_path, *options)
+    assert status["trials"]["complete"] == 6
+    found = results.trials("baseline", tmp_path)
+    assert found["params.model.name"].nunique() == 2
+    assert status["best"]["value"] > 0.98
+
+
+def test_texts_are_searched_and_new_ones_predicted(tmp_path: Path) -> None:
+    options = ("--set", "budget.trials=3", "--set", "train.epochs=6", "--set", "train.lr=0.02")
+    status = run(ROOT / "studies" / "text.yaml", tmp_path, *options, "--set", "pruner=none")
+    assert status["trials"]["complete"] == 3
+    assert status["best"]["value"] > 0.7  # of 4 classes
+    assert_in_mlflow(tmp_path, "text", 3)
+    shown = pq.read_table(tmp_path / "studies" / "text" / "examples.parquet").to_pylist()
+    assert len(shown) == 96
+    assert {"id", "message", "topic"} <= set(shown[0])
+    new, said = tmp_path / "new.csv", tmp_path / "said.csv"
+    new.write_text("message\nThe tracking number for my parcel does not work.\n")
+    command = [sys.executable, "-m", "hpo.cli", "predict", "text", str(new), "-o", str(said)]
+    subprocess.run([*command, "--home", str(tmp_path)], check=True, timeout=120)
+    assert said.read_text().splitlines()[1].startswith("0,delivery,")
+
+
+def test_a_folder_of_photos_is_searched_with_augmentation(tmp_path: Path) -> None:
+    """Stripes of three directions, in any colours: crops and flips leave what they are."""
+    random, place = np.random.default_rng(0), np.arange(16)
+    waves = {
+        "across": np.broadcast_to(place[:, None], (16, 16)),
+        "down": np.broadcast_to(place[None, :], (16, 16)),
+        "both": np.add.outer(place, place),
+    }
+    for name, wave in waves.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(40):
+            stripes = np.sin(wave * 1.5 + random.uniform(0, 6))[..., None] * random.uniform(30, 90)
+            pixels = 128 + stripes * random.choice([-1, 1], 3) + random.normal(0, 20, (16, 16, 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(tmp_path / "photos" / name / f"{number}.png")
+    options = ("--set", "budget.trials=3", "--set", "train.epochs=4", "--set", "pruner=none")
+    small = ("--set", "model.channels=[8, 16]", "--set", "train.batch_size=16")
+    photos = {"PHOTOS": str(tmp_path / "photos")}
+    status = run(ROOT / "studies" / "image_folder.yaml", tmp_path, *options, *small, env=photos)
+    assert status["trials"]["complete"] == 3
+    assert status["best"]["value"] > 0.5  # of 3 classes
+    assert_in_mlflow(tmp_path, "image_folder", 3)
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the CIFAR-10 sample is not beside the project")

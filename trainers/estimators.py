@@ -42,7 +42,7 @@ def check(params: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
     if params["ensemble"]["method"] != "none":
         raise DataError(
             "ensemble.method",
-            f"{params['ensemble']['method']} is of networks, and {params['model']['name']} is none",
+            f"{params['ensemble']['method']} is of networks; {params['model']['name']} is none",
             "when: {model.name: mlp}",
         )
     if costs := set(metrics.COSTS) & set(params["train"]["metrics"]):
@@ -107,4 +107,6 @@ def _said(model: Estimated, split: Split, rows: Tensor) -> Predicted:
     output = model(inputs)
     if target.dtype == torch.int64:
         return Scores(output, target)
-    return Estimates(output.squeeze(1) * split.target_std + split.target_mean, target, split.target_std)
+    return Estimates(
+        output.squeeze(1) * split.target_std + split.target_mean, target, split.target_std
+    )

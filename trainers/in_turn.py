@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.augment import Drawn
 from trainers import fine_tuning
+from trainers.augment import Drawn
 from trainers.averages import Average
 from trainers.compiling import Compiling
 from trainers.contract import DataError
@@ -40,6 +40,7 @@ class _Numerics:
     precision: Precision
     learning: Fits
     answering: Fits
+    before: Before
     compiling: Compiling
 
     @classmethod
@@ -50,6 +51,7 @@ class _Numerics:
             Precision(name, lane.split.target.device),
             Fits(model, kind(model, shape, name)),
             Fits(model, kind(model, shape)),
+            Before(model),
             Compiling(model, how, kind(model, shape, name, size)),
         )
 
@@ -59,14 +61,8 @@ class _Numerics:
 
     def notes(self, batch: int) -> dict[str, str]:
         """See `trainers.contract.Epoch.notes`."""
-        found, rows = {}, self.learning.at_once(batch)
-        if rows < batch:
-            found["micro_batch"] = f"memory was short: {rows} of the {batch} rows of a batch at once"
-            if self.learning.normalizes:
-                found["micro_batch"] += f"; batch norm saw {rows} rows at a time"
-        if self.compiling.note:
-            found["compiled"] = self.compiling.note
-        return found
+        compiled = {"compiled": self.compiling.note} if self.compiling.note else {}
+        return {**self.learning.notes(batch), **compiled}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.precision.load(state["precision"])
@@ -213,20 +209,21 @@ class InTurn:
         Where memory is short it is computed in parts, and the gradients are those of the whole all
         the same; but batch norm sees a part at a time.
         """
-        before, own, size = Before(lane.model), self._numerics[lane], len(batch[0])
+        own, size = self._numerics[lane], len(batch[0])
+        own.before.remember()
 
         def compute() -> tuple[Tensor, Tensor]:
             return self._in_parts(lane, batch, own.learning.parts(size))
 
-        return own.compiling.step(lambda: own.learning.halving(size, compute, before.restore))
+        return own.compiling.step(lambda: own.learning.halving(size, compute, own.before.restore))
 
-    def _in_parts(
-        self, lane: Lane, batch: Sequence[Tensor], parts: int
-    ) -> tuple[Tensor, Tensor]:
+    def _in_parts(self, lane: Lane, batch: Sequence[Tensor], parts: int) -> tuple[Tensor, Tensor]:
         numerics, outputs, losses = self._numerics[lane], [], []
         for parameter in self._optimizers[lane].parameters:
             parameter.grad = None
-        some = zip(*(torch.tensor_split(own, parts) for own in batch), strict=True)
+        some: Iterable[Sequence[Tensor]] = [batch]
+        if parts > 1:
+            some = zip(*(torch.tensor_split(own, parts) for own in batch), strict=True)
         for x, y, rows, *mixed in some:
             with numerics.precision.forward():
                 output = numerics.compiling.model(len(x))(x)
@@ -244,7 +241,9 @@ class InTurn:
             numerics.precision.backward(loss)
             outputs.append(output.detach())
             losses.append(loss.detach())
-        return torch.cat(outputs) if parts > 1 else outputs[0], torch.stack(losses).sum()
+        if parts > 1:
+            return torch.cat(outputs), torch.stack(losses).sum()
+        return outputs[0], losses[0]
 
     def _step(self, lane: Lane, progress: float, batch: Sequence[Tensor]) -> list[Tensor]:
         """Learn from the gradients of a batch; how long they are, where that is asked for."""

@@ -279,7 +279,8 @@ class Fitting:
             return {}
         sections = [[each.section for each in part.predictors] for part in together]
         found = _means([self.costs.of(of_part) for of_part in sections])
-        return {name: found[name] for name in self.trial.params["train"]["metrics"] if name in COSTS}
+        asked = self.trial.params["train"]["metrics"]
+        return {name: value for name, value in found.items() if name in asked}
 
     def _state(self, team: Team) -> dict[str, Any]:
         return {

@@ -1,8 +1,8 @@
 """Losses: a table of what is made small, and for which task. PyTorch's own where it has them.
 
 Models are compared by ``val/loss``, which is the same for all losses of a task
-(`trainers.metrics`): cross-entropy, squared error, or binary cross-entropy. Importing this costs no
-torch. The gradients of many models at once are in `trainers.lanes.losses`, in a table with the
+(`trainers.metrics`): cross-entropy, squared error, or binary cross-entropy. Importing this costs
+no torch. The gradients of many models at once are in `trainers.lanes.losses`, in a table with the
 same names.
 """
 
@@ -71,7 +71,8 @@ def focal(
     truth = output.log_softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
     # Not 0, where the slope of a power below 1 is infinite.
     missing = (-torch.expm1(truth)).clamp(min=torch.finfo(truth.dtype).eps)
-    loss = -(missing ** options["focal_gamma"]) * truth
+    gamma: float = options["focal_gamma"]
+    loss = -missing.pow(gamma) * truth
     if weights is None:
         return loss if reduction == "none" else loss.mean()
     own = weights[target]

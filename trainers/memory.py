@@ -25,13 +25,12 @@ class Fits:
 
     Attributes:
         rows: None while everything has fitted.
-        normalizes: Whether rows of a batch depend on one another, by batch norm.
     """
 
     def __init__(self, model: nn.Module, kind: Hashable) -> None:
         self._key = kind
-        self.normalizes = _normalizes(model)
-        self._fewest = 2 if self.normalizes else 1  # batch norm knows no spread of one row
+        self._normalizes = _normalizes(model)
+        self._fewest = 2 if self._normalizes else 1  # batch norm knows no spread of one row
         self.rows = _known.get(self._key)
 
     def parts(self, rows: int) -> int:
@@ -57,17 +56,33 @@ class Fits:
             RuntimeError: Memory is short for the fewest rows, or something else is wrong.
         """
         while True:
-            parts = 2 * self.parts(rows)  # of the next try
             try:
                 return compute()
             except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if not is_out_of_memory(error) or rows // parts < self._fewest:
+                if not is_out_of_memory(error) or not self.halve(rows):
                     raise
             # Out here nothing holds what was computed any more, as the error would.
             torch.cuda.empty_cache()
             if undo is not None:
                 undo()
-            self.rows = _known[self._key] = -(-rows // parts)
+
+    def halve(self, rows: int) -> bool:
+        """Compute so many rows in parts half as large from now on; False: they are the fewest."""
+        parts = 2 * self.parts(rows)
+        if rows // parts < self._fewest:
+            return False
+        self.rows = _known[self._key] = -(-rows // parts)
+        return True
+
+    def notes(self, rows: int) -> dict[str, str]:
+        """Of batches of so many rows, see `trainers.contract.Epoch.notes`."""
+        some = self.at_once(rows)
+        if some == rows:
+            return {}
+        note = f"memory was short: {some} of the {rows} rows of a batch at once"
+        if self._normalizes:
+            note += f"; batch norm saw {some} rows at a time"
+        return {"micro_batch": note}
 
 
 def kind(model: nn.Module, shape: Sequence[int], *use: Hashable) -> Hashable:
@@ -83,17 +98,26 @@ def kind(model: nn.Module, shape: Sequence[int], *use: Hashable) -> Hashable:
 
 
 class Before:
-    """What a pass over rows moves beside the gradients, as it is now: statistics, randomness."""
+    """What a pass over rows moves beside the gradients, as it was: statistics, randomness.
+
+    Args:
+        model: On its device.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._buffers = list(model.buffers())
+        self._on_gpu = next(model.parameters()).is_cuda
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep what is now."""
         self._saved = [buffer.clone() for buffer in self._buffers]
         self._random = torch.get_rng_state()
-        on_gpu = next(model.parameters()).is_cuda
-        self._random_gpu: Tensor | None = torch.cuda.get_rng_state() if on_gpu else None
+        self._random_gpu: Tensor | None = torch.cuda.get_rng_state() if self._on_gpu else None
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Make it what it was."""
         for buffer, as_it_was in zip(self._buffers, self._saved, strict=True):
             buffer.copy_(as_it_was)
         torch.set_rng_state(self._random)

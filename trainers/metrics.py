@@ -343,7 +343,7 @@ def top5_accuracy(scores: Scores) -> Tensor:
 
 
 def brier(scores: Scores) -> Tensor:
-    """The squared distance of probabilities and truth: of two classes in [0, 1], of more [0, 2]."""
+    """The squared distance of probabilities and truth: in [0, 1] of two classes, else [0, 2]."""
     probabilities = scores.probabilities.double()
     truth = probabilities.gather(-1, scores.target.unsqueeze(-1)).squeeze(-1)
     squared = (probabilities.square().sum(-1) + 1 - 2 * truth).mean(-1)
@@ -490,8 +490,8 @@ TABLES: Mapping[Task, Mapping[str, Metric[Any]]] = {
     "regression": REGRESSION,
 }
 
-# What a prediction costs (`trainers.costs`), reported where it is asked for; the second is measured
-# by the clock, and is another number each time.
+# What a prediction costs (`trainers.costs`), reported where it is asked for; the second is
+# measured by the clock, and is another number each time.
 COSTS = ("cost/parameters", "cost/inference_ms")
 CLOCKED = COSTS[1:]
 
@@ -604,7 +604,7 @@ def _full(name: str, metric: Metric[Any], classes: Sequence[str]) -> list[str]:
 
 
 def recordable(classes: Sequence[str]) -> list[str]:
-    """Names of classes as parts of names of metrics, as MLflow has them: others by their number."""
+    """Names of classes as parts of metrics' names; what MLflow would refuse by its number."""
     short = [re.sub(r"[^\w\-. :]", "_", name) for name in classes]
     often = Counter(short)
     return [

@@ -45,8 +45,9 @@ def set_up(train: Mapping[str, Any], device: str) -> None:
 class Precision:
     """The numbers that a model is computed with while it learns; its weights are float32.
 
-    Micikevicius et al. 2018 (*Mixed Precision Training*): with ``fp16`` the loss is scaled up, lest
-    small gradients vanish, and a step whose gradients overflow is left out and the scale halved.
+    As in Micikevicius et al. 2018 (*Mixed Precision Training*): with ``fp16`` the loss is scaled
+    up, lest small gradients vanish; a step whose gradients overflow is left out, and the scale
+    halved.
 
     Args:
         name: ``float32``, ``bf16`` or ``fp16``.

@@ -511,6 +511,11 @@ class Member(_Options):
     weight_decay: float | None = Field(None, ge=0, le=1000, description="Its weight decay.")
 
 
+def _of_methods(*names: str) -> JsonDict:
+    """Of a setting that has an effect with these ensemble methods only."""
+    return {"needs": {"ensemble.method": [*names]}}
+
+
 class Ensemble(_Options):
     """The ``ensemble`` section of the built-in trainers: several models as one trial."""
 
@@ -523,33 +528,50 @@ class Ensemble(_Options):
         "several times, a member each.",
     )
     size: int = Field(
-        8, ge=2, le=256, description="Members; of boosting and snapshot at most one an epoch."
+        8,
+        ge=2,
+        le=256,
+        description="Members; of boosting and snapshot at most one an epoch.",
+        json_schema_extra=_of_methods("bagging", "boosting", "stacking", "snapshot"),
     )
     members: tuple[Member, ...] = Field(
         (),
         max_length=256,
         description="What members have of their own, in turn (not of snapshot): "
         "`[{hidden: [64]}, {hidden: [128, 128], dropout: 0.2}]`. Absent: only their seeds differ.",
+        json_schema_extra=_of_methods("bagging", "boosting", "stacking"),
     )
     bootstrap_fraction: float = Field(
-        1.0, gt=0, le=1, description="bagging: the size of a sample, as a share of the rows."
+        1.0,
+        gt=0,
+        le=1,
+        description="bagging: the size of a sample, as a share of the rows.",
+        json_schema_extra=_of_methods("bagging"),
     )
     replacement: bool = Field(
-        True, description="bagging: whether a row can come several times in a sample."
+        True,
+        description="bagging: whether a row can come several times in a sample.",
+        json_schema_extra=_of_methods("bagging"),
     )
     feature_fraction: float = Field(
         1.0,
         gt=0,
         le=1,
         description="bagging, tables only: the share of the columns that a member sees.",
+        json_schema_extra=_of_methods("bagging"),
     )
     boosting: Literal["gradient", "samme"] = Field(
         "gradient",
         description="boosting: gradient adds up models that are fitted to the loss of the sum; "
         "samme lets classifiers vote that are trained on weighted rows (classification only).",
+        json_schema_extra=_of_methods("boosting"),
     )
     shrinkage: float = Field(
-        0.5, gt=0, le=1, description="boosting: how much of each member counts."
+        0.5,
+        gt=0,
+        le=1,
+        description="boosting: how much of each member counts.",
+        json_schema_extra=_of_methods("boosting"),
     )
     inner_folds: int = Field(
         5,
@@ -557,15 +579,18 @@ class Ensemble(_Options):
         le=20,
         description="stacking: parts of the training rows, each left out once; so many models a "
         "member.",
+        json_schema_extra=_of_methods("stacking"),
     )
     non_negative: bool = Field(
         True,
         description="stacking: one weight a member, none below 0. false: a logistic or ridge "
         "regression on what members say.",
+        json_schema_extra=_of_methods("stacking"),
     )
     average: bool = Field(
         False,
         description="snapshot: the mean of the members' weights is one more member (SWA).",
+        json_schema_extra=_of_methods("snapshot"),
     )
     combine: Literal["mean", "logits", "vote", "weighted"] = Field(
         "mean",
@@ -573,6 +598,7 @@ class Ensemble(_Options):
         "values; logits: the mean of the logits; vote: each has one (of values, the median); "
         "weighted: a mean with weights, fitted to a fifth of the training rows, on which no "
         "member trains then.",
+        json_schema_extra=_of_methods("bagging", "snapshot"),
     )
 
 
@@ -710,6 +736,10 @@ def _of_optimizers(setting: str) -> JsonDict:
     return {"needs": {"train.optimizer": [*that_use(setting)]}}
 
 
+def _of_losses(setting: str) -> JsonDict:
+    return {"needs": {"train.loss": [*using(setting)]}}
+
+
 class Train(_Options):
     """The ``train`` section of the built-in trainers."""
 
@@ -784,8 +814,8 @@ class Train(_Options):
     loss: LossName = Field(
         "auto",
         description="What is made small. auto: cross-entropy of classes, bce (binary "
-        "cross-entropy) of labels, mse (squared error) of values. val/loss is that of auto always, "
-        "so that trials can be compared.",
+        "cross-entropy) of labels, mse (squared error) of values. val/loss is that of auto "
+        "always, so that trials can be compared.",
     )
     focal_gamma: float = Field(
         2.0,
@@ -793,7 +823,7 @@ class Train(_Options):
         le=100,
         description="focal only: how little counts what is right already; with 0 it is "
         "cross-entropy.",
-        json_schema_extra={"needs": {"train.loss": using("focal_gamma")}},
+        json_schema_extra=_of_losses("focal_gamma"),
     )
     huber_delta: float = Field(
         1.0,
@@ -801,7 +831,7 @@ class Train(_Options):
         le=1e6,
         description="huber only: from which error on it counts by its size, not by its square; in "
         "standard deviations of the target.",
-        json_schema_extra={"needs": {"train.loss": using("huber_delta")}},
+        json_schema_extra=_of_losses("huber_delta"),
     )
     label_smoothing: float = Field(
         0.0,
@@ -809,14 +839,14 @@ class Train(_Options):
         lt=1,
         description="Classes and labels only: the share of the target that goes to all classes "
         "alike.",
-        json_schema_extra={"needs": {"train.loss": using("label_smoothing")}},
+        json_schema_extra=_of_losses("label_smoothing"),
     )
     class_weights: Literal["none", "balanced"] = Field(
         "none",
         description="Classes and labels only, what a row counts in the loss. balanced: less, the "
         "more training rows there are of its class; of labels, having one counts as much as not "
         "having it. Metrics are not weighted.",
-        json_schema_extra={"needs": {"train.loss": using("class_weights")}},
+        json_schema_extra=_of_losses("class_weights"),
     )
     sampling: Literal["shuffle", "balanced"] = Field(
         "shuffle",
@@ -827,8 +857,8 @@ class Train(_Options):
         (),
         description="What else is reported of the validation rows in each epoch: "
         f"{', '.join(f'`{name}`' for name in FURTHER)} (of what data it is: the guide), what a "
-        f"prediction costs ({', '.join(f'`{name}`' for name in COSTS)}), or a function of your own "
-        "as module:function. An objective and what early stopping watches need not be listed.",
+        f"prediction costs ({', '.join(f'`{name}`' for name in COSTS)}), or a function of your "
+        "own as module:function. An objective and what early stopping watches need not be listed.",
         examples=[["mcc", "brier"], ["f1"], ["own:profit"]],
     )
     ema: float | None = Field(

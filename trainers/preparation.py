@@ -118,9 +118,7 @@ def _check_loss(train: Mapping[str, Any], dataset: Dataset) -> None:
             )
 
 
-def _check_metrics(
-    train: Mapping[str, Any], dataset: Dataset, own: Sequence[OwnMetric]
-) -> None:
+def _check_metrics(train: Mapping[str, Any], dataset: Dataset, own: Sequence[OwnMetric]) -> None:
     classes = dataset.classes or ()
     known = metrics.known(dataset.task, classes)
     for key, name in metrics.watched(train).items():

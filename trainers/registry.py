@@ -232,10 +232,9 @@ def _check_signature(name: str, function: Any, key: str, arguments: Sequence[str
     try:
         signature.bind(*arguments)
     except TypeError:
-        listed = " and ".join(arguments)
         raise DataError(
             key,
-            f"{name} is called with {listed}; it takes {signature}",
+            f"{name} is called with ({', '.join(arguments)}); it takes {signature}",
             f"def {name.partition(':')[2]}({', '.join(arguments)}):",
         ) from None
 

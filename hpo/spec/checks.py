@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.spec import addresses, commands, sections
+from hpo.spec import addresses, commands, estimators, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL, Wilcoxon
@@ -264,6 +264,7 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "sampler"), _grid),
     (("search", "trainer"), _files),
     (("command", "search", *sections.NAMES), commands.problems),
+    (("search", "model", "train", "trainer"), estimators.problems),
     (("pruner", "search", "train"), _pruner_and_epochs),
     (("pruner", "data", "train", "trainer"), _pruner_and_folds),
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaValue
 
-from hpo.spec import sections
+from hpo.spec import effects, sections
 from hpo.spec.fields import NAME, OWN_TRAINER
 from hpo.spec.forms import ChoicesForm, RangeForm
 from hpo.spec.locations import searchable
@@ -84,8 +84,20 @@ def _references(at: Any, definitions: Mapping[str, Any]) -> set[str]:
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of one class, without the titles that pydantic makes of its names."""
-    made: dict[str, Any] = _without_titles(model.model_json_schema())
+    made: dict[str, Any] = _said(_without_titles(model.model_json_schema()))
     return made
+
+
+def _said(made: Any) -> Any:
+    """What an option needs, as a sentence of its description: JSON Schema knows no such thing."""
+    if isinstance(made, list):
+        return [_said(item) for item in made]
+    if not isinstance(made, dict):
+        return made
+    own = {key: _said(value) for key, value in made.items()}
+    if isinstance(made.get("description"), str) and "needs" in made:
+        own["description"] = f"{made['description']} {effects.text(own.pop('needs'))}"
+    return own
 
 
 def _without_titles(made: Any) -> Any:
@@ -129,7 +141,8 @@ def _description(trainer: str, path: str) -> str:
     section, *rest = sections.as_path(path)
     model = sections.options(trainer, str(section))
     found = sections.field(model, tuple(rest)) if model else None
-    return (found and found[1].description) or ""
+    text, needs = (found and found[1].description) or "", effects.needs(trainer, (section, *rest))
+    return f"{text} {effects.text(needs)}" if needs else text
 
 
 def _parameter() -> JsonSchemaValue:

@@ -16,6 +16,7 @@ from hpo.spec import (
     addresses,
     checks,
     conditions,
+    effects,
     explain,
     names,
     parameters,
@@ -57,11 +58,19 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
     return loads(_bytes_of(path), path, overrides)
 
 
-def loads(data: bytes, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+def loads(
+    data: bytes,
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = False,
+) -> StudySpec:
     """The same of a file's content.
 
     Args:
         path: Where the file is, or was: what it names is looked for from its folder.
+        recorded: It is one that `StudySpec.resolved` wrote, maybe at another version: settings
+            without effect may stand in it.
 
     Raises:
         StudyFileError: As `load`.
@@ -70,7 +79,7 @@ def loads(data: bytes, path: Path, overrides: Mapping[str, Any] | None = None) -
     if document is None or problem is not None:
         raise StudyFileError(str(path), [problem] if problem else [])
     found = _override(document, overrides or {})
-    spec, problems = _Loading(document, path).run()
+    spec, problems = _Loading(document, path, recorded).run()
     problems = _in_order([*found, *problems])
     errors = [problem for problem in problems if not problem.warning]
     if errors:
@@ -94,9 +103,10 @@ def parse_value(text: str) -> Any:
 class _Loading:
     """One reading of a file, part by part; each part is checked even if another is bad."""
 
-    def __init__(self, document: Document, path: Path) -> None:
+    def __init__(self, document: Document, path: Path, recorded: bool) -> None:
         self._document = document
         self._path = path
+        self._recorded = recorded
         self._folder = path.absolute().parent
         self._problems: list[Problem] = []
         self._broken: set[str] = set()  # top-level keys with problems
@@ -127,7 +137,16 @@ class _Loading:
         changes["budget"] = checks.with_budget(spec.budget, bool(search))
         spec = spec.model_copy(update=changes)
         spec._file, spec._document, spec._as_written = self._path, self._document, self._as_written
-        return spec, [*self._problems, *checks.run(spec, self._document, self._broken)]
+        found = checks.run(spec, self._document, self._broken)
+        return spec, [*self._problems, *found, *self._without_effect(spec)]
+
+    def _without_effect(self, spec: StudySpec) -> list[Problem]:
+        if self._recorded or self._broken.intersection(("trainer", "search", *sections.NAMES)):
+            return []
+        return [
+            self._document.problem(*what, at_key=True)
+            for what in effects.problems(spec, self._content)
+        ]
 
     # -- the parts
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo.spec import sections
+from hpo.spec import effects, sections
 from hpo.spec.document import redacted
 from hpo.spec.space import Choice, Float, Parameter, When
 from hpo.spec.yaml_text import dump
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
-    """The study file with every default written out.
+    """The study file with every default written out that has an effect.
 
     Args:
         as_written: Key → address as it stands in the file, before ``${…}`` was replaced.
@@ -30,7 +30,7 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
     content = {
         "study": spec.study,
         **({"command": list(spec.command)} if spec.command else {"trainer": spec.trainer}),
-        **{name: copy.deepcopy(dict(getattr(spec, name))) for name in sections.NAMES},
+        **{name: effects.effective(spec, name) for name in sections.NAMES},
         "search": {path: parameter(p) for path, p in spec.search.items()},
         "objective": objectives(spec),
         "sampler": _method(spec.sampler),

@@ -20,6 +20,7 @@ import pandas as pd
 
 from hpo.paths import StudyPaths
 from hpo.predictor import RECIPE, Predictor
+from trainers.data.tokens import Subwords
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -62,8 +63,15 @@ def save(folder: Path, recipe: Mapping[str, Any], paths: StudyPaths) -> None:
                 artifacts={"members": str(members)},
                 signature=signature(predictor, example),
                 input_example=example,
-                pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
+                pip_requirements=[f"{name}=={version(name)}" for name in _packages(predictor)],
             )
+
+
+def _packages(predictor: Predictor) -> tuple[str, ...]:
+    """What is needed to predict; Hugging Face's only for its tokenizers and models."""
+    folds = [fold for model in predictor.models for fold in model.folds]
+    theirs = any(isinstance(fold.tokens, Subwords) for fold in folds)
+    return (*PACKAGES, "transformers") if theirs else PACKAGES
 
 
 def input_example(model: Model) -> pd.DataFrame | np.ndarray:

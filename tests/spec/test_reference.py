@@ -6,7 +6,6 @@ import inspect
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -138,23 +137,8 @@ def test_the_face_is_what_it_is() -> None:
 def test_importing_is_light() -> None:
     heavy = ["torch", "optuna", "mlflow", "pandas", "numpy", "sklearn", "sqlalchemy"]
     code = (
-        "import sys, time; began = time.perf_counter(); from pathlib import Path; import hpo.spec;"
-        "hpo.spec.load(Path(sys.argv[1])); took = time.perf_counter() - began;"
-        f"print([m for m in {heavy} if m in sys.modules], took)"
+        "import sys; from pathlib import Path; import hpo.spec; hpo.spec.load(Path(sys.argv[1]));"
+        f"print([m for m in {heavy} if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT / "studies/quickstart.yaml")]
-    took = []
-    for _ in range(3):  # the machine may be busy: the best of three
-        found, _, seconds = subprocess.check_output(command, text=True).rpartition(" ")
-        assert found == "[]"
-        took.append(float(seconds))
-    assert min(took) < 0.6
-
-
-def test_loading_is_fast() -> None:
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        spec.load(ROOT / "studies/quickstart.yaml")
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.05
+    assert subprocess.check_output(command, text=True) == "[]\n"

@@ -238,9 +238,7 @@ def lanes(split: Split, name: str, augment: Sequence[Any], **train: Any) -> list
             module = module.double()
         section = {"epochs": 3, "batch_size": 8, "lr": 0.05, "optimizer": "sgd", **train}
         options = ImageTrain(augment=own, **section).model_dump(mode="json")
-        weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) if number % 2 else None
         made.append(Lane(module, split, options, Constant(), (number, 0)))
-        made[-1].class_weights = weights
     return made
 
 
@@ -303,16 +301,29 @@ def test_a_stack_equals_autograd_on_mixed_targets() -> None:
 
 
 def test_in_turn_the_loss_of_mixed_rows_is_the_same() -> None:
-    """Weights of classes, too; the orders of the two engines differ, so of one batch of all."""
-    split = data(torch.float64)
-    made = lanes(split, "mlp", [None, {"mixup": 0.5}], batch_size=41, momentum=0.0, epochs=1)
-    again = lanes(split, "mlp", [None, {"mixup": 0.5}], batch_size=41, momentum=0.0, epochs=1)
-    own = made[1]
-    seed_everything(*own.seed, 1)
-    order = split.train[torch.randperm(41)]
-    own.order = lambda: order  # type: ignore[method-assign]
-    stack, turn = trained(Stack(made), 1), trained(InTurn(again), 1)
-    torch.testing.assert_close(weights(stack, own), weights(turn, again[1]), rtol=1e-9, atol=1e-10)
+    """With weights of classes; of one batch, as the orders of the two engines differ."""
+    split, made = data(torch.float64), []
+    for _ in range(2):
+        (lane,) = lanes(split, "mlp", [{"mixup": 0.5}], batch_size=41, momentum=0.0)
+        lane.class_weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+        made.append(lane)
+    seed_everything(*made[0].seed, 1)
+    order = made[1].sampled(torch.default_generator)
+    made[0].order = lambda: order  # type: ignore[method-assign]
+    stacked, in_turn = trained(Stack(made[:1]), 1), trained(InTurn(made[1:]), 1)
+    found, wanted = weights(stacked, made[0]), weights(in_turn, made[1])
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+
+
+def test_mixed_rows_weigh_the_same_where_memory_is_short() -> None:
+    split, found = data(torch.float64), []
+    for most in (None, 7):
+        (lane,) = lanes(split, "mlp", [{"mixup": 0.5, "cutmix": 1.0}], batch_size=16)
+        lane.class_weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+        team = InTurn([lane])
+        team._numerics[lane].learning.rows = most
+        found.append(weights(trained(team), lane))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("model", [{"name": "mlp"}, {"name": "cnn", "channels": [4]}])

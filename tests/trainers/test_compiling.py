@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from trainers import compiling
 from trainers.compiling import COST_S, HOPED, Compiling, Known
@@ -50,45 +51,51 @@ def epoch(model: Compiling, steps_left: int = 10**9) -> bool:
 
 def test_auto_tries_once_and_stays_with_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = iter(range(10**6))
-    monkeypatch.setattr(compiling.time, "perf_counter", lambda: float(next(now_s)))
-    made = []
-    monkeypatch.setattr(compiling, "_compiled", lambda model: made.append(model) or nn.Identity())
+    monkeypatch.setattr("trainers.compiling.time.perf_counter", lambda: float(next(now_s)))
+    made: list[nn.Module] = []
+
+    def compiled(model: nn.Module) -> nn.Module:
+        made.append(model)
+        return nn.Identity()
+
+    monkeypatch.setattr(compiling, "_compiled", compiled)
     first = Compiling(nn.Linear(2, 2), "auto", "kind")
     assert not epoch(first)  # is timed
     assert epoch(first)
     assert first.note.startswith("compiled, which took ")
-    compiling._known["kind"].compiled_s = 0.9 * compiling._known["kind"].plain_s
+    known = compiling._known["kind"]
+    known.plain_s, known.compiled_s = 1.0, 0.9
     second = Compiling(nn.Linear(2, 2), "auto", "kind")
     assert epoch(second, 1)  # of the same kind: at once, as it is known to pay
-    compiling._known["kind"].compiled_s = 1.1 * compiling._known["kind"].plain_s
+    known.compiled_s = 1.1
     assert not epoch(second)
     assert not epoch(Compiling(nn.Linear(2, 2), "auto", "another kind"))
     assert len(made) == 2
 
 
-def test_what_cannot_be_compiled_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Any) -> nn.Module:
-        class Broken(nn.Module):
-            def forward(self, x: Any) -> Any:
-                raise torch._dynamo.exc.TorchDynamoException("no compiler\nwas found")
+class Broken(nn.Module):
+    """What PyTorch makes where there is no compiler: it fails when it is first asked."""
 
-        return Broken()
+    def forward(self, x: Tensor) -> Tensor:
+        raise TorchDynamoException("no compiler\nwas found")
 
-    import torch._dynamo.exc
 
-    monkeypatch.setattr(compiling, "_compiled", broken)
+@pytest.mark.parametrize("how", ["auto", "on"])
+def test_what_cannot_be_compiled_is_trained_all_the_same_by_auto(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(compiling, "_compiled", lambda _: Broken())
     plain, x = nn.Linear(2, 2), torch.zeros(8, 2)
-    for how in ("auto", "on"):
-        model = Compiling(plain, how, "kind")
-        compiling._known["kind"].plain_s, compiling._known["kind"].compiled_s = 1.0, None
-        model.begin(8, 10**9)
-        if how == "on":
-            with pytest.raises(torch._dynamo.exc.TorchDynamoException):
-                model.step(lambda: model.model(8)(x))
-        else:
-            assert torch.equal(model.step(lambda: model.model(8)(x)), plain(x))
-            assert model.note == "not compiled: no compiler"
-            assert not epoch(model)
+    model = Compiling(plain, how, "kind")
+    compiling._known["kind"].plain_s = 1.0
+    model.begin(8, 10**9)
+    if how == "on":
+        with pytest.raises(TorchDynamoException):
+            model.step(lambda: model.model(8)(x))
+        return
+    assert torch.equal(model.step(lambda: model.model(8)(x)), plain(x))
+    assert model.note == "not compiled: no compiler"
+    assert not epoch(model)
 
 
 def test_a_last_batch_of_fewer_rows_is_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import trainers.data.dataset
+import trainers.memory
 from trainers.data import load
 
 pytestmark = [
@@ -58,3 +59,48 @@ def test_regression_on_a_gpu(run: Any) -> None:
     train = {"epochs": 20, "lr": 0.005}
     trial = run("tabular", {"source": "diabetes"}, {"hidden": [32]}, train, device="cuda")
     assert trial.last["val/r2"] > 0.3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_halves_learn_the_same_each_time_and_resume(run: Any, precision: str) -> None:
+    train = {**TRAIN, "precision": precision, "tf32": True}
+    whole = run(*DIGITS, CNN, train, device="cuda")
+    first = run(*DIGITS, CNN, train, device="cuda", stop_after=2)
+    second = run(*DIGITS, CNN, train, device="cuda", saved=first.saved)
+    assert {**first.epochs, **second.epochs} == whole.epochs
+    assert whole.last["val/accuracy"] > 0.9
+
+
+def test_deterministic_algorithms_are_enough_for_a_cnn(run: Any) -> None:
+    train = {**TRAIN, "deterministic": True}
+    first = run(*DIGITS, CNN, train, device="cuda")
+    assert run(*DIGITS, CNN, train, device="cuda").epochs == first.epochs
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns(run: Any) -> None:
+    trial = run(*DIGITS, CNN, {**TRAIN, "compile": "on"}, device="cuda")
+    assert trial.last["val/accuracy"] > 0.9
+
+
+def test_a_batch_larger_than_the_memory_is_learned_from_in_parts(run: Any) -> None:
+    """As resnet18 in turn, of whose activations all rows take more than is allowed."""
+    train = {"epochs": 1, "batch_size": 1024}
+    model = {"name": "resnet18"}
+    run(*DIGITS, model, {**train, "batch_size": 8}, device="cuda")  # what else is needed is there
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    used = torch.cuda.memory_reserved()
+    whole = run(*DIGITS, model, train, device="cuda")
+    needed = torch.cuda.max_memory_reserved() - used
+    trainers.memory._known.clear()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((used + 0.6 * needed) / total)
+    try:
+        parts = run(*DIGITS, model, train, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert trainers.memory._known  # it was short
+    assert parts.last["train/loss"] == pytest.approx(whole.last["train/loss"], rel=0.2)

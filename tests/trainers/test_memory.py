@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from trainers import memory
 from trainers.data import Split
 from trainers.in_turn import InTurn
-from trainers.lanes import Lane
+from trainers.lanes import Lane, Stack
+from trainers.lanes.layers import forward
 from trainers.memory import Fits, is_out_of_memory, kind
+from trainers.metrics import Scores
 from trainers.options import Train
 from trainers.schedules import made
 
@@ -58,7 +60,7 @@ def lane(model: nn.Module, data: Split, weighted: bool = False, **train: Any) ->
     own = {"epochs": 3, "batch_size": BATCH, "optimizer": "sgd", "lr": 0.1, **train}
     options = Train(**own).model_dump(mode="json")
     random = torch.Generator().manual_seed(3)
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, Any] = {}
     if weighted:
         weights = {
             "row_weights": torch.rand(ROWS + 10, generator=random) * 2,
@@ -84,12 +86,15 @@ def trained(one: Lane, epochs: int = 2) -> InTurn:
         (True, {"label_smoothing": 0.2}),
     ],
 )
-def test_a_batch_in_parts_is_learned_from_as_a_whole(weighted: bool, train: dict[str, Any]) -> None:
+def test_a_batch_in_parts_is_learned_from_as_a_whole(
+    weighted: bool, train: dict[str, Any]
+) -> None:
     whole = Small(BATCH)
     trained(lane(whole, split(), weighted, **train))
     model = Small(4)
     team = trained(one := lane(model, split(), weighted, **train))
-    assert max(model.seen) <= 4 and sum(model.seen) == 2 * ROWS  # each row once an epoch
+    assert max(model.seen) == 4
+    assert sum(model.seen) == 2 * ROWS  # each row once an epoch
     for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     said = "memory was short: 4 of the 15 rows of a batch at once"
@@ -133,6 +138,7 @@ def test_validation_is_in_parts_too() -> None:
     (said,) = team.validate()
     model.short_in = True
     whole = model(split().batch(torch.arange(ROWS, ROWS + 10))[0])
+    assert isinstance(said.predicted, Scores)
     torch.testing.assert_close(said.predicted.logits[0], whole)
 
 
@@ -146,3 +152,65 @@ def test_what_never_fits_fails_as_it_is() -> None:
 def test_another_error_is_no_want_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+# -- a lane
+
+
+def stacked(most: int, norm: bool = False) -> Stack:
+    """One lane after two epochs, for whose `most` rows there is memory."""
+
+    def short(layers: Any, inputs: Tensor, run: Any) -> Tensor:
+        output = forward(layers, inputs, run)
+        if run.training and inputs.shape[1] > most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return output
+
+    torch.manual_seed(4)
+    layers: list[nn.Module] = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
+    if norm:
+        layers.insert(1, nn.BatchNorm1d(6))
+    one = lane(nn.Sequential(*layers), split(), True, label_smoothing=0.1, grad_norm=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainers.lanes.stack.forward", short)
+        stack = Stack([one])
+        for _ in range(2):
+            stack.train()
+    return stack
+
+
+def test_a_lane_in_parts_learns_as_a_whole_one_does() -> None:
+    whole = stacked(most=16)
+    memory._known.clear()
+    parts = stacked(most=4)
+    torch.testing.assert_close(parts.parameters, whole.parameters, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(parts.parameters, whole.parameters)  # it was in parts
+    assert whole.notes(whole.lanes[0]) == {}
+    note = parts.notes(parts.lanes[0])["micro_batch"]
+    assert note == "memory was short: 4 of the 15 rows of a batch at once"
+
+
+def test_a_lane_with_batch_norm_in_parts_moves_its_statistics_once_a_part() -> None:
+    stack = stacked(most=8, norm=True)
+    model = stack.state(stack.lanes[0])["model"]
+    assert model["1.num_batches_tracked"] == 8  # two epochs of two steps of two parts
+    assert "batch norm saw 8 rows at a time" in stack.notes(stack.lanes[0])["micro_batch"]
+
+
+def test_lanes_are_asked_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, answer, sizes = split(), Stack._answer, list[int]()
+    stack = Stack([lane(nn.Sequential(nn.Linear(4, 3)), data) for _ in range(5)])
+    (whole,) = stack.validate()
+
+    def short(self: Stack, asked: Any, columns: int, places: list[int]) -> Any:
+        sizes.append(len(places))
+        if len(places) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer(self, asked, columns, places)
+
+    monkeypatch.setattr(Stack, "_answer", short)
+    halves = stack.validate()
+    assert sizes == [5, 2, 3, 1, 2]
+    assert [one for said in halves for one in said.lanes] == list(whole.lanes)
+    outputs = torch.cat([said.predicted.logits for said in halves])
+    assert torch.equal(outputs, whole.predicted.logits)

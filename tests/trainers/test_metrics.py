@@ -232,9 +232,13 @@ def test_regression_equals_scikit_learn(spread: float) -> None:
 
 def test_names_and_directions_cover_what_is_measured() -> None:
     always = [name for name in CLASSIFICATION if CLASSIFICATION[name].always]
-    assert names("classification") == [f"{split}/{n}" for split in ("train", "val") for n in always]
+    assert names("classification") == [
+        f"{split}/{n}" for split in ("train", "val") for n in always
+    ]
     assert [name for name in names("regression") if maximize(name)] == ["train/r2", "val/r2"]
-    assert set(measure(Estimates(torch.ones(2), torch.arange(2.0), 1.0), FURTHER)) == set(REGRESSION)
+    assert set(measure(Estimates(torch.ones(2), torch.arange(2.0), 1.0), FURTHER)) == set(
+        REGRESSION
+    )
     assert maximize("val/f1_macro")
     assert maximize("val/f1/cat")
     assert not maximize("val/loss")

@@ -45,8 +45,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     ("trainer", "model"),
     [
         *(("tabular", model) for model in TABLES),
-        ("image_classifier", IMAGES[0]),
-        pytest.param("image_classifier", IMAGES[1], marks=pytest.mark.slow),
+        *(pytest.param("image_classifier", m, marks=pytest.mark.slow) for m in IMAGES),
     ],
     ids=lambda given: given["name"] if isinstance(given, dict) else "",
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from recording_trial import RecordingTrial, sections
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import trainers.in_turn
@@ -79,13 +79,14 @@ def test_weights_and_what_is_validated_are_float32() -> None:
     (said,) = team.validate()
     assert all(value.dtype == torch.float32 for value in team.weights(one).values())
     plain = one.model(one.split.batch(one.split.validation)[0])
+    assert isinstance(said.predicted, Scores)
     assert torch.equal(said.predicted.logits[0], plain)  # what is kept predicts the same
 
 
 def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved() -> None:
     precision = Precision("fp16", torch.device("cpu"))
     weight = torch.ones(1, requires_grad=True)
-    made = []
+    made: list[Tensor | None] = []
     for scale in (65536.0, 32768.0):
         assert precision.state()["scale"] == scale
         weight.grad = None
@@ -94,23 +95,27 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved() -> N
     assert not made
     weight.grad = None
     precision.backward((weight * 3.0).sum())
-    precision.step([weight], lambda: made.append(weight.grad.clone()))
+    precision.step([weight], lambda: made.append(weight.grad))
     assert made == [torch.tensor([3.0])]  # the gradient of the loss, not of the scaled one
 
 
 # -- what PyTorch keeps for the whole process
 
 
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
 def test_a_trial_leaves_nothing_to_the_next_one() -> None:
     train = Train().model_dump()
     set_up({**train, "deterministic": True, "tf32": True}, "cuda")
     assert torch.are_deterministic_algorithms_enabled()
-    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    assert tf32() == (True, True)
     set_up({**train, "tf32": False}, "cuda")
     assert not torch.are_deterministic_algorithms_enabled()
-    assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    assert tf32() == (False, False)
     set_up(train, "cuda")  # as PyTorch does by itself
-    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert tf32() == (False, True)
 
 
 # -- gradients
@@ -124,10 +129,13 @@ def test_the_norm_is_the_mean_of_those_before_clipping(team: Any) -> None:
     inputs, target = data.batch(data.train)
     expected = []
     for one in (first, second):
-        functional.cross_entropy(one.model(inputs), target).backward()
-        expected.append(nn.utils.get_total_norm([p.grad for p in one.model.parameters()]).item())
+        loss = functional.cross_entropy(one.model(inputs), target)
+        gradients = torch.autograd.grad(loss, list(one.model.parameters()))
+        expected.append(nn.utils.get_total_norm(gradients).item())
     said = team([first, second]).train()
-    norms = {one: norm for each in said for one, norm in zip(each.lanes, each.grad_norm)}
+    norms = {
+        one: norm for each in said for one, norm in zip(each.lanes, each.grad_norm, strict=True)
+    }
     assert [norms[first].item(), norms[second].item()] == pytest.approx(expected, rel=1e-5)
 
 
@@ -169,7 +177,7 @@ def test_an_epoch_in_turn_ends_where_the_loss_is_lost(monkeypatch: pytest.Monkey
     data = split()
     data.inputs[data.train] = math.nan
     (said,) = InTurn([lane(data)]).train()
-    assert said.predicted.logits.shape == (1, BATCH, 2)
+    assert said.predicted.target.shape == (1, BATCH)
 
 
 @pytest.mark.parametrize("more", [{}, {"precision": "bf16"}], ids=["lanes", "in turn"])

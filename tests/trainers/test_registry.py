@@ -43,7 +43,7 @@ def test_an_own_function_is_found_beside_the_study_file(folder: Path) -> None:
         ("no.such:train", "there is no module 'no.such'", None),
         ("my_trainer:trian", "my_trainer has no 'trian'", "'train'"),
         ("my_trainer:number", "is not a function but an int", None),
-        ("my_trainer:nothing", r"one argument, the trial; it takes \(\)", r"def nothing(trial):"),
+        ("my_trainer:nothing", r"called with \(trial\); it takes \(\)", r"def nothing(trial):"),
         ("my_trainer:two", r"it takes \(trial, other\)", r"def two(trial):"),
         ("my_trainer:keyword", r"it takes \(\*, trial\)", None),
     ],

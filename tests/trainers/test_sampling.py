@@ -61,7 +61,7 @@ def test_rare_classes_are_found(run: Any, uneven: dict[str, Any]) -> None:
     model, train = {"hidden": [8]}, {"epochs": 10, "lr": 0.01}
     plain = run("tabular", uneven, model, train).last
     balanced = run("tabular", uneven, model, {**train, "sampling": "balanced"}).last
-    assert balanced["val/f1_macro"] > plain["val/f1_macro"] + 0.1
+    assert balanced["val/f1_macro"] > plain["val/f1_macro"] + 0.05
 
 
 def test_resumed_it_draws_as_if_nothing_had_been(run: Any, uneven: dict[str, Any]) -> None:

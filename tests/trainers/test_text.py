@@ -523,3 +523,13 @@ def test_other_models_read_subwords_too_and_what_is_no_classifier_is_said(
     with pytest.raises(DataError, match="expected words, characters, or a folder") as raised:
         loaded(data(file, tokenizer=str(tmp_path / "nowhere")), tmp_path)
     assert raised.value.key == "data.tokenizer"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["embedding_bag", "transformer"])
+def test_the_same_seed_gives_the_same_metrics_on_a_gpu(run: Run, name: str) -> None:
+    model, train = {"name": name, "dropout": 0.2}, {"epochs": 6, "lr": 5e-3}
+    first = run("text_classifier", SHIPPED, model, train, device="cuda")
+    assert run("text_classifier", SHIPPED, model, train, device="cuda").epochs == first.epochs
+    assert first.last["val/accuracy"] > 0.9

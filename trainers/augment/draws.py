@@ -216,7 +216,9 @@ def stacked(lanes: Sequence[tuple[Drawn | None, int]], steps: int, width: int) -
                 own = of.columns[name]
                 whole = len(own) // batch
                 rest = len(own) - whole * batch
-                column[place, :whole, :batch] = own[: whole * batch].unflatten(0, (whole, batch))
+                column[place, :whole, :batch] = own[: whole * batch].view(
+                    whole, batch, *own.shape[1:]
+                )
                 if rest:
                     column[place, whole, :rest] = own[-rest:]
         columns[name] = column.transpose(0, 1)
@@ -228,7 +230,7 @@ def _windows(
 ) -> NDArray[np.int64]:
     """(rows, 4) boxes of at least a share of the area; all of the image where none was found."""
     area = random.uniform(least, 1, (rows, TRIES))
-    ratio = np.exp(random.uniform(*np.log(CROP_RATIO), (rows, TRIES)))
+    ratio = _ratios(random, rows, CROP_RATIO)
     high = np.rint(height * np.sqrt(area / ratio)).astype(np.int64)
     wide = np.rint(width * np.sqrt(area * ratio)).astype(np.int64)
     fits = (high > 0) & (high <= height) & (wide > 0) & (wide <= width)
@@ -242,13 +244,21 @@ def _erased(
 ) -> NDArray[np.int64]:
     """(rows, 4) boxes, empty in rows that keep all (Zhong et al. 2020)."""
     area = random.uniform(*ERASED_AREA, (rows, TRIES)) * (height * width)
-    ratio = np.exp(random.uniform(*np.log(ERASED_RATIO), (rows, TRIES)))
+    ratio = _ratios(random, rows, ERASED_RATIO)
     high = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     wide = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (high < height) & (wide < width)
     box = _placed(random, high, wide, fits, height, width)
     box[~fits.any(1) | (random.random(rows) >= share)] = 0
     return box
+
+
+def _ratios(
+    random: np.random.Generator, rows: int, ends: tuple[float, float]
+) -> NDArray[np.float64]:
+    """(rows, TRIES), as many below 1 as above of ends that are each other's inverse."""
+    low, high = np.log(ends)
+    return np.exp(random.uniform(low, high, (rows, TRIES)))
 
 
 def _placed(

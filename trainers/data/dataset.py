@@ -69,7 +69,9 @@ class Split:
     white: int = 255
 
     def batch(self, rows: Tensor, drawn: Drawn | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs (float32, standardized; token ids as they are) and targets of `rows`, on the device of `target`.
+        """Inputs and targets of `rows`, on the device of `target`.
+
+        Inputs are float32 and standardized; token ids are as they are.
 
         Args:
             rows: (B,) int64 rows of `inputs`, in main memory.

@@ -20,7 +20,7 @@ from typing import Any
 
 from trainers.ensembles import boosting
 from trainers.ensembles.bagging import Bagging
-from trainers.ensembles.combining import Fitted, Predicted, combined
+from trainers.ensembles.combining import Fitted, combined
 from trainers.ensembles.judging import judged
 from trainers.ensembles.members import (
     DIFFERING,
@@ -56,7 +56,6 @@ __all__ = [
     "Measured",
     "Members",
     "Part",
-    "Predicted",
     "Predictor",
     "Together",
     "begin",

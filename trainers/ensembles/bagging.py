@@ -17,10 +17,10 @@ from torch import Tensor
 from trainers import metrics
 from trainers.data import Split
 from trainers.ensembles import held_out
-from trainers.ensembles.combining import Predicted, combined, like, raw
+from trainers.ensembles.combining import combined, like, raw
 from trainers.ensembles.members import Measured, Part, Predictor, Together, WeightsOf
 from trainers.lanes import Lane
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates, Predicted, Scores
 from trainers.seeds import generator
 
 ROWS, COLUMNS = 1_000_033, 1_000_037  # set what is drawn apart from the order of an epoch

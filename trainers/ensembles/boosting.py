@@ -17,7 +17,7 @@ from torch import Tensor
 from trainers.contract import DataError
 from trainers.data import Dataset
 from trainers.ensembles import stages
-from trainers.ensembles.combining import Predicted, combined, raw
+from trainers.ensembles.combining import combined, raw
 from trainers.ensembles.members import (
     Kept,
     Measured,
@@ -30,7 +30,7 @@ from trainers.ensembles.members import (
 )
 from trainers.lanes import Lane
 from trainers.losses import chosen
-from trainers.metrics import Estimates
+from trainers.metrics import Estimates, Predicted
 
 
 def begin(part: Part, state: Mapping[str, Any] | None) -> Members:

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from trainers import meta_learners
-from trainers.metrics import Estimates, Scores
-
-Predicted = Scores | Estimates
+from trainers.metrics import Estimates, Labels, Predicted, Scores
 
 # What was fitted to training rows, by name: numbers and lists of them, as a file can keep them.
 Fitted = Mapping[str, Any]

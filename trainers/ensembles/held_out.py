@@ -15,8 +15,9 @@ from torch import Tensor
 
 from trainers import meta_learners
 from trainers.data.splits import deal_groups
-from trainers.ensembles.combining import Predicted, as_arrays
+from trainers.ensembles.combining import as_arrays
 from trainers.ensembles.members import Part
+from trainers.metrics import Predicted
 from trainers.seeds import generator
 
 SHARE = 5  # every fifth training row is held out for weights

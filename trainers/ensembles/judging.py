@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trainers.diversity import diversity
-from trainers.ensembles.combining import Predicted, as_arrays, raw
+from trainers.ensembles.combining import as_arrays, raw
 from trainers.ensembles.members import Measured, Together
-from trainers.metrics import Estimates
+from trainers.metrics import Estimates, Predicted
 
 
 def judged(together: Together) -> dict[str, float]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from trainers import metrics
 from trainers.data import Dataset, Split
-from trainers.ensembles.combining import Fitted, Predicted, like, raw
+from trainers.ensembles.combining import Fitted, like, raw
 from trainers.lanes import Lane
 from trainers.lanes.losses import balanced
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates, Labels, Predicted, Scores
 from trainers.models import build
 from trainers.metrics import maximize
 from trainers.schedules import Plateau, Schedule, made
@@ -166,6 +166,8 @@ def _again(output: Tensor, split: Split, rows: Tensor) -> Predicted:
     empty: Predicted
     if target.dtype == torch.int64:
         empty = Scores(output, target)
+    elif target.dtype == torch.bool:
+        empty = Labels(output, target)
     else:
         empty = Estimates(output, target, split.target_std)
     return like(empty, output.to(target.device))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainers.ensembles import held_out, stages
-from trainers.ensembles.combining import Predicted, combined
+from trainers.ensembles.combining import combined
 from trainers.ensembles.members import (
     Kept,
     Measured,
@@ -26,7 +26,7 @@ from trainers.ensembles.members import (
     WeightsOf,
 )
 from trainers.lanes import Lane
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates, Predicted, Scores
 from trainers.schedules import Cosine
 
 BATCH = 256  # rows at once

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from trainers import meta_learners
 from trainers.ensembles import held_out
-from trainers.ensembles.combining import Predicted, as_arrays, combined, like, means, raw
+from trainers.ensembles.combining import as_arrays, combined, like, means, raw
 from trainers.ensembles.members import Measured, Part, Predictor, Together, WeightsOf
 from trainers.lanes import Lane
+from trainers.metrics import Predicted
 
 
 class Stacking:

@@ -22,7 +22,7 @@ from trainers.lanes import noise
 from trainers.lanes.layers import Layer, Pass, backward, below, forward, parts, rule
 from trainers.lanes.losses import LOSSES, Terms
 from trainers.lanes.optim import OPTIMIZERS, Rows, penalize
-from trainers.memory import is_out_of_memory
+from trainers.memory import Fits, is_out_of_memory, kind
 from trainers.metrics import Estimates, Labels, Predicted, Scores, task_of
 from trainers.optim import decays
 from trainers.padding import padded
@@ -244,6 +244,8 @@ class Stack:
         self._loss, settings = LOSSES[loss], losses.LOSSES[loss].settings
         self._of_loss = [name for name in settings if name != "class_weights"]  # the numbers
         self._most = sys.maxsize  # lanes a pass; less once memory was short
+        shape = first.split.inputs.shape[1:]
+        self._fits = Fits(first.model, kind(first.model, shape, "lane", self._device))
         self.lanes: list[Lane] = []
         self.parameters = torch.empty(0)
         self._memory: dict[str, Tensor] = {}
@@ -366,6 +368,7 @@ class Stack:
             "model": {name: view[0].detach().clone() for name, view in own.items()},
             "optimizer": {**memory, "steps": int(self._steps[place])},
             "average": None if self._averages is None else self._averages[place].clone(),
+            "fits": self._fits.rows,
         }
 
     def load(self, lane: Lane, state: Mapping[str, Any]) -> None:
@@ -380,6 +383,8 @@ class Stack:
             for name, tensor in self._memory.items():
                 tensor[place].copy_(state["optimizer"][name])
             self._steps[place] = state["optimizer"]["steps"]
+        if state["fits"] is not None:
+            self._fits.rows = state["fits"]
 
     def weights(self, lane: Lane) -> dict[str, Tensor]:
         """What a lane validates with, as the ``state_dict`` of its module: copied, on the CPU."""
@@ -395,8 +400,8 @@ class Stack:
         }
 
     def notes(self, lane: Lane) -> dict[str, str]:
-        """Nothing is to be said of how a lane is trained: a stack in halves gives the same."""
-        return {}
+        """See `trainers.contract.Epoch.notes`. That a stack is halved changes nothing."""
+        return self._fits.notes(lane.batch)
 
     # -- an epoch
 
@@ -445,7 +450,8 @@ class Stack:
             lane.done += 1
         self._steps += self._column([lane.steps for lane in lanes]).long()
         assert outputs is not None
-        target = _in_order(targets).unflatten(1, (steps, self._width))
+        target = _in_order(targets)
+        target = target.view(len(lanes), steps, self._width, *target.shape[2:])
         return self._with_norms(
             [
                 said
@@ -466,7 +472,21 @@ class Stack:
         for place, lane in enumerate(self.lanes):
             if lane in asked:
                 by_width.setdefault(_width(len(asked[lane])), []).append(place)
-        return [said for group in by_width.items() for said in self._answer(asked, *group)]
+        return [said for group in by_width.items() for said in self._answers(asked, *group)]
+
+    def _answers(
+        self, asked: Mapping[Lane, Tensor], columns: int, places: list[int]
+    ) -> list[Said]:
+        """The same, of half of the lanes at a time where memory is short."""
+        try:
+            return self._answer(asked, columns, places)
+        except RuntimeError as error:
+            if len(places) == 1 or not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
+        middle = len(places) // 2
+        halves = places[:middle], places[middle:]
+        return [said for half in halves for said in self._answers(asked, columns, half)]
 
     def _answer(self, asked: Mapping[Lane, Tensor], columns: int, places: list[int]) -> list[Said]:
         """The same of the lanes at some places, so many rows at once."""
@@ -498,26 +518,22 @@ class Stack:
         try:
             return self._learn(self._part(span.first, span.end), given.of(span))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if count == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error) or (count == 1 and not self._fits.halve(span.rows)):
                 raise
         # Only batch norm's statistics have moved. The same step, in halves, and so from here on.
+        torch.cuda.empty_cache()
         for buffer, as_it_was in zip(own, before, strict=True):
             buffer.copy_(as_it_was)
         self._most = (count + 1) // 2
         return self._step(span, given)
 
     def _learn(self, part: _Part, given: _Step) -> Tensor:
-        run = Pass(True, part.dropout, part.threshold, given.keys)
-        output = forward(part.layers, given.inputs, run)
-        if given.offset is not None:
-            output = output + given.offset
-        gradient = self._loss(output, given.target, part.terms)
-        if given.others is not None and given.share is not None:
-            other = self._loss(output, given.others, part.terms)
-            gradient.mul_(given.share).add_(other.mul_(1 - given.share))
-        if given.weight is not None:
-            gradient.mul_(given.weight)
-        backward(part.layers[self._first_learner :], gradient)
+        rows = given.inputs.shape[1]
+        if (parts := self._fits.parts(rows)) == 1:
+            output = self._said_of(part, given, slice(0, rows))
+            backward(part.layers[self._first_learner :], self._wrong(part, given, output))
+        else:
+            output = self._in_parts(part, given, parts)
         if part.norms is not None:
             part.norms.add_(torch.linalg.vector_norm(part.rows.gradients, dim=1))
         penalize(part.rows)
@@ -525,6 +541,42 @@ class Stack:
         if part.averages is not None and given.shares is not None:
             part.averages.lerp_(part.rows.parameters, given.shares)
         return output
+
+    def _in_parts(self, part: _Part, given: _Step, parts: int) -> Tensor:
+        """What is put out of all rows; the gradients are the sum of those of some at a time."""
+        output, gradients = None, torch.zeros_like(part.rows.gradients)
+        for places in torch.arange(given.inputs.shape[1]).tensor_split(parts):
+            some = slice(int(places[0]), int(places[-1]) + 1)
+            own = self._said_of(part, given, some)
+            if output is None:
+                output = own.new_zeros((*own.shape[:2], given.inputs.shape[1]))
+            output[..., some] = own
+            # Of all rows, as the loss is a mean over them; those of the others are not used.
+            wrong = self._wrong(part, given, output)[..., some].contiguous()
+            backward(part.layers[self._first_learner :], wrong)
+            gradients += part.rows.gradients
+        part.rows.gradients.copy_(gradients)
+        assert output is not None
+        return output
+
+    def _said_of(self, part: _Part, given: _Step, rows: slice) -> Tensor:
+        """(k, outputs, b) what is put out of some rows of a batch."""
+        keys = given.keys
+        if keys is not None and rows.start > 0:  # other units than of the first rows
+            keys = keys + keys.new_tensor([0, rows.start])
+        run = Pass(True, part.dropout, part.threshold, keys)
+        output = forward(part.layers, given.inputs[:, rows], run)
+        return output if given.offset is None else output + given.offset[..., rows]
+
+    def _wrong(self, part: _Part, given: _Step, output: Tensor) -> Tensor:
+        """(k, outputs, B) the gradient of the loss by what is put out."""
+        gradient = self._loss(output, given.target, part.terms)
+        if given.others is not None and given.share is not None:
+            other = self._loss(output, given.others, part.terms)
+            gradient.mul_(given.share).add_(other.mul_(1 - given.share))
+        if given.weight is not None:
+            gradient.mul_(given.weight)
+        return gradient
 
     # -- parts of the state
 

@@ -1,4 +1,4 @@
-"""scikit-learn's estimators as models of tables, by name: ``sklearn.ensemble.ExtraTreesClassifier``.
+"""scikit-learn's estimators as models of tables, by name: ``sklearn.svm.SVR``.
 
 They are kept as skops writes them: their parts by name, each a class of scikit-learn, NumPy or
 SciPy, and no code that would be run in reading.
@@ -125,7 +125,9 @@ def _class(name: str, classifies: bool) -> Any:
         raise DataError("model.name", f"{module} has no {attribute!r}", _close(attribute, there))
     kind = getattr(importlib.import_module(module), attribute)
     wanted = ClassifierMixin if classifies else RegressorMixin
-    if not (inspect.isclass(kind) and issubclass(kind, BaseEstimator) and issubclass(kind, wanted)):
+    if not (
+        inspect.isclass(kind) and issubclass(kind, BaseEstimator) and issubclass(kind, wanted)
+    ):
         role = "classifier" if classifies else "regressor"
         beside = [other for other in there if other.endswith(role.capitalize())]
         raise DataError("model.name", f"{name} is no {role}", _close(attribute, beside))

@@ -1,0 +1,141 @@
+"""Settings without effect: what a file gives that nothing looks at, with what else it says.
+
+A field of a built-in trainer's options may say ``needs``: under which values of other settings it
+has an effect (`trainers.options`). Of the user's own trainer nothing is known.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from hpo.spec import sections
+from hpo.spec.explain import shown
+from hpo.spec.space import Choice, Scalar, allowed, values
+from hpo.spec.yaml12 import Path
+
+if TYPE_CHECKING:
+    from hpo.spec.study import StudySpec
+
+# Of a setting, by the path of the other one, the values, or patterns of names, under which it has
+# an effect.
+Needs = Mapping[str, Sequence[Scalar]]
+
+
+Found = Iterator[tuple[Path, str, str | None]]
+
+
+def problems(spec: StudySpec, content: Mapping[str, Any]) -> Found:
+    """Of settings that the file gives, and of those that are searched.
+
+    Args:
+        content: The whole file.
+    """
+    for section in sections.NAMES:
+        for path, found in _below(spec, (section,), content.get(section)):
+            yield from _fixed(spec, path, found)
+    for path in spec.search:
+        yield from _searched(spec, path)
+
+
+def effective(spec: StudySpec, section: str) -> dict[str, Any]:
+    """A section without the settings that have no effect in any trial."""
+    made = copy.deepcopy(dict(getattr(spec, section)))
+    for path, found in list(_below(spec, (section,), made)):
+        if any(True for _ in _fixed(spec, path, found)):
+            at = made
+            for part in path[1:-1]:
+                at = at[str(part)]
+            del at[str(path[-1])]
+    return made
+
+
+def needs(trainer: str, path: Path) -> Needs:
+    """Of the option at a path, and of the groups that it is in."""
+    model, found = sections.options(trainer, str(path[0])), dict[str, Sequence[Scalar]]()
+    for end in range(1, len(path)):
+        option = None if model is None else sections.field(model, path[1 : end + 1])
+        extra = None if option is None else option[1].json_schema_extra
+        if isinstance(extra, dict) and "needs" in extra:
+            own: Any = extra["needs"]
+            found |= own
+    return found
+
+
+def text(found: Needs) -> str:
+    """A sentence for the documentation."""
+    each = [f"`{path}` {_listed([f'`{v}`' for v in known])}" for path, known in found.items()]
+    return f"Only with {' and '.join(each)}."
+
+
+def _below(spec: StudySpec, path: Path, at: Any) -> Iterator[tuple[Path, Needs]]:
+    """What is given below a path, with what it needs; of a group that needs something, it alone."""
+    for key, below in at.items() if isinstance(at, Mapping) else ():
+        if found := needs(spec.trainer, (*path, key)):
+            yield (*path, key), found
+        else:
+            yield from _below(spec, (*path, key), below)
+
+
+def _fixed(spec: StudySpec, path: Path, found: Needs) -> Found:
+    for other, known in found.items():
+        possible = _possible(spec, other)
+        if not any(_is_among(value, known) for value in possible):
+            yield path, _message(other, possible), f"it has one with {_listed(known)}"
+
+
+def _searched(spec: StudySpec, path: str) -> Found:
+    when = spec.search[path].when or {}
+    for other, known in needs(spec.trainer, sections.as_path(path)).items():
+        possible = allowed(when[other]) if other in when else _possible(spec, other)
+        without = [value for value in possible if not _is_among(value, known)]
+        rest = [value for value in possible if _is_among(value, known)]
+        if not rest:
+            yield ("search", path), _message(other, without), f"it has one with {_listed(known)}"
+        elif without:
+            condition = ", ".join(map(str, rest))
+            hint = f"when: {{{other}: {condition if len(rest) == 1 else f'[{condition}]'}}}"
+            yield ("search", path), _message(other, without), hint
+
+
+def _is_among(value: Scalar, known: Sequence[Scalar]) -> bool:
+    """Names may be patterns, ``sklearn.*``."""
+    names = [name for name in known if isinstance(name, str)] if isinstance(value, str) else []
+    return value in known or any(fnmatchcase(str(value), name) for name in names)
+
+
+def _possible(spec: StudySpec, path: str) -> Sequence[Scalar]:
+    """What a setting can be in a trial."""
+    parameter = spec.search.get(path)
+    fixed = _value(spec, sections.as_path(path))
+    if parameter is None:
+        return [fixed]
+    searched = parameter.choices if isinstance(parameter, Choice) else values(parameter) or ()
+    return [*searched, *([fixed] if parameter.when and fixed not in searched else [])]
+
+
+def _value(spec: StudySpec, path: Path) -> Any:
+    """What holds where nothing is searched; in a group that is not given, its default."""
+    at: Any = getattr(spec, str(path[0]))
+    for part in path[1:]:
+        at = at.get(part) if isinstance(at, Mapping) else None
+    if at is None:
+        model = sections.options(spec.trainer, str(path[0]))
+        found = None if model is None else sections.field(model, path[1:])
+        at = None if found is None or found[1].is_required() else found[1].default
+    return at
+
+
+def _message(other: str, without: Sequence[Scalar]) -> str:
+    return f"has no effect with {other} {_listed([_plain(value) for value in without])}"
+
+
+def _plain(value: Scalar) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _listed(names: Sequence[Any]) -> str:
+    *first, last = map(str, names)
+    return f"{', '.join(first)} or {last}" if first else last
