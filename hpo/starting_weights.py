@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,13 +20,13 @@ if TYPE_CHECKING:  # workers need it not
     from hpo.spec import StudySpec
 
 KEY = "model.weights"
-SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _ADDRESS = re.compile(r"(runs|models):/.*")
 # What stays the same model for ever; an alias or a stage does not.
 _FIXED = re.compile(r"runs:/[^/]+/.+|models:/[^/@]+/[0-9]+|models:/m-[0-9a-f]+")
 
 Sections = Mapping[str, Mapping[str, Any]]
+Wrong = tuple[str, str | None]  # what, and what to try
 
 
 def fetch(spec: StudySpec, cache: Path, tracking_uri: str) -> None:
@@ -40,9 +39,7 @@ def fetch(spec: StudySpec, cache: Path, tracking_uri: str) -> None:
     for address in sorted(set(_addresses(spec))):
         if _folder(cache, address).is_dir():
             continue
-        problem = _why_not(address)
-        if problem is None:
-            problem = _fetch(address, cache, tracking_uri)
+        problem = _fetch(address, cache, tracking_uri)
         if problem is not None:
             raise StudyFileError(str(spec.file), [spec.problem(KEY, *problem)])
 
@@ -72,44 +69,23 @@ def _folder(cache: Path, address: str) -> Path:
     return cache.absolute() / "weights" / hashlib.sha256(address.encode()).hexdigest()[:24]
 
 
-def _why_not(address: str) -> tuple[str, str] | None:
-    if _FIXED.fullmatch(address):
-        return None
-    return f"{address} is not always the same model", "runs:/ID/PATH or models:/NAME/VERSION"
+def _fetch(address: str, cache: Path, tracking_uri: str) -> Wrong | None:
+    """What is wrong; None: it is there."""
+    from hpo.tracking import weights  # and so MLflow, which other studies need not wait for
 
-
-def _fetch(address: str, cache: Path, tracking_uri: str) -> tuple[str, str | None] | None:
-    """What is wrong, and what to try; None: it is there."""
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
-    with tempfile.TemporaryDirectory() as made:
+    if not _FIXED.fullmatch(address):
+        return f"{address} is not always the same model", "runs:/ID/PATH or models:/NAME/VERSION"
+    folder = _folder(cache, address)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+        everything, ready = Path(beside) / "everything", Path(beside) / "ready"
+        everything.mkdir()
+        ready.mkdir()
         try:
-            found = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=address,
-                    dst_path=made,
-                    tracking_uri=tracking_uri,
-                    registry_uri=tracking_uri,
-                )
-            )
-        except (MlflowException, OSError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            return f"{address} cannot be fetched from MLflow: {first[:200]}", None
-        below = found.rglob("*") if found.is_dir() else [found]
-        files = sorted(file for file in below if file.suffix in SUFFIXES)
-        if len(files) != 1:
-            named = ", ".join(str(file.relative_to(made)) for file in files) or "none"
-            return (
-                f"{address} is to hold one file with weights ({', '.join(SUFFIXES)}); it has "
-                f"{named}",
-                "runs:/ID/PATH of one of them",
-            )
-        folder = _folder(cache, address)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-            ready = Path(beside) / "ready"
-            ready.mkdir()
-            shutil.copyfile(files[0], ready / files[0].name)
+            file = weights.fetch(address, tracking_uri, everything)
+        except weights.NoWeights as error:
+            return str(error), error.hint
+        file.replace(ready / file.name)
+        if not folder.is_dir():  # a process of another study may have been faster
             ready.rename(folder)
     return None

@@ -411,7 +411,7 @@ def test_every_objective_must_be_reported_and_finite(
     trainer = own_trainer(bench, name, f"def train(trial):\n    trial.report(1, {report})\n")
     for _ in range(2):  # and what was recorded can be read again
         with pytest.raises(StudyFailed, match=reason):
-            bench.run(trainer=trainer, objective=TWO)
+            bench.run(trainer=trainer, objective=TWO, budget__trials=20)
 
 
 @pytest.mark.parametrize(

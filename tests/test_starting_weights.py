@@ -20,6 +20,8 @@ from hpo.progress import Silent
 from trainers.models import build
 from trainers.options import ImageModel
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and what it is made of
+
 STUDIES = Path(__file__).parents[1] / "studies"
 
 STUDY = """

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,8 @@ class Report(TrainerCallback):
         self._trial = trial
         self._epoch = 0
         self._metrics: dict[str, float] = {}
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = self._folder.name
+        self.folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.checkpoint: str | None = None
         if state := trial.resume():
             self._epoch = state["epoch"]

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +43,9 @@ class Report(Checkpoint):
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
-        self._folder = tempfile.TemporaryDirectory()
-        self._file = Path(self._folder.name) / "last.ckpt"
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._file = Path(folder, "last.ckpt")
         self.checkpoint: str | None = None
         if state := trial.resume():
             self._file.write_bytes(state["lightning"].numpy().tobytes())

@@ -33,8 +33,8 @@ from trainers.costs import Costs
 from trainers.data import Dataset
 from trainers.ensembles import Measured, Members, Part, Predictor, Together
 from trainers.lanes import Lane, Said
-from trainers.metrics import COSTS, Predicted
-from trainers.own_metrics import OwnMetric, output
+from trainers.metrics import COSTS, Predicted, output
+from trainers.own_metrics import OwnMetric
 from trainers.seeds import mixed
 from trainers.team import Grouped, Team
 

@@ -200,6 +200,11 @@ Predicted: TypeAlias = Scores | Labels | Estimates
 Kind = TypeVar("Kind", Scores, Labels, Estimates)
 
 
+def output(said: Predicted) -> Tensor:
+    """(…, N, C) probabilities, or (…, N) values."""
+    return said.output if isinstance(said, Estimates) else said.probabilities
+
+
 @dataclass(frozen=True)
 class Metric(Generic[Kind]):
     """A row of the table.

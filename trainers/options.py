@@ -437,7 +437,13 @@ class TableModel(_Model):
         "first, in a typical frequency. The larger, the finer are the differences that are seen.",
         json_schema_extra=_for_models("embedding_mlp"),
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="The share of units dropped in training.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="The share of units dropped in training.",
+        json_schema_extra=_for_models(*OF_TABLES),
+    )
 
 
 _OWN_TEXT_MODELS = {"needs": {"model.name": ["embedding_bag", "transformer"]}}
@@ -658,14 +664,14 @@ class Augment(_Options):
         2,
         ge=1,
         le=14,
-        description="randaugment only: how many an image.",
+        description="How many an image.",
         json_schema_extra={"needs": {"train.augment.policy": ["randaugment"]}},
     )
     magnitude: int = Field(
         9,
         ge=0,
         le=30,
-        description="randaugment only: how strong they are.",
+        description="How strong they are.",
         json_schema_extra={"needs": {"train.augment.policy": ["randaugment"]}},
     )
     erase: float = Field(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from trainers.contract import DataError
-from trainers.metrics import Estimates, Labels, Predicted, Scores
+from trainers.metrics import Estimates, Labels, Predicted, Scores, output
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class OwnMetric:
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real | np.number):
             raise TypeError(f"{self.reference} gave {_shown(value)}, which is not a number")
         return float(value)
-
-
-def output(said: Predicted) -> torch.Tensor:
-    """Probabilities, or values."""
-    return said.output if isinstance(said, Estimates) else said.probabilities
 
 
 def check(metrics: Iterable[OwnMetric], target: torch.Tensor, outputs: int) -> None:

@@ -48,6 +48,10 @@ def check(
         raise DataError(
             "data.source", f"{source} is {KINDS[dataset.kind]}; the trainer needs {KINDS[kind]}"
         )
+    if is_estimator(params["model"]["name"]):
+        _check_metrics(params["train"], dataset, own)
+        estimators.check(params, dataset)
+        return
     _check_batches(params["train"], [len(split.train) for split in dataset.splits])
     if params["train"]["sampling"] == "balanced" and dataset.task != "classification":
         raise DataError(
@@ -58,9 +62,6 @@ def check(
     _check_groups(params["ensemble"], dataset)
     _check_loss(params["train"], dataset)
     _check_metrics(params["train"], dataset, own)
-    if is_estimator(params["model"]["name"]):
-        estimators.check(params, dataset)
-        return
     rows = min(2, params["train"]["batch_size"])
     fine_tuning.check(_check_model(params["model"], dataset, rows), params["train"])
     if params["train"]["vmap"]:
@@ -193,7 +194,8 @@ def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, r
     for own in ensemble["members"] if method in DIFFERING else ():
         changed = {name: value for name, value in own.items() if value is not None}
         try:
-            _check_model({**params["model"], **changed}, dataset, rows)
+            model = _check_model({**params["model"], **changed}, dataset, rows)
+            fine_tuning.check(model, params["train"])
         except DataError as error:
             raise DataError("ensemble.members", str(error), error.hint) from None
 

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from trainers import ensembles
 from trainers.data.dataset import Dataset, Encoded, row_numbers
-from trainers.metrics import Estimates, Scores
+from trainers.metrics import Estimates, Predicted, Scores, output
 from trainers.models import build
 from trainers.models.columns import Layout
 
@@ -207,15 +207,14 @@ class Fold:
         together = said[0]
         if self.how is not None:
             together = ensembles.combined(said, self.how, self.fitted)
-        of_all = together.probabilities if isinstance(together, Scores) else together.output
-        return np.asarray(of_all.numpy(), np.float32)
+        return np.asarray(output(together).numpy(), np.float32)
 
-    def _said(self, output: Tensor, classes: int | None) -> Scores | Estimates:
+    def _said(self, raw: Tensor, classes: int | None) -> Predicted:
         """Of rows whose targets nobody knows."""
         if classes is None:
-            values = output.squeeze(1) * self.target_std + self.target_mean
+            values = raw.squeeze(1) * self.target_std + self.target_mean
             return Estimates(values, torch.zeros_like(values), self.target_std)
-        return Scores(output, torch.zeros(len(output), dtype=torch.int64))
+        return Scores(raw, torch.zeros(len(raw), dtype=torch.int64))
 
 
 @dataclass(frozen=True, eq=False)

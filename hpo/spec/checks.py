@@ -156,10 +156,10 @@ def _files(spec: StudySpec) -> Found:
         if not isinstance(parameter, Choice) or not sections.is_file(spec.trainer, path):
             continue
         for i, text in enumerate(parameter.choices):
-            if not sections.is_path(spec.trainer, path, text):
+            if not sections.is_path(text, spec.trainer, path):
                 continue
             try:
-                addresses.check_readable(addresses.absolute(str(text), spec.folder), str(text))
+                addresses.check_readable(addresses.absolute(text, spec.folder), text)
             except addresses.AddressError as error:
                 yield ("search", path, i), error.message, error.hint
 
@@ -292,7 +292,7 @@ def _data(spec: StudySpec, summary: Mapping[str, Any]) -> Found:
             listed = [name for name in known if name.count("/") <= metric.count("/")]
             yield path, message, _metric_hint(metric, listed)
     rows = summary["train"]
-    for path, size in _batch_sizes(spec):
+    for path, size in _batch_sizes(spec) if estimators.has_networks(spec) else ():
         if size > rows and spec.train.get("optimizer") != "lbfgs":  # which learns from all
             message = f"expected at most {rows}, the rows to train on; got {size}"
             yield path, message, f"try {min(32, rows)}"

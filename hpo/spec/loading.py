@@ -236,7 +236,7 @@ class _Loading:
         for name in sections.NAMES:
             model = sections.options(trainer, name)
             for option in sections.paths_of_files(model) if model else ():
-                is_path = partial(sections.is_path, trainer, f"{name}.{option}")
+                is_path = partial(sections.is_path, trainer=trainer, path=f"{name}.{option}")
                 self._replace((name, option), partial(self._file, is_path))
             for option in sections.paths_of_files(model, "path-or-name") if model else ():
                 self._replace((name, option), self._file_or_name)

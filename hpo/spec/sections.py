@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -163,7 +163,7 @@ def is_file(trainer: str, path: str, form: str = "path") -> bool:
     return model is not None and rest[0] in paths_of_files(model, form) and len(rest) == 1
 
 
-def is_path(trainer: str, path: str, value: Any) -> bool:
+def is_path(value: Any, trainer: str, path: str) -> TypeGuard[str]:
     """Whether `value` of the option at a dotted path names a file, and nothing that the option
     may hold instead."""
     if not isinstance(value, str) or not is_file(trainer, path):

@@ -297,7 +297,7 @@ class StudySpec(_Part):
         """
         config = {name: copy.deepcopy(dict(getattr(self, name))) for name in sections.NAMES}
         for path, value in params.items():
-            if sections.is_path(self.trainer, path, value):
+            if sections.is_path(value, self.trainer, path):
                 value = str(addresses.absolute(value, self.folder))
             if isinstance(value, str) and sections.is_file(self.trainer, path, "path-or-name"):
                 value = addresses.path_or_name(value, self.folder)

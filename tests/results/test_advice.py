@@ -37,6 +37,21 @@ def kinds(tables: StudyTables, best: Predicted | None = None) -> list[str]:
     return [one.kind for one in advice(tables, None, best)]
 
 
+# -- failures
+
+
+def test_failures_are_told_by_their_most_frequent_cause(tmp_path: Path) -> None:
+    study = Recorded(tmp_path, search={"train.x": EDGE})
+    twice = ["ValueError: no"] * 2  # word for word; the others differ in their numbers
+    lost = [f"nan at epoch {epoch}, lr {lr}" for epoch, lr in ((3, 0.8), (1, 9), (2, 1e-05))]
+    for reason in [*twice, *lost]:
+        study.end(study.begin(params={"train.x": 0.5}), "failed", reason=reason)
+    study.over()
+    said = advice(Catalog(tmp_path).study("digits"), None, None)
+    (found,) = [one for one in said if one.kind == "failing"]
+    assert found.facts == {"share": 1.0, "count": 5, "reason": "nan at epoch 3, lr 0.8"}
+
+
 # -- edges
 
 

@@ -181,7 +181,7 @@ BAD = [
         {"pruner": "▸pruner: percentile"}),
     Bad("14 pruner's options together", "pruner", "needs lower, upper or both", "",
         {"pruner": "pruner: ▸{name: threshold, interval_steps: 2}"}),
-    Bad("14 model", "model.name", "expected mlp; got 'mpl'", "did you mean 'mlp'?",
+    Bad("14 model", "model.name", "expected mlp, residual_mlp or embedding_mlp", "did you mean 'mlp'?",
         {"trainer": "trainer: tabular", "data": "data: {source: wine}",
         "model": "model: {name: ▸mpl}"}),
     Bad("15 trainer without a function", "trainer", "or your own as module:function", "",

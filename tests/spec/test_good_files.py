@@ -447,3 +447,17 @@ def test_a_spec_is_frozen_and_goes_to_other_processes(load: Any) -> None:
     with pytest.raises(ValueError, match="frozen"):
         study.seed = 3
     assert pickle.loads(pickle.dumps(study)).resolved() == study.resolved()
+
+
+def test_a_data_set_of_torchvision_is_a_name_and_its_root_a_path(
+    load: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "sets").mkdir()
+    data = "{source: 'torchvision:MNIST', root: sets, validation: 0.2, test: 0.2}"
+    text = QUICKSTART.replace("{source: digits, validation: 0.2, test: 0.2}", data)
+    study = load(text)
+    assert study.data["source"] == "torchvision:MNIST"
+    assert study.data["root"] == str(tmp_path / "sets")
+    assert study.identity()["data.root"] == "sets"
+    with pytest.raises(StudyFileError, match="there is no nowhere"):
+        load(text.replace("root: sets", "root: nowhere"))

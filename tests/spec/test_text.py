@@ -44,9 +44,14 @@ def test_a_tokenizer_is_a_name_or_a_folder_beside_the_study_file(tmp_path: Path)
     ("tokenizer", "model", "search", "message"),
     [
         ("words", "huggingface", "model.width: [8, 16]", "no effect with model.name huggingface"),
-        ("words", "transformer", "model.hidden.0: [8, 16]", "no effect with model.name"),
+        (
+            "words",
+            "embedding_bag",
+            "model.heads: [1, 2]",
+            "no effect with model.name embedding_bag",
+        ),
         ("org/bert", "embedding_bag", "data.ngrams: [1, 2]", "no effect with data.tokenizer"),
-        ("words", "embedding_bag", "data.text: [a, b]", "the same for every trial"),
+        ("words", "embedding_bag", "data.text: [a, b]", "data.text cannot be searched"),
         ("words", "bert", "", "embedding_bag"),
     ],
 )

@@ -16,7 +16,7 @@ from trainers.lanes import Lane, Stack
 from trainers.lanes.layers import forward
 from trainers.memory import Fits, is_out_of_memory, kind
 from trainers.metrics import Scores
-from trainers.options import Train
+from trainers.options import ImageTrain
 from trainers.schedules import made
 
 ROWS, BATCH = 30, 15
@@ -41,7 +41,7 @@ class Small(nn.Module):
         self.last = nn.Linear(6, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.norm(self.first(x))  # moves the statistics, and then it fails
+        hidden = self.norm(self.first(x.flatten(1)))  # moves the statistics, and then it fails
         if len(x) > self.most and self.training == self.short_in:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         self.seen.append(len(x))
@@ -51,14 +51,14 @@ class Small(nn.Module):
 
 def split(classes: int = 3) -> Split:
     random = torch.Generator().manual_seed(2)
-    inputs = torch.randn((ROWS + 10, 4), generator=random)
+    inputs = torch.randn((ROWS + 10, 1, 2, 2), generator=random)
     target = torch.randint(classes, (ROWS + 10,), generator=random)
     return Split(inputs, target, torch.arange(ROWS), torch.arange(ROWS, ROWS + 10))
 
 
 def lane(model: nn.Module, data: Split, weighted: bool = False, **train: Any) -> Lane:
     own = {"epochs": 3, "batch_size": BATCH, "optimizer": "sgd", "lr": 0.1, **train}
-    options = Train(**own).model_dump(mode="json")
+    options = ImageTrain(**own).model_dump(mode="json")
     random = torch.Generator().manual_seed(3)
     weights: dict[str, Any] = {}
     if weighted:
@@ -84,6 +84,7 @@ def trained(one: Lane, epochs: int = 2) -> InTurn:
         (False, {"label_smoothing": 0.2, "clip_norm": 0.5}),
         (True, {}),
         (True, {"label_smoothing": 0.2}),
+        (True, {"augment": {"mixup": 0.4}}),
     ],
 )
 def test_a_batch_in_parts_is_learned_from_as_a_whole(
@@ -109,7 +110,7 @@ def test_what_fitted_is_remembered_for_the_next_model_like_it_only() -> None:
     other = Small(BATCH, classes=5)
     trained(lane(other, split(5)), 1)
     assert set(other.seen) == {BATCH}
-    assert Fits(again, kind(again, (4,), "float32")).rows == 4
+    assert Fits(again, kind(again, (1, 2, 2), "float32")).rows == 4
     assert Fits(again, kind(again, (9,), "float32")).rows is None  # other inputs
 
 
@@ -167,10 +168,11 @@ def stacked(most: int, norm: bool = False) -> Stack:
         return output
 
     torch.manual_seed(4)
-    layers: list[nn.Module] = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
     if norm:
-        layers.insert(1, nn.BatchNorm1d(6))
-    one = lane(nn.Sequential(*layers), split(), True, label_smoothing=0.1, grad_norm=True)
+        layers.insert(2, nn.BatchNorm1d(6))
+    train = {"label_smoothing": 0.1, "grad_norm": True, "augment": {"mixup": 0.4}}
+    one = lane(nn.Sequential(*layers), split(), True, **train)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainers.lanes.stack.forward", short)
         stack = Stack([one])
@@ -193,13 +195,13 @@ def test_a_lane_in_parts_learns_as_a_whole_one_does() -> None:
 def test_a_lane_with_batch_norm_in_parts_moves_its_statistics_once_a_part() -> None:
     stack = stacked(most=8, norm=True)
     model = stack.state(stack.lanes[0])["model"]
-    assert model["1.num_batches_tracked"] == 8  # two epochs of two steps of two parts
+    assert model["2.num_batches_tracked"] == 8  # two epochs of two steps of two parts
     assert "batch norm saw 8 rows at a time" in stack.notes(stack.lanes[0])["micro_batch"]
 
 
 def test_lanes_are_asked_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     data, answer, sizes = split(), Stack._answer, list[int]()
-    stack = Stack([lane(nn.Sequential(nn.Linear(4, 3)), data) for _ in range(5)])
+    stack = Stack([lane(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), data) for _ in range(5)])
     (whole,) = stack.validate()
 
     def short(self: Stack, asked: Any, columns: int, places: list[int]) -> Any:

@@ -18,7 +18,7 @@ TABLES: list[dict[str, Any]] = [
 ]
 IMAGES: list[dict[str, Any]] = [
     {"name": "resnet", "channels": [4, 4], "blocks": 1, "stochastic_depth": 0.5},
-    {"name": "squeezenet1_1"},
+    {"name": "mobilenet_v3_small"},
 ]
 METHODS: list[dict[str, Any]] = [
     {"method": "none"},

@@ -167,7 +167,7 @@ def opened(section: TableData, texts: str | None = None) -> Opened:
 
 
 def _labels(target: Target) -> NDArray[np.int64] | None:
-    return None if target.classes is None else target.values
+    return target.values if target.task == "classification" else None
 
 
 def _split(columns: pd.DataFrame, table: Opened, train: Rows, validation: Rows) -> Split:
@@ -262,9 +262,7 @@ def check_columns(what: str, needed: Sequence[str], there: Sequence[str]) -> Non
     )
 
 
-def _parts(
-    path: Path, text: Collection[str], rows: int, na: bool
-) -> Iterator[pd.DataFrame]:
+def _parts(path: Path, text: Collection[str], rows: int, na: bool) -> Iterator[pd.DataFrame]:
     if _is_parquet(path):
         from pyarrow.parquet import ParquetFile
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from trainers import metrics
 from trainers.data import Split
 from trainers.ensembles import held_out
-from trainers.ensembles.combining import combined, like, raw
+from trainers.ensembles.combining import combined, like, raw, saying
 from trainers.ensembles.members import Measured, Part, Predictor, Together, WeightsOf
 from trainers.lanes import Lane
-from trainers.metrics import Estimates, Predicted, Scores
+from trainers.metrics import Predicted, output
 from trainers.seeds import generator
 
 ROWS, COLUMNS = 1_000_033, 1_000_037  # set what is drawn apart from the order of an epoch
@@ -137,19 +137,16 @@ def out_of_bag(
         if said is None:
             continue
         example = said
-        output = (said.probabilities if isinstance(said, Scores) else said.output).cpu()
-        total = output.new_zeros((len(counts), *output.shape[1:])) if total is None else total
-        total[rows] += output
+        own = output(said).cpu()
+        total = own.new_zeros((len(counts), *own.shape[1:])) if total is None else total
+        total[rows] += own
         counts[rows] += 1
     if total is None or example is None:
         return None
     judged = counts.nonzero().squeeze(1)
     means = total[judged] / counts[judged].view(-1, *[1] * (total.dim() - 1))
     target = split.target[judged.to(split.target.device)]
-    means = means.to(target.device)
-    if isinstance(example, Scores):
-        return Scores(means.clamp_(min=torch.finfo(means.dtype).tiny).log(), target)
-    return Estimates(means, target, example.unit)
+    return saying(example, means.to(target.device), target)
 
 
 def part_of(said: Predicted, first: int, end: int) -> Predicted:

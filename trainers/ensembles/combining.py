@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from trainers import meta_learners
-from trainers.metrics import Estimates, Labels, Predicted, Scores
+from trainers.metrics import Estimates, Labels, Predicted, Scores, output
 
 # What was fitted to training rows, by name: numbers and lists of them, as a file can keep them.
 Fitted = Mapping[str, Any]
@@ -41,13 +41,16 @@ def mean(said: Sequence[Predicted], _: Fitted) -> Predicted:
 def logits(said: Sequence[Predicted], fitted: Fitted) -> Predicted:
     if isinstance(said[0], Estimates):
         return mean(said, fitted)
-    return Scores(raw(said).mean(0), said[0].target)
+    return like(said[0], raw(said).mean(0))
 
 
 def vote(said: Sequence[Predicted], _: Fitted) -> Predicted:
     first = said[0]
     if isinstance(first, Estimates):
         return Estimates(raw(said).median(0).values, first.target, first.unit)
+    if isinstance(first, Labels):
+        shares = ((raw(said) >= 0).sum(0) + 0.5) / (len(said) + 1)  # there or not, likewise
+        return Labels(shares.logit(), first.target)
     counts = _named(said).sum(0)
     # One vote more is divided among all classes (Laplace), lest a loss be infinite.
     shares = (counts + 1 / counts.shape[-1]) / (len(said) + 1)
@@ -82,10 +85,8 @@ def stacked(said: Sequence[Predicted], fitted: Fitted) -> Predicted:
     stack = meta_learners.Stack(
         np.asarray(fitted["coefficients"]), np.asarray(fitted["intercept"])
     )
-    output = torch.from_numpy(stack.output(bases)).to(raw(said[:1]).device)
-    if isinstance(said[0], Scores):
-        output = output.clamp_(min=torch.finfo(output.dtype).tiny).log()
-    return like(said[0], output)
+    answer = torch.from_numpy(stack.output(bases)).to(raw(said[:1]).device)
+    return saying(said[0], answer, said[0].target)
 
 
 COMBINATIONS: dict[str, Callable[[Sequence[Predicted], Fitted], Predicted]] = {
@@ -107,31 +108,36 @@ def means(said: Sequence[Predicted], groups: int) -> list[Predicted]:
 
 def as_arrays(said: Sequence[Predicted]) -> NDArray[np.float32]:
     """(m, n, C) probabilities or (m, n) values, as `trainers.meta_learners` take them."""
-    outputs = [one.probabilities if isinstance(one, Scores) else one.output for one in said]
-    return torch.stack(outputs).cpu().float().numpy()
+    return torch.stack([output(one) for one in said]).cpu().float().numpy()
 
 
 def raw(said: Sequence[Predicted]) -> Tensor:
     """(m, n, C) logits, or (m, n) values."""
-    return torch.stack([one.logits if isinstance(one, Scores) else one.output for one in said])
+    return torch.stack([one.output if isinstance(one, Estimates) else one.logits for one in said])
 
 
-def like(said: Predicted, output: Tensor) -> Predicted:
-    """`output`, logits or values, as said of the same rows as `said`."""
-    if isinstance(said, Scores):
-        return Scores(output, said.target)
-    return Estimates(output, said.target, said.unit)
+def like(said: Predicted, raw: Tensor) -> Predicted:
+    """`raw`, logits or values, as said of the same rows as `said`."""
+    if isinstance(said, Estimates):
+        return Estimates(raw, said.target, said.unit)
+    return type(said)(raw, said.target)
+
+
+def saying(said: Predicted, shares: Tensor, target: Tensor) -> Predicted:
+    """Probabilities or values of rows with these targets, said as `said` is.
+
+    Probabilities as logits, of which they are these again; none is 0, lest a loss be infinite.
+    """
+    if isinstance(said, Estimates):
+        return Estimates(shares, target, said.unit)
+    if isinstance(said, Labels):
+        return Labels(shares.logit(torch.finfo(shares.dtype).eps), target)
+    return Scores(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log(), target)
 
 
 def _weighted_mean(said: Sequence[Predicted], weights: Sequence[float]) -> Predicted:
-    first = said[0]
-    if isinstance(first, Estimates):
-        outputs = raw(said)
-        return Estimates((_column(weights, outputs) * outputs).sum(0), first.target, first.unit)
-    probabilities = torch.stack([one.probabilities for one in said if isinstance(one, Scores)])
-    shares = (_column(weights, probabilities) * probabilities).sum(0)
-    # As logits, of which the probabilities are these again; none is 0, lest a loss be infinite.
-    return Scores(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log(), first.target)
+    outputs = torch.stack([output(one) for one in said])
+    return saying(said[0], (_column(weights, outputs) * outputs).sum(0), said[0].target)
 
 
 def _named(said: Sequence[Predicted]) -> Tensor:

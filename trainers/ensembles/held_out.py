@@ -25,7 +25,7 @@ STREAM = 1_000_003  # sets these draws apart from members' own
 
 
 def parts_of(ensemble: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The setting for which the training rows are dealt to parts, and how many; None: they are not.
+    """The setting for which training rows are dealt to parts, and how many; None: they are not.
 
     Args:
         ensemble: The ``ensemble`` section.

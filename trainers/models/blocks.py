@@ -68,7 +68,10 @@ def _holds_blocks(module: nn.Module) -> bool:
     """Whether a sequence of modules of one kind, each with parts of its own, is below it."""
     for below in module.modules():
         if type(below) in (nn.Sequential, nn.ModuleList):
-            kinds = [type(child) for child in below if next(child.children(), None) is not None]
+            parts = [
+                child for child in below.children() if next(child.children(), None) is not None
+            ]
+            kinds = [type(part) for part in parts]
             alike = len(set(kinds)) == 1 and not issubclass(kinds[0], nn.Sequential)
             if len(kinds) > 1 and alike:
                 return True

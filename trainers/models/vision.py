@@ -132,18 +132,18 @@ def _of_timm(model: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> 
     for key, theirs in (("dropout", "drop_rate"), ("stochastic_depth", "drop_path_rate")):
         if model[key] is not None:
             options[theirs] = model[key]
-            _check_taken(name, key, theirs)
+            _check_taken(name, key, {theirs: model[key]})
     built: nn.Module = timm.create_model(name, pretrained=False, num_classes=outputs, **options)
     return built
 
 
-def _check_taken(name: str, key: str, theirs: str) -> None:
+def _check_taken(name: str, key: str, options: dict[str, Any]) -> None:
     import timm
     import torch
 
     try:
         with torch.device("meta"):
-            timm.create_model(name, pretrained=False, **{theirs: 0.5})
+            timm.create_model(name, pretrained=False, **options)
     except TypeError:
         raise DataError(f"model.{key}", f"{TIMM}{name} takes no {key}", "leave it out") from None
     except NotImplementedError:
