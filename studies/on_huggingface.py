@@ -28,7 +28,7 @@ def accuracy(evaluated):
 def train(trial):  # hpo
     model, options = trial.params["model"], trial.params["train"]  # hpo
     report = Report(trial)  # hpo
-    pixels = (trial.data.inputs.flatten(1) // 16).long()  # hpo: or a dataset of your own
+    pixels = trial.data.inputs.flatten(1).long()  # hpo: or a dataset of your own
     digits = trial.data.target
     arguments = TrainingArguments(
         report.folder,  # hpo
@@ -48,7 +48,10 @@ def train(trial):  # hpo
     )
     torch.manual_seed(trial.seed)  # hpo
     config = BertConfig(
-        vocab_size=16,
+        vocab_size=17,  # grey values
+        initializer_range=0.2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
         hidden_size=model["width"],
         num_hidden_layers=model["layers"],
         num_attention_heads=2,

@@ -258,7 +258,7 @@ class InTurn:
             with torch.no_grad():
                 _penalize(optimizer.parameters, options)
                 sizes = [p.abs().sum() for p in optimizer.parameters if p.grad is not None]
-                return loss + options["l1"] * torch.stack(sizes).sum()
+                return loss + float(options["l1"]) * torch.stack(sizes).sum()
 
         def step() -> None:
             if options["grad_norm"]:

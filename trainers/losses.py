@@ -155,6 +155,13 @@ LOSSES: dict[str, Loss] = {
     "huber": Loss("regression", huber, ("huber_delta",)),
 }
 
+# What is predicted, in words.
+TARGETS: dict[Task, str] = {
+    "classification": "classes",
+    "multilabel": "labels",
+    "regression": "values",
+}
+
 # What `auto` is: those by which the trials of a task are compared.
 AUTO: dict[Task, str] = {
     "classification": "cross_entropy",
@@ -167,6 +174,19 @@ def using(setting: str) -> list[str]:
     """The names, for a study file, of the losses that a setting of ``train`` changes."""
     names = [name for name, loss in LOSSES.items() if setting in loss.settings]
     return ["auto", *names] if set(names) & set(AUTO.values()) else names
+
+
+def of_task(task: Task) -> list[str]:
+    """The names, for a study file, of the losses that a task has."""
+    return ["auto", *(name for name, loss in LOSSES.items() if loss.task == task)]
+
+
+def why_not(name: str, task: Task) -> str | None:
+    """Why a loss is not for a task, in words; None: it is."""
+    if name in of_task(task):
+        return None
+    own = TARGETS[LOSSES[name].task]
+    return f"{name} is for {own}; what is predicted here are {TARGETS[task]}"
 
 
 def chosen(options: Mapping[str, Any], task: Task) -> str:

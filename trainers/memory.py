@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")  # of a CPU, in a RuntimeError
+# Of a CPU, in a RuntimeError; the last one is oneDNN's, which says no more.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "could not create a primitive")
 
 Result = TypeVar("Result")
 

@@ -188,7 +188,7 @@ def _adagrad(own: Update, _train: Mapping[str, Any]) -> None:
 
 
 def _adam(own: Update, train: Mapping[str, Any], decoupled: bool = False) -> None:
-    """Kingma and Ba (2015); with decoupled weight decay, as adamw, Loshchilov and Hutter (2019)."""
+    """Kingma and Ba (2015); decoupled, as adamw has it, Loshchilov and Hutter (2019)."""
     from torch.optim.adam import adam
 
     adam(
@@ -369,7 +369,7 @@ class LBFGS:
 
     def step(self, lr: float, shift: float, again: Again) -> None:
         self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step(lambda: self._penalized(again()))
+        self._optimizer.step(lambda: self._penalized(again()))  # type: ignore[no-untyped-call]
 
     def _penalized(self, loss: Tensor) -> Tensor:
         """The loss with the penalty, whose gradients are added to those of the loss."""
@@ -427,6 +427,7 @@ OPTIMIZERS: dict[str, Kind] = {
 def that_use(setting: str) -> list[str]:
     """The optimizers in which a setting of the ``train`` section has an effect."""
     return [name for name, kind in OPTIMIZERS.items() if setting in kind.settings]
+
 
 # Those that update each number of a parameter by itself; of them there are stacked ones, too
 # (`trainers.lanes.optim`).

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from trainers import schedules
 from trainers.losses import LOSSES, using
 from trainers.metrics import ALWAYS, COSTS, FURTHER, METRICS, SINGLE
 from trainers.models import ESTIMATOR, OF_IMAGES, OF_TABLES
 from trainers.models.init import INITIALIZATIONS
 from trainers.models.text import TEXT_MODELS
 from trainers.optim import OPTIMIZERS, that_use
-from trainers import schedules
 from trainers.schedules import SCHEDULES
 
 if TYPE_CHECKING:  # the names in a table are known when it is imported, not to a type checker
@@ -254,7 +254,7 @@ class TableData(_Columns):
 
 
 # Tokenizers that learn what they know from the training texts.
-_LEARNED = {"needs": {"data.tokenizer": ["words", "characters"]}}
+_LEARNED: JsonDict = {"needs": {"data.tokenizer": ["words", "characters"]}}
 
 
 class TextData(_Columns):
@@ -446,9 +446,6 @@ class TableModel(_Model):
     )
 
 
-_OWN_TEXT_MODELS = {"needs": {"model.name": ["embedding_bag", "transformer"]}}
-
-
 class TextModel(_Options):
     """The ``model`` section of `text_classifier`."""
 
@@ -459,45 +456,47 @@ class TextModel(_Options):
         "`data.tokenizer` names.",
     )
     width: Width = Field(
-        64, description="The numbers of an embedding.", json_schema_extra=_OWN_TEXT_MODELS
+        64,
+        description="The numbers of an embedding.",
+        json_schema_extra=_for_models("embedding_bag", "transformer"),
     )
     hidden: tuple[Width, ...] = Field(
         (),
         max_length=32,
         description="The widths of the mlp's hidden layers.",
-        json_schema_extra={"needs": {"model.name": ["embedding_bag"]}},
+        json_schema_extra=_for_models("embedding_bag"),
     )
     heads: int = Field(
         4,
         ge=1,
         le=128,
         description="Of attention, in each layer; `width` must be a multiple of it.",
-        json_schema_extra={"needs": {"model.name": ["transformer"]}},
+        json_schema_extra=_for_models("transformer"),
     )
     layers: int = Field(
         2,
         ge=1,
         le=48,
         description="Of attention, with a feed-forward layer each.",
-        json_schema_extra={"needs": {"model.name": ["transformer"]}},
+        json_schema_extra=_for_models("transformer"),
     )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="The share of units dropped in training.",
-        json_schema_extra=_OWN_TEXT_MODELS,
+        json_schema_extra=_for_models("embedding_bag", "transformer"),
     )
     init: InitializationName = Field(
         "default",
         description="How the weights of linear layers are drawn; default: as PyTorch does.",
-        json_schema_extra=_OWN_TEXT_MODELS,
+        json_schema_extra=_for_models("embedding_bag", "transformer"),
     )
     weights: Literal["pretrained"] | None = Field(
         "pretrained",
         description="What training starts from: the weights that come with it, with a new last "
         "layer for these classes; null: new ones.",
-        json_schema_extra={"needs": {"model.name": ["huggingface"]}},
+        json_schema_extra=_for_models("huggingface"),
     )
 
 
@@ -769,8 +768,8 @@ class Train(_Options):
         0.0,
         ge=0,
         le=1000,
-        description="How much weights are shrunk: by an L2 penalty in the gradient; adamw and muon "
-        "decoupled, apart from it.",
+        description="How much weights are shrunk: by an L2 penalty in the gradient; adamw and "
+        "muon decoupled, apart from it.",
     )
     decoupled: bool = Field(
         False,

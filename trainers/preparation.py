@@ -16,14 +16,13 @@ from trainers.ensembles.boosting import check_classes
 from trainers.ensembles.held_out import parts_of
 from trainers.lanes import vmapped
 from trainers.lanes.layers import unsupported
-from trainers.losses import LOSSES, chosen
+from trainers.losses import LOSSES, TARGETS, chosen, of_task, why_not
 from trainers.models import MODELS, build, is_estimator
 from trainers.models.weights import load
 from trainers.own_metrics import OwnMetric
 from trainers.schedules import batch_size
 
 KINDS = {"images": "images", "table": "a table", "text": "texts"}
-TARGETS = {"classification": "classes", "multilabel": "labels", "regression": "values"}
 
 
 def check(
@@ -101,20 +100,15 @@ def _check_batches(train: Mapping[str, Any], rows: Sequence[int]) -> None:
 
 def _check_loss(train: Mapping[str, Any], dataset: Dataset) -> None:
     """That the loss is for what is predicted, and its settings are for the loss."""
-    name, predicted = chosen(train, dataset.task), TARGETS[dataset.task]
-    loss = LOSSES[name]
-    if loss.task != dataset.task:
-        there = ["auto", *(other for other, row in LOSSES.items() if row.task == dataset.task)]
-        raise DataError(
-            "train.loss",
-            f"{name} is for {TARGETS[loss.task]}; what is predicted here are {predicted}",
-            f"one of {', '.join(there)}",
-        )
+    name = chosen(train, dataset.task)
+    why = why_not(name, dataset.task)
+    if why:
+        raise DataError("train.loss", why, f"one of {', '.join(of_task(dataset.task))}")
     for setting, off in (("label_smoothing", 0.0), ("class_weights", "none")):
-        if train[setting] != off and setting not in loss.settings:
+        if train[setting] != off and setting not in LOSSES[name].settings:
             raise DataError(
                 f"train.{setting}",
-                f"has no effect with the loss {name}, of {predicted}",
+                f"has no effect with the loss {name}, of {TARGETS[dataset.task]}",
                 f"{setting}: {off}",
             )
 
@@ -217,6 +211,8 @@ def _check_model(options: Mapping[str, Any], dataset: Dataset, rows: int) -> nn.
 
 
 def _check_vmap(options: Mapping[str, Any], dataset: Dataset) -> None:
+    if dataset.kind == "text":
+        raise DataError("train.vmap", "models of texts cannot be trained so", "vmap: false")
     split = dataset.splits[0]
     try:
         model = build({**options, "weights": None}, dataset.shape, dataset.outputs)

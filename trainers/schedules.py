@@ -126,8 +126,8 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """Linear from a hundredth of the learning rate to all of it, then another schedule over what is
-    left: torch's LinearLR and SequentialLR, stepped at each batch.
+    """Linear from a hundredth of the learning rate to all of it, then another schedule over the
+    rest: torch's LinearLR and SequentialLR, stepped at each batch.
 
     Attributes:
         share: Of the steps.
@@ -178,9 +178,7 @@ SCHEDULES: dict[str, Kind] = {
     "polynomial": Kind(lambda train, epochs: Polynomial(train["power"]), ("power",)),
     "cosine": Kind(lambda train, epochs: Cosine()),
     "cosine_restarts": Kind(
-        lambda train, epochs: CosineRestarts(
-            epochs, train["cycle_epochs"], train["cycle_growth"]
-        ),
+        lambda train, epochs: CosineRestarts(epochs, train["cycle_epochs"], train["cycle_growth"]),
         ("cycle_epochs", "cycle_growth"),
     ),
     "one_cycle": Kind(lambda train, epochs: OneCycle(train["rise"]), ("rise",)),
@@ -205,7 +203,8 @@ def batch_size(train: Mapping[str, Any], epoch: int) -> int:
     growth, size = train["batch_growth"], int(train["batch_size"])
     if growth is None:
         return size
-    return size * int(growth["factor"]) ** sum(epoch >= first for first in growth["epochs"])
+    times: int = sum(epoch >= first for first in growth["epochs"])
+    return size * int(growth["factor"] ** times)
 
 
 @dataclass

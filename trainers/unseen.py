@@ -160,7 +160,9 @@ def _decoded(files: Sequence[str], models: Sequence[Model]) -> Batch:
 
     shapes = {(model.shape, model.white) for model in models}
     images = Files("", files)
-    decoded = {(shape, white): pixels_of(images, range(len(files)), shape) for shape, white in shapes}
+    decoded = {
+        (shape, white): pixels_of(images, range(len(files)), shape) for shape, white in shapes
+    }
     bad = {place: why for _, found in decoded.values() for place, why in found.items()}
     pixels = {}
     for (shape, white), (readable, found) in decoded.items():

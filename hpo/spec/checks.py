@@ -16,8 +16,8 @@ from hpo.spec.names import is_metric
 from hpo.spec.space import Choice, Float, Parameter, grid_size, values
 from hpo.spec.study import Budget, StudySpec
 from hpo.spec.yaml12 import Path
-from trainers import metrics
-from trainers.metrics import ALWAYS, COSTS, SINGLE
+from trainers import losses, metrics
+from trainers.metrics import ALWAYS, COSTS, SINGLE, Task
 from trainers.registry import TRAINERS
 
 MOST_GRID = 100_000
@@ -291,11 +291,26 @@ def _data(spec: StudySpec, summary: Mapping[str, Any]) -> Found:
             # Those of each class only to one who asked for one.
             listed = [name for name in known if name.count("/") <= metric.count("/")]
             yield path, message, _metric_hint(metric, listed)
+    if spec.trainer in TRAINERS:
+        yield from _losses(spec, summary["task"])
     rows = summary["train"]
     for path, size in _batch_sizes(spec) if estimators.has_networks(spec) else ():
         if size > rows and spec.train.get("optimizer") != "lbfgs":  # which learns from all
             message = f"expected at most {rows}, the rows to train on; got {size}"
             yield path, message, f"try {min(32, rows)}"
+
+
+def _losses(spec: StudySpec, task: Task) -> Found:
+    """Losses that are searched, and settings of losses, which are not for what is predicted."""
+    parameter = spec.search.get("train.loss")
+    for i, name in enumerate(parameter.choices if isinstance(parameter, Choice) else ()):
+        why = losses.why_not(str(name), task)
+        if why:
+            yield ("search", "train.loss", i), why, f"one of {', '.join(losses.of_task(task))}"
+    for setting in ("label_smoothing", "class_weights"):
+        path = f"train.{setting}"
+        if path in spec.search and not set(losses.of_task(task)[1:]) & set(losses.using(setting)):
+            yield ("search", path), f"has no effect: {losses.TARGETS[task]} are predicted", None
 
 
 def _batch_sizes(spec: StudySpec) -> Iterator[tuple[Path, int]]:

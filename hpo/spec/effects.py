@@ -36,8 +36,8 @@ def problems(spec: StudySpec, content: Mapping[str, Any]) -> Found:
     for section in sections.NAMES:
         for path, found in _below(spec, (section,), content.get(section)):
             yield from _fixed(spec, path, found)
-    for path in spec.search:
-        yield from _searched(spec, path)
+    for searched in spec.search:
+        yield from _searched(spec, searched)
 
 
 def effective(spec: StudySpec, section: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def text(found: Needs) -> str:
 
 
 def _below(spec: StudySpec, path: Path, at: Any) -> Iterator[tuple[Path, Needs]]:
-    """What is given below a path, with what it needs; of a group that needs something, it alone."""
+    """What is given below a path, with what it needs; of a group that needs something, only it."""
     for key, below in at.items() if isinstance(at, Mapping) else ():
         if found := needs(spec.trainer, (*path, key)):
             yield (*path, key), found
@@ -87,9 +87,9 @@ def _fixed(spec: StudySpec, path: Path, found: Needs) -> Found:
 
 
 def _searched(spec: StudySpec, path: str) -> Found:
-    when = spec.search[path].when or {}
+    when = _when(spec, path)
     for other, known in needs(spec.trainer, sections.as_path(path)).items():
-        possible = allowed(when[other]) if other in when else _possible(spec, other)
+        possible = when.get(other) or _possible(spec, other)
         without = [value for value in possible if not _is_among(value, known)]
         rest = [value for value in possible if _is_among(value, known)]
         if not rest:
@@ -104,6 +104,14 @@ def _is_among(value: Scalar, known: Sequence[Scalar]) -> bool:
     """Names may be patterns, ``sklearn.*``."""
     names = [name for name in known if isinstance(name, str)] if isinstance(value, str) else []
     return value in known or any(fnmatchcase(str(value), name) for name in names)
+
+
+def _when(spec: StudySpec, path: str) -> dict[str, Sequence[Scalar]]:
+    """What the conditions of a parameter let pass, and the conditions of what they name."""
+    found: dict[str, Sequence[Scalar]] = {}
+    for parent, condition in (spec.search[path].when or {}).items():
+        found |= {**_when(spec, parent), parent: allowed(condition)}
+    return found
 
 
 def _possible(spec: StudySpec, path: str) -> Sequence[Scalar]:

@@ -140,4 +140,7 @@ def test_what_optimizers_use_stands_in_one_table() -> None:
 
 
 def test_the_reference_says_what_a_setting_needs() -> None:
-    assert text({"train.optimizer": ["sgd", "muon"]}) == "Only with `train.optimizer` `sgd` or `muon`."
+    assert (
+        text({"train.optimizer": ["sgd", "muon"]})
+        == "Only with `train.optimizer` `sgd` or `muon`."
+    )

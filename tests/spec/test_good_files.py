@@ -238,7 +238,7 @@ def test_identity_is_what_makes_trials_comparable(load: Any) -> None:
         "data.test": 0.1,
         "objective.goal": "minimize",
         "search.train.lr.low": 0.01,
-        "search.train.momentum.when": None,
+        "search.train.momentum.low": 0.6,
     }.items():
         changed = load(QUICKSTART, **{key: value}).identity()
         assert {k.split(".")[0] for k in changed if changed[k] != identity.get(k)} <= {
@@ -408,7 +408,7 @@ def test_later_problems_are_placed_in_the_file(load: Any) -> None:
 SUMMARY = {
     "task": "classification",
     "train": 100,
-    "metrics": ["train/loss", "val/loss", "val/f1_macro"],
+    "classes": ["cat", "dog"],
 }
 
 
@@ -428,6 +428,12 @@ SUMMARY = {
             "train.early_stopping.metric",
             "val/r2 is not reported",
         ),
+        (
+            {"search.train.loss": ["auto", "focal", "huber"]},
+            "search.train.loss.2",
+            "huber is for values; what is predicted here are classes",
+        ),
+        ({"objective.metric": "val/f1/dig"}, "objective.metric", "val/f1/dig is not reported"),
     ],
 )
 def test_the_file_and_its_data(
@@ -439,7 +445,30 @@ def test_the_file_and_its_data(
 
 
 def test_data_that_fits_has_no_problems(load: Any) -> None:
-    assert spec.check_data(load(QUICKSTART), {**SUMMARY, "train": 1000}) == []
+    fits = {**SUMMARY, "train": 1000}
+    assert spec.check_data(load(QUICKSTART), fits) == []
+    searched = load(QUICKSTART, **{"search.train.loss": ["auto", "focal"]})
+    assert spec.check_data(searched, fits) == []
+    assert spec.check_data(load(QUICKSTART, **{"objective.metric": "val/f1/dog"}), fits) == []
+
+
+def test_smoothing_that_is_searched_where_values_are_predicted_has_no_effect(load: Any) -> None:
+    searched = load(QUICKSTART, **{"search.train.label_smoothing": {"low": 0.0, "high": 0.2}})
+    values = {"task": "regression", "train": 1000, "classes": None}
+    (problem,) = [p for p in spec.check_data(searched, values) if "smoothing" in p.key]
+    assert "has no effect: values are predicted" in problem.message
+    assert spec.check_data(searched, {**SUMMARY, "train": 1000}) == []
+
+
+def test_an_objective_is_asked_for_by_itself(load: Any) -> None:
+    objectives = [
+        {"metric": "val/f1/dog", "goal": "maximize"},
+        {"metric": "cost/parameters", "goal": "minimize"},
+        {"metric": "val/loss", "goal": "minimize"},
+    ]
+    several = {"objective": objectives, "train.metrics": ["mcc", "f1"], "pruner": None}
+    assert load(QUICKSTART, **several).train["metrics"] == ["mcc", "f1", "cost/parameters"]
+    assert load(QUICKSTART).train["metrics"] == []
 
 
 def test_a_spec_is_frozen_and_goes_to_other_processes(load: Any) -> None:

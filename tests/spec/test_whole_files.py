@@ -142,9 +142,9 @@ def test_a_password_is_in_no_message(file: Path) -> None:
         (GOOD + "workers: 4000\ndevice: cpu\n", "8:10: workers: 4000 workers share "),
         (GOOD.replace("search:\n  train.lr", "x") + "budget: {trials: 5}\n", ""),
         (
-            GOOD.replace("1.0, log: true}", "1.0, log: true}\n  train.nesterov: [true, false]")
+            GOOD.replace("1.0, log: true}", "1.0, log: true}\n  train.decay_on: [all, weights]")
             + "sampler: cma-es\n",
-            "9:10: sampler: cma-es draws at random: train.nesterov",
+            "9:10: sampler: cma-es draws at random: train.decay_on",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_what_may_not_be_meant_is_a_warning(file: Path, content: str, warning: s
         ("train.early_stopping.patience", 2, lambda s: s.train["early_stopping"]["patience"] == 2),
         ("search.train.lr.low", 0.01, lambda s: s.search["train.lr"].low == 0.01),
         ("search.train.lr", [0.1, 0.2], lambda s: s.search["train.lr"].choices == (0.1, 0.2)),
-        ("search.train.momentum", [0.1, 0.2], lambda s: len(s.search) == 2),
+        ("search.train.l1", [0.1, 0.2], lambda s: len(s.search) == 2),
         ("search", None, lambda s: not s.search and s.budget.trials == 1),
         ("budget", {"trials": 7}, lambda s: s.budget.trials == 7),
         ("budget.wall", "1h30m", lambda s: s.budget.wall_s == 5400),

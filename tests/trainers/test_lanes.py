@@ -191,9 +191,7 @@ def by_torch(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimi
         "radam": (torch.optim.RAdam, betas | apart),
     }[options["optimizer"]]
     made_by: Any = kind
-    optimizer: torch.optim.Optimizer = made_by(
-        groups, lr=options["lr"], weight_decay=decay, **own
-    )
+    optimizer: torch.optim.Optimizer = made_by(groups, lr=options["lr"], weight_decay=decay, **own)
     return optimizer
 
 
@@ -247,7 +245,7 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
             if options["decoupled"] and options["optimizer"] == "sgd":
                 with torch.no_grad():
                     for parameter in model.parameters():
-                        parameter -= group["lr"] * options["weight_decay"] * parameter
+                        parameter.mul_(1 - group["lr"] * options["weight_decay"])
             torch.set_default_dtype(torch.float64)  # in which nadam then keeps its product
             optimizer.step()
             torch.set_default_dtype(torch.float32)
@@ -264,10 +262,7 @@ def test_a_lane_equals_torch_optim_on_the_plain_module(
     alone = lane(1, data, settings, dropout, double=True)
     plain, averaged = train_plainly(lane(1, data, settings, dropout, double=True))
     shared = {name: alone.options[name] for name in ("optimizer", "decay_on", "decoupled")}
-    others = [
-        lane(n, data, {**varied(n)[0], **shared}, 0.1, double=True)
-        for n in range(2, 5)
-    ]
+    others = [lane(n, data, {**varied(n)[0], **shared}, 0.1, double=True) for n in range(2, 5)]
     stack = Stack([others[0], alone, *others[1:]])
     for _ in range(EPOCHS):
         stack.train()

@@ -119,7 +119,7 @@ def test_focal_of_what_is_certain_has_a_finite_slope(gamma: float) -> None:
     gammas = torch.full((1, 1, 1), gamma)
     found = GRADIENTS["focal"](output.clone(), target, Terms(gamma=gammas))
     leaf = output[0].T.clone().requires_grad_()
-    LOSSES["focal"].compute(leaf, target[0], {"focal_gamma": gamma}, None, "mean").backward()
+    LOSSES["focal"].compute(leaf, target[0], {"focal_gamma": gamma}, None, "mean").backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     torch.testing.assert_close(found[0].T, leaf.grad, rtol=1e-5, atol=1e-6)
     assert found[0, 0, 1] < -0.4  # what is surely wrong is learned

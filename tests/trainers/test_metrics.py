@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from trainers.ensembles import combined
 from trainers.metrics import (
     ALWAYS,
     BINS,
@@ -31,6 +32,7 @@ from trainers.metrics import (
     measure,
     measure_each,
     names,
+    output,
     recordable,
 )
 
@@ -82,7 +84,7 @@ def calibration_error(probabilities: Any, target: Any) -> float:
 def expected(given: Scores) -> dict[str, float]:
     target = given.target.numpy()
     predicted = given.logits.argmax(1).numpy()
-    probabilities = np.float64(given.probabilities.numpy())
+    probabilities = given.probabilities.double().numpy()
     classes = probabilities.shape[1]
     # One column at a time: roc_auc_score(multi_class="ovr") refuses float32 rows that do not sum
     # to 1 to the last bit.
@@ -127,7 +129,7 @@ def test_brier_of_two_classes_is_scikit_learn_s() -> None:
 def test_labels_equal_scikit_learn() -> None:
     given = labels(150, 4, seed=0)
     target, said = given.target.numpy(), (given.logits >= 0).numpy()
-    probabilities = np.float64(given.probabilities.numpy())
+    probabilities = given.probabilities.double().numpy()
     bce = np.mean([sk.log_loss(t, p) for t, p in zip(target.T, probabilities.T, strict=True)])
     want = counted(target, said, 4) | {
         "loss": bce,
@@ -225,6 +227,24 @@ def test_regression_equals_scikit_learn(spread: float) -> None:
         },
         rel=1e-5,
     )
+
+
+# -- several models' labels together
+
+
+def test_labels_of_several_models_are_combined_label_by_label() -> None:
+    three = [labels(30, 4, seed=seed) for seed in range(3)]
+    said = [Labels(own.logits, three[0].target) for own in three]
+    probabilities = torch.stack([own.probabilities for own in said])
+    mean, logits, vote = (combined(said, how) for how in ("mean", "logits", "vote"))
+    torch.testing.assert_close(output(mean), probabilities.mean(0))
+    expected = torch.stack([own.logits for own in said]).mean(0).sigmoid()
+    torch.testing.assert_close(output(logits), expected)
+    named = (probabilities >= 0.5).sum(0)
+    torch.testing.assert_close(output(vote), (named + 0.5) / 4)
+    weighted = combined(said, "weighted", {"weights": [0.0, 1.0, 0.0]})
+    assert isinstance(weighted, Labels)
+    torch.testing.assert_close(weighted.logits, said[1].logits, rtol=1e-4, atol=1e-5)
 
 
 # -- names

@@ -24,9 +24,7 @@ def made(of: nn.Module, name: str, **settings: Any) -> Optimizer:
 Again = Callable[[], torch.Tensor]
 
 
-def steps(
-    model: nn.Module, step: Callable[[Again], Any], count: int = 5
-) -> list[torch.Tensor]:
+def steps(model: nn.Module, step: Callable[[Again], Any], count: int = 5) -> list[torch.Tensor]:
     """The parameters after some steps; `step` is given what computes loss and gradients."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(count):
@@ -36,8 +34,8 @@ def steps(
             for parameter in model.parameters():
                 parameter.grad = None
             with torch.enable_grad():
-                loss = model(x).square().mean()
-                loss.backward()
+                loss: torch.Tensor = model(x).square().mean()
+                loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
         again()
@@ -122,7 +120,9 @@ def test_steps_equal_torch_s_class(
         torch.set_default_dtype(torch.float32)
     exact = "fused" in reference or name not in ("adam",)
     for one, expected in zip(got, want, strict=True):
-        torch.testing.assert_close(one, expected, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
+        torch.testing.assert_close(
+            one, expected, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6
+        )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -235,8 +235,8 @@ def test_lbfgs_solves_a_ridge_regression() -> None:
     def again() -> torch.Tensor:
         of.zero_grad()
         with torch.enable_grad():
-            loss = 0.5 * (of(x) - y).square().mean()
-            loss.backward()
+            loss: torch.Tensor = 0.5 * (of(x) - y).square().mean()
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     with torch.no_grad():
@@ -250,5 +250,3 @@ def test_lbfgs_solves_a_ridge_regression() -> None:
 
 def test_every_stacked_optimizer_is_known_to_lanes() -> None:
     assert set(lanes.optim.OPTIMIZERS) == set(STACKED)
-
-

@@ -18,7 +18,7 @@ MLP = {"hidden": 32, "lr": 0.05}
 EXAMPLES = {
     "own_function": ({}, MLP, 0.9),
     "on_lightning": ({}, MLP, 0.9),
-    "on_huggingface": ({"layers": 1, "width": 32}, {"lr": 0.01}, 0.2),
+    "on_huggingface": ({"layers": 1, "width": 32}, {"lr": 0.003}, 0.3),
 }
 NEEDS = {"on_lightning": "lightning", "on_huggingface": "transformers"}
 

@@ -243,10 +243,11 @@ def kept(
     section: Mapping[str, Any],
     model: Mapping[str, Any],
     ensemble: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> tuple[Model, np.ndarray, Dataset]:
     """A trained model as it is read again, what it said of the validation rows, and the data."""
-    train = {"epochs": 2, "batch_size": 4}
-    params = sections("text_classifier", section, model, train, ensemble)
+    options = {"epochs": 2, "batch_size": 4, **(train or {})}
+    params = sections("text_classifier", section, model, options, ensemble)
     dataset = load(params["data"], tmp_path / "cache")
     prepare("text_classifier", params, dataset)
     last = Last(RecordingTrial(params, dataset))
@@ -494,7 +495,9 @@ def test_a_hugging_face_model_trains_from_a_folder_and_predicts_without_it(
     words = theirs.eval()(torch.tensor([[2, 5, 7, 6, 3]])).logits
     torch.testing.assert_close(built(dataset.inputs[[ids.index(0)]]), words)
 
-    again, said, dataset = kept(tmp_path, section, model)
+    again, said, dataset = kept(tmp_path, section, model, train={"freeze": "backbone"})
+    learned = again.folds[0].members[0].state_dict()
+    assert all(torch.equal(learned[n], t) for n, t in own.items() if "classifier" not in n)
     shutil.rmtree(bert)
     output = again.output(table_rows(pd.read_csv(file), [again], "it"))
     np.testing.assert_allclose(output[dataset.ids[dataset.validation].numpy()], said, atol=1e-6)

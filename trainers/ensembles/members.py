@@ -16,7 +16,6 @@ from trainers.lanes import Lane
 from trainers.lanes.losses import balanced
 from trainers.metrics import Estimates, Labels, Predicted, Scores
 from trainers.models import build
-from trainers.metrics import maximize
 from trainers.schedules import Plateau, Schedule, made
 from trainers.seeds import seed_everything
 
@@ -111,7 +110,7 @@ class Part:
             schedule or made(options),
             seed,
             class_weights=balanced(split, self.data.outputs) if weighted else None,
-            plateau=Plateau.of(options, maximize) if schedule is None else None,
+            plateau=Plateau.of(options, metrics.maximize) if schedule is None else None,
         )
 
     def training(self, rows: Tensor) -> Split:

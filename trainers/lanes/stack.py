@@ -521,6 +521,7 @@ class Stack:
             if not is_out_of_memory(error) or (count == 1 and not self._fits.halve(span.rows)):
                 raise
         # Only batch norm's statistics have moved. The same step, in halves, and so from here on.
+        self._parts.clear()  # their layers keep what they were given
         torch.cuda.empty_cache()
         for buffer, as_it_was in zip(own, before, strict=True):
             buffer.copy_(as_it_was)
@@ -704,7 +705,8 @@ class Stack:
             if own not in known:
                 known[own] = [each + [0.0] * (steps - lane.steps) for each in _scheduled(*own)]
             table.append(known[own])
-        return torch.tensor(table, dtype=torch.float64).permute(1, 2, 0).unsqueeze(3).to(self._device)
+        both = torch.tensor(table, dtype=torch.float64).permute(1, 2, 0)
+        return both.unsqueeze(3).to(self._device)
 
     def _offsets(self, rows: Tensor) -> Tensor | None:
         """(s, K, outputs, B) what is added to what lanes put out; None: nothing to any.
