@@ -404,11 +404,11 @@ def _by(rule: Rule, *settings: str) -> Kind:
         return ByRule(groups, train, [rule] * len(groups))
 
     own = () if rule.decoupled else ("decoupled",)
-    return Kind(make, (*settings, *own, *OF_BATCHES))
+    return Kind(make, (*settings, *own, *NOT_OF_LBFGS))
 
 
-# What has no place where a step is of all rows, and looks for its length by itself.
-OF_BATCHES = ("clip_norm", "clip_value", "batch_growth")
+# What has no place where a step is of all rows and all parameters, and its length looked for.
+NOT_OF_LBFGS = ("clip_norm", "clip_value", "batch_growth", "lr_backbone", "layer_decay")
 BETAS = ("beta1", "beta2")
 
 OPTIMIZERS: dict[str, Kind] = {
@@ -419,7 +419,7 @@ OPTIMIZERS: dict[str, Kind] = {
     "adamw": _by(ADAMW, *BETAS),
     "nadam": _by(NADAM, *BETAS),
     "radam": _by(RADAM, *BETAS),
-    "muon": Kind(_muon_and_adamw, ("momentum", *BETAS, *OF_BATCHES)),
+    "muon": Kind(_muon_and_adamw, ("momentum", *BETAS, *NOT_OF_LBFGS)),
     "lbfgs": Kind(LBFGS, ()),
 }
 

@@ -961,6 +961,7 @@ class Train(_Options):
         gt=0,
         le=1000,
         description="The learning rate of all but the last layer, which has `lr`. Absent: `lr`.",
+        json_schema_extra=_of_optimizers("lr_backbone"),
     )
     layer_decay: float = Field(
         1.0,
@@ -968,6 +969,7 @@ class Train(_Options):
         le=1,
         description="A block's learning rate is this share of that of the next one towards the "
         "last layer.",
+        json_schema_extra=_of_optimizers("layer_decay"),
     )
     precision: Literal["float32", "bf16", "fp16"] = Field(
         "float32",

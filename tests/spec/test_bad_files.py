@@ -157,7 +157,7 @@ BAD = [
         {"trainer": "trainer: own:train",
         "objective": "objective: {metric: ▸'a<b>', goal: maximize}"}),
     # -- names
-    Bad("14 trainer", "trainer", "image_classifier, tabular, text_classifier, or your own", "'image_classifier'",
+    Bad("14 trainer", "trainer", "text_classifier, or your own as", "'image_classifier'",
         {"trainer": "trainer: ▸image_clasifier"}),
     Bad("14 optimizer", "train.optimizer", "expected sgd, rmsprop, adagrad, adam, adamw", "'adam'",
         {"train": "train: {optimizer: ▸adamm}"}),
