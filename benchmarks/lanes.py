@@ -83,9 +83,7 @@ def lanes_of(params: Params, data: Dataset, trials: int) -> list[Lane]:
     for trial in range(trials):
         for fold, split in enumerate(data.splits):
             model = build(params["model"], data.shape, data.outputs)
-            lanes.append(
-                Lane(model, split, params["train"], Constant(), (trial, fold))
-            )
+            lanes.append(Lane(model, split, params["train"], Constant(), (trial, fold)))
     return lanes
 
 

@@ -109,12 +109,12 @@ def test_a_study_that_goes_on_keeps_to_the_number_and_what_ensembles_are_made_of
 
 def test_the_best_weights_outlive_an_interruption(tmp_path: Path) -> None:
     worker: Any = SimpleNamespace(
-        data=None, setup=SimpleNamespace(device="cpu", trainer="tabular")
+        data=None, setup=SimpleNamespace(device="cpu", trainer="tabular", cache=tmp_path)
     )
 
     def trial(recorded: int) -> AssignedTrial:
         facts: Any = {"metrics": ["quality"], "maximize": True, "keep_model": True}
-        assigned = Assignment(7, {}, 0, 1, recorded, tmp_path, **facts)
+        assigned = Assignment(7, {"model": {}}, 0, 1, recorded, tmp_path, **facts)
         return AssignedTrial(assigned, worker, SimpleNamespace())  # type: ignore[arg-type]
 
     def epoch(of: AssignedTrial, number: int, quality: float) -> Epoch:

@@ -111,9 +111,9 @@ class _Data(_Options):
     )
     duplicates: Literal["warn", "together", "refuse"] = Field(
         "warn",
-        description="Rows of equal content (of a table, target included) on both sides of a split. "
-        "warn: they are counted and said; together: copies are drawn to one side, and where the "
-        "sides are given, left out of the training; refuse: an error.",
+        description="Rows of equal content (of a table, with the target) on both sides of a "
+        "split. warn: they are counted and said; together: copies are drawn to one side, and "
+        "where the sides are given, left out of the training; refuse: an error.",
     )
 
     @model_validator(mode="after")
@@ -372,9 +372,10 @@ class ImageModel(_Model):
     weights: str | None = Field(
         None,
         description="What to start from: a file with a state_dict (torch.save, or .safetensors) "
-        "or a trial's model.pt; the name of weights that come with torchvision's model (`DEFAULT`, "
-        "`IMAGENET1K_V1`; of timm's: `DEFAULT`); or a model in MLflow, runs:/ID/PATH or "
-        "models:/NAME/VERSION. The last layer is left out if it is for another number of classes.",
+        "or a trial's model.pt; the name of weights that come with torchvision's model "
+        "(`DEFAULT`, `IMAGENET1K_V1`; of timm's: `DEFAULT`); or a model in MLflow, runs:/ID/PATH "
+        "or models:/NAME/VERSION. The last layer is left out if it is for another number of "
+        "classes.",
         examples=["weights.pt", "DEFAULT", "IMAGENET1K_V1", "models:/flowers/3"],
         json_schema_extra={"format": "path", "unless": WEIGHTS},
     )
@@ -974,8 +975,8 @@ class Train(_Options):
     precision: Literal["float32", "bf16", "fp16"] = Field(
         "float32",
         description="The numbers that a model is computed with while it learns; weights, loss, "
-        "validation and what is kept are float32. fp16 scales the loss, and leaves out steps whose "
-        "gradients overflow.",
+        "validation and what is kept are float32. fp16 scales the loss, and leaves out steps "
+        "whose gradients overflow.",
     )
     tf32: bool | None = Field(
         None,
@@ -990,8 +991,8 @@ class Train(_Options):
     compile: Literal["auto", "on", "off"] = Field(
         "off",
         description="torch.compile the model for its training. auto: where the time that it is "
-        "measured to gain in the trial is more than it takes; last digits may then depend on that. "
-        "Lanes are never compiled by auto.",
+        "measured to gain in the trial is more than it takes; last digits may then depend on "
+        "that. Lanes are never compiled by auto.",
     )
     grad_norm: bool = Field(
         False,

@@ -25,6 +25,7 @@ from trainers.lanes import Lane, Stack, noise
 from trainers.lanes.layers import LAYERS, unsupported
 from trainers.lanes.measure import lanes_that_pay
 from trainers.loop import fit_together
+from trainers.models.modules import ImageBlock, RowBlock
 from trainers.optim import STACKED
 from trainers.options import Train
 from trainers.registry import stack_key
@@ -612,6 +613,7 @@ def test_every_layer_of_the_table_has_been_tried() -> None:
     tried |= {nn.BatchNorm1d, nn.LayerNorm}
     # in test_lanes_images.py
     tried |= {nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d}
+    tried |= {nn.Sequential, RowBlock, ImageBlock}  # in test_lanes_modules.py
     for kind in set(LAYERS) - tried:
         activation = kind()
         x = torch.randn(2, 5, 3)

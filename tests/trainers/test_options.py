@@ -39,7 +39,6 @@ def test_the_schema_lists_what_the_tables_hold() -> None:
         (Train, {"early_stopping": {"metric": "val/los"}}, ("early_stopping", "metric")),
         (ImageModel, {"hidden": [64, 0]}, ("hidden", 1)),
         (ImageModel, {"channels": []}, ("channels",)),
-        (TableModel, {"name": "cnn"}, ("name",)),
         (ImageData, {"source": "digits", "channels": 2}, ("channels",)),
         (ImageData, {}, ("source",)),
     ],

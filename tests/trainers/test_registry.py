@@ -34,7 +34,7 @@ def test_an_own_function_is_found_beside_the_study_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "hint"),
     [
-        ("tabuler", "expected image_classifier, tabular, text_classifier, or your own", "'tabular'"),
+        ("tabuler", "image_classifier, tabular, text_classifier, or your own", "'tabular'"),
         ("my_trainer.train", "as module:function", None),
         ("../x:train", "as module:function", None),
         ("a:b:c", "as module:function", None),
