@@ -16,6 +16,7 @@ from app.charts.curves import in_order
 from app.parts import catalog, made_of_run
 from hpo.results import UserError
 from hpo.results.predicted import Predicted
+from hpo.results.scores import metric_or_first, names_of
 from hpo.results.tables import StudyTables
 
 KEPT = "compared"  # the last one of a visitor
@@ -141,6 +142,13 @@ def predictions(found: Compared) -> dict[str, Predicted]:
     return _by_kind(found)[0]
 
 
+def metrics(found: Compared) -> list[str]:
+    """What can be computed of the `predictions`: the objective first, or what is nearest to it."""
+    one = next(iter(predictions(found).values()))
+    first = metric_or_first(found.objective["metric"], one)
+    return [first, *(name for name in names_of(one) if name != first)]
+
+
 def unlike(found: Compared) -> tuple[str, ...]:
     """The runs that predict something else than the first: another task, or other classes."""
     return _by_kind(found)[1]
@@ -155,7 +163,7 @@ def _by_kind(found: Compared) -> tuple[dict[str, Predicted], tuple[str, ...]]:
 
 def _are_alike(a: Predicted, b: Predicted) -> bool:
     """Whether they can be drawn together: the same task, and the same classes as far as known."""
-    if a.output.shape[1:] != b.output.shape[1:]:
+    if (a.output.shape[1:], a.target.shape[1:]) != (b.output.shape[1:], b.target.shape[1:]):
         return False
     return not (a.classes and b.classes) or a.classes == b.classes
 

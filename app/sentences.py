@@ -41,6 +41,11 @@ def interval(low: float, high: float, form: Callable[[float], str] = number) -> 
     return f"[{form(float(low))},\u00a0{form(float(high))}]"
 
 
+def explained(metric: str, w: Words) -> str:
+    """What a metric of predictions says."""
+    return w(f"metric.{metric.partition('/')[0]}")  # "f1/cat" is of one class
+
+
 def p_value(p: float) -> str:
     """Three decimals."""
     if math.isnan(p):

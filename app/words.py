@@ -570,6 +570,97 @@ WORDS: dict[str, tuple[str, str]] = {
         "From the predictions of each run's best epoch on the validation split.",
         "根据每个试验最优轮次在验证集上的预测计算。",
     ),
+    # What metrics say, by their names
+    "metric.accuracy": ("The share of rows that are right.", "预测正确的样本所占比例。"),
+    "metric.balanced_accuracy": (
+        "The mean over classes of the share that is recognized.",
+        "各类别召回率的平均值。",
+    ),
+    "metric.top5_accuracy": (
+        "The share of rows whose class is among the five likeliest.",
+        "真实类别位于概率最高的五个之中的样本比例。",
+    ),
+    "metric.precision": (
+        "Of the rows said to be of the class, the share that is.",
+        "被预测为该类别的样本中，确属该类别的比例。",
+    ),
+    "metric.precision_macro": ("Precision, the mean over classes.", "精确率在各类别上的平均值。"),
+    "metric.precision_micro": (
+        "Of all that was said, the share that is right.",
+        "全部预测中正确的比例。",
+    ),
+    "metric.precision_weighted": (
+        "Precision, the mean over classes by their rows.",
+        "精确率按各类别样本数加权的平均值。",
+    ),
+    "metric.recall": (
+        "Of the rows of the class, the share that is recognized.",
+        "该类别的样本中，被识别出的比例。",
+    ),
+    "metric.recall_macro": ("Recall, the mean over classes.", "召回率在各类别上的平均值。"),
+    "metric.recall_micro": (
+        "Of all that there is, the share that is recognized.",
+        "全部真实标签中被识别出的比例。",
+    ),
+    "metric.recall_weighted": (
+        "Recall, the mean over classes by their rows.",
+        "召回率按各类别样本数加权的平均值。",
+    ),
+    "metric.f1": (
+        "Of the class: high only where precision and recall both are.",
+        "该类别的 F1：精确率与召回率都高时才高。",
+    ),
+    "metric.f1_macro": (
+        "F1, the mean over classes: rare ones count as much as others.",
+        "F1 在各类别上的平均值：少见的类别同样重要。",
+    ),
+    "metric.f1_micro": ("F1 of all classes taken together.", "所有类别合并计算的 F1。"),
+    "metric.f1_weighted": (
+        "F1, the mean over classes by their rows.",
+        "F1 按各类别样本数加权的平均值。",
+    ),
+    "metric.roc_auc": (
+        "How often a row of a class is ranked above one of the others; 0.5 is chance.",
+        "某类别的样本排在其他样本之前的概率；0.5 相当于随机。",
+    ),
+    "metric.pr_auc": (
+        "The mean precision over all recalls (average precision), for rare classes.",
+        "各召回率下的平均精确率，适用于少见的类别。",
+    ),
+    "metric.mcc": (
+        "Correlation of what was said with the truth, from −1 to 1; 0 is chance.",
+        "预测与真实类别的相关系数，从 −1 到 1；0 相当于随机。",
+    ),
+    "metric.log_loss": (
+        "How surprised the probabilities are by the truth; being sure and wrong costs most.",
+        "概率对真实类别的意外程度；确信却错误时代价最大。",
+    ),
+    "metric.brier": (
+        "The squared distance of probabilities and truth.",
+        "概率与真实结果之差的平方。",
+    ),
+    "metric.ece": (
+        "How far the probabilities are from how often they are right, over ten bins.",
+        "分十组比较，概率与实际正确率的差距。",
+    ),
+    "metric.hamming_loss": ("The share of labels that are wrong.", "错误标签所占比例。"),
+    "metric.rmse": (
+        "The root of the mean squared error, in the target's units.",
+        "均方误差的平方根，单位与目标相同。",
+    ),
+    "metric.mse": ("The mean squared error.", "误差平方的平均值。"),
+    "metric.mae": (
+        "The mean size of errors, in the target's units.",
+        "误差绝对值的平均值，单位与目标相同。",
+    ),
+    "metric.mape": (
+        "The mean size of errors as shares of the target; huge where a target is 0.",
+        "误差占目标值比例的平均值；目标为 0 时极大。",
+    ),
+    "metric.r2": (
+        "The share of the target's variance that is explained; 0: as the mean does.",
+        "目标方差中被解释的比例；0 相当于只预测平均值。",
+    ),
     "differs": ("What differs", "差异项"),
     "differs.nothing": ("These runs have the same settings.", "这些试验的设置完全相同。"),
     "spread": ("Same settings, other seeds", "相同设置，不同随机种子"),
@@ -589,6 +680,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "errors.none": (
         "This view needs predictions, and these runs kept none.",
         "此视图需要预测结果，而所选试验没有保存。",
+    ),
+    "errors.labels": (
+        "Not drawn for rows with several labels; val/f1/LABEL and the other metrics of each label "
+        "are under Metrics, if train.metrics names them.",
+        "行有多个标签时不绘制此图；若 train.metrics 中列出，val/f1/LABEL 等各标签的指标见“指标”。",
     ),
     "errors.runs": ("Runs (up to four)", "试验（最多四个）"),
     "examples.need_two": (
@@ -634,6 +730,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "run.worker": ("Worker", "工作进程"),
     "run.attempts": ("Attempts", "尝试次数"),
     "run.memory": ("Peak memory (MB)", "内存峰值（MB）"),
+    "run.note.trained": ("Trained", "训练方式"),
+    "run.note.micro_batch": ("Micro-batches", "微批次"),
+    "run.note.compiled": ("Compiled", "编译"),
     "run.mlflow": ("MLflow run", "MLflow run"),
     "run.not_sent": ("not sent yet", "尚未发送"),
     "run.reproduce": ("Train it again and compare every epoch:", "重新训练并逐轮比较："),

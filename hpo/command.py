@@ -22,7 +22,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +32,7 @@ from hpo.own_run import OwnRun
 from hpo.paths import replacing
 from hpo.rounds import AssignedTrial
 from hpo.spec import commands
+from hpo.spec.explain import did_you_mean, nearest
 from trainers.contract import DataError, StopTraining
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -41,6 +41,7 @@ MOST_LINE = 64 * 1024  # bytes; what is longer is several lines
 FIRST_BYTES = 256 * 1024  # of a trial's output that are logged as they come
 LAST_LINES = 20  # that a failure shows
 WAITING_LINES = 100  # with metrics; then the program waits until they are recorded
+PROGRAMS = ("python", "bash", "sh", "Rscript", "julia", "node")  # that one may have misspelt
 SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".lua", ".pl", ".rb")
 EXAMPLE = '{"epoch": 1, "val/loss": 0.3}'
 
@@ -180,9 +181,17 @@ class _Metrics:
             raise CommandFailed(f"an epoch is a whole number from 1 on; got {str(epoch)[:60]!r}")
         if self._pending and epoch != self._epoch:
             self.report(self._epoch, self._pending)  # which says what is missing
+        objectives = self._trial.assignment.metrics
+        values = {name: value for name, value in said.items() if name != "epoch"}
+        is_over = self._began and epoch == self._epoch and not self._pending
+        if is_over and values and values.keys().isdisjoint(objectives):
+            raise CommandFailed(
+                f"epoch {epoch} was complete with {' and '.join(objectives)}; "
+                f"{', '.join(values)} must be printed before"
+            )
         self._epoch = epoch
-        self._pending |= {name: value for name, value in said.items() if name != "epoch"}
-        if all(metric in self._pending for metric in self._trial.assignment.metrics):
+        self._pending |= values
+        if all(metric in self._pending for metric in objectives):
             complete, self._pending = self._pending, {}
             self.report(epoch, complete)
 
@@ -397,7 +406,8 @@ def _check_program(command: tuple[str, ...], folder: Path, search: str) -> None:
     if "/" not in program and (folder / program).is_file():
         hint = f"./{program}: it lies beside this file"
     elif "/" not in program:
-        hint = _close(program, ["python", "bash", "sh", "Rscript", "julia", "node"])
+        close = nearest(program, PROGRAMS)
+        hint = f"did you mean {close!r}?" if close else None
     raise DataError("command.0", f"there is no program {program!r}", hint)
 
 
@@ -407,9 +417,4 @@ def _check_script(command: tuple[str, ...], folder: Path) -> None:
     if not script.endswith(SCRIPTS) or commands.places(script) or (folder / script).exists():
         return
     beside = [path.name for path in folder.glob("*") if path.suffix in SCRIPTS]
-    raise DataError("command.1", f"there is no {script} in {folder}", _close(script, beside))
-
-
-def _close(name: str, known: list[str]) -> str | None:
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else None
+    raise DataError("command.1", f"there is no {script} in {folder}", did_you_mean(script, beside))

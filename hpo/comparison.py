@@ -57,10 +57,15 @@ class Run:
 
     @cached_property
     def measured(self) -> pd.DataFrame | None:
-        """Metrics with intervals, from its predictions: see `hpo.results.evaluation.metrics`."""
+        """Metrics with intervals, from its predictions: see `hpo.results.evaluation.metrics`.
+        Those that its trainer recorded of the validation rows are among them."""
         from hpo.results.evaluation import metrics
+        from hpo.results.scores import gives
 
-        return None if self.predicted is None else metrics(self.predicted)
+        if (said := self.predicted) is None:
+            return None
+        recorded = [name.removeprefix("val/") for name in self.recorded]
+        return metrics(said, [name for name in recorded if gives(said, name)])
 
 
 def studies_in(names: Sequence[str]) -> set[str]:
@@ -115,19 +120,14 @@ def compared(runs: Sequence[Run], metric: str | None) -> Comparison | None:
     Raises:
         UserError: Predictions do not give that metric.
     """
-    from hpo.results.scores import METRICS, metric_of, task_of
+    from hpo.results.scores import asked_metric
     from hpo.results.significance import compare, of_its_study
 
     judged = {run.name: run.predicted for run in runs if run.predicted is not None}
     if len(judged) < 2:
         return None
-    task = task_of(next(iter(judged.values())))
-    wanted = metric or runs[0].study.objective[0]["metric"]
-    name = metric_of(wanted, task)
-    if name is None and metric is not None:
-        there = ", ".join(METRICS[task])
-        raise UserError(f"--metric {metric}: predictions do not give it; there are {there}")
-    found = compare(judged, name or METRICS[task][0])
+    objective, first = runs[0].study.objective[0]["metric"], next(iter(judged.values()))
+    found = compare(judged, asked_metric(metric, objective, first))
     reference = next((run for run in runs if run.name == found.reference), None)
     return of_its_study(found, reference.study, reference.number) if reference else found
 

@@ -49,18 +49,16 @@ def print_comparison(runs: Sequence[Run], comparison: Comparison | None, console
 
 def _metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
     """A row for each metric: with an interval where predictions give it, else as recorded."""
-    from hpo.results.scores import GOALS
-
     found: dict[str, dict[str, str]] = {}
     for run in runs:
         recorded = run.recorded
-        by_short = {name.rpartition("/")[2]: name for name in recorded if _is_judged(name)}
+        by_short = {name.removeprefix("val/"): name for name in recorded if _is_judged(name)}
         for name, value in recorded.items():
             if _is_judged(name):
                 found.setdefault(name, {})[run.name] = number(value)
         for _, row in () if run.measured is None else run.measured.iterrows():
             title = by_short.get(row["metric"], row["metric"])
-            if row["metric"] in GOALS and not math.isnan(row["value"]):
+            if not math.isnan(row["value"]):
                 found.setdefault(title, {})[run.name] = _with_interval(row)
     return {title: [cells.get(run.name, "") for run in runs] for title, cells in found.items()}
 

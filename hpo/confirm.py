@@ -31,9 +31,10 @@ from hpo.messages import Assignment, Report
 from hpo.paths import Home, StudyPaths
 from hpo.predict import open_predictor
 from hpo.predictor import Predictor, read_model, refused
+from hpo.results.evaluation import metrics, value
 from hpo.results.intervals import Estimate, of_mean
 from hpo.results.predicted import Predicted
-from hpo.results.scores import METRICS, metric_of, task_of
+from hpo.results.scores import metric_or_first
 from hpo.results.study_log import StudyLog
 from hpo.results.tables import StudyTables
 from hpo.spec import StudySpec
@@ -289,14 +290,13 @@ class _Test:
         rows = self._rows([*judged.values(), *seeds])
         runs = {name: _predicted(predictor, rows) for name, predictor in judged.items()}
         first = next(iter(runs.values()))
-        task = task_of(first)
-        metric = metric_of(self.tables.objective[0]["metric"], task) or METRICS[task][0]
-        values = [_measured(_predicted(each, rows))[metric]["value"] for each in seeds]
+        metric = metric_or_first(self.tables.objective[0]["metric"], first)
+        values = [value(_predicted(each, rows), metric) for each in seeds]
         return {
             "rows": len(first.ids),
             "metric": metric,
             "judged": "fresh seed" if kept is None else "kept",
-            "runs": {name: _measured(predicted) for name, predicted in runs.items()},
+            "runs": {name: _measured(predicted, metric) for name, predicted in runs.items()},
             "seeds": {"values": values, **_plain(of_mean(values))},
             "gain": _gain(runs, metric) if len(runs) > 1 else None,
         }
@@ -341,11 +341,9 @@ def _alone(path: Path) -> Predictor:
     return Predictor.of({"members": members, "stack": None}, lambda _: read_model(path, 0))
 
 
-def _measured(predicted: Predicted) -> dict[str, Facts]:
+def _measured(predicted: Predicted, metric: str) -> dict[str, Facts]:
     """Metric → ``value``, ``low``, ``high``."""
-    from hpo.results.evaluation import metrics
-
-    return {row.pop("metric"): row for row in records(metrics(predicted))}
+    return {row.pop("metric"): row for row in records(metrics(predicted, [metric]))}
 
 
 def _gain(runs: Mapping[str, Predicted], metric: str) -> Facts:

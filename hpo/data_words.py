@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-MOST_CLASSES = 10  # counted one by one
+MOST_CLASSES = 5  # counted one by one
 SHOWN = 5  # names in a line
 UNEVEN = 10  # times as many rows of one class as of another
 
@@ -46,7 +46,10 @@ def _classes(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Ite
         yield f"classes ({' + '.join(counts)}): {', '.join(each)}"
     least, most = total.index(min(total)), total.index(max(total))
     if len(classes) > MOST_CLASSES:
-        yield f"classes: from {total[least]:,} ({classes[least]}) to {total[most]:,} rows"
+        yield (
+            f"classes: from {total[least]:,} rows ({classes[least]}) to {total[most]:,} "
+            f"({classes[most]})"
+        )
     if total[most] >= UNEVEN * total[least]:
         yield (
             f"there are {total[most] / max(1, total[least]):.0f} times as many {classes[most]} as "

@@ -152,7 +152,7 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
     with contextlib.closing(open_executor(spec.executor)) as executor:
         seats = _start_workers(spec, home, executor)
         ready = _first_ready(spec, executor, seats, view)
-        _say_loaded(view, ready)
+        _say_loaded(view, spec, ready)
         before = _history(spec, paths)
         _check_loaded(spec, before.study, ready)
         if not before.study:
@@ -190,7 +190,7 @@ def probe(spec: StudySpec, home: Home, view: View) -> Mapping[str, Any] | None:
         starting_weights.fetch(spec, elsewhere.data_cache, tracking_uri)
         seats = _start_workers(spec, elsewhere, executor, most=1)
         ready = _first_ready(spec, executor, seats, view)
-        _say_loaded(view, ready)
+        _say_loaded(view, spec, ready)
         _check_loaded(spec, None, ready)
         return ready.dataset
 
@@ -256,15 +256,17 @@ def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], vie
     return first
 
 
-def _say_loaded(view: View, ready: Ready) -> None:
+def _say_loaded(view: View, spec: StudySpec, ready: Ready) -> None:
     """What was understood of the data, so that a person can check it."""
     if ready.dataset is None:
         return
     data, classes = ready.dataset, ready.dataset["classes"]
+    kind = "labels" if data["task"] == "multilabel" else "classes"
+    in_each = " in each fold" if spec.data.get("folds") else ""
     view.say(
         f"{data['source']}: {data['rows']:,} rows ({data['train']:,} train, "
-        f"{data['validation']:,} validation, {data['test']:,} test), {data['task']}"
-        + (f" into {len(classes)} classes" if classes else "")
+        f"{data['validation']:,} validation{in_each}, {data['test']:,} test), {data['task']}"
+        + (f" into {len(classes)} {kind}" if classes else "")
     )
     for line in data_words.lines(data):
         view.say(f"  {line}")

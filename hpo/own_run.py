@@ -2,12 +2,13 @@
 
 MLflow's own classes are not used: they take seconds to import, and a trial may take less. The
 layout is that of MLflow's file store: ``EXPERIMENT/RUN/metrics/NAME`` has a line a value,
-``milliseconds value step``.
+``milliseconds value step``, and ``EXPERIMENT/RUN/meta.yaml`` when the run began.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ class OwnRun:
         self._folder = folder
         self._objectives = objectives
         self._told = 0
+        self._chosen: Path | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -82,10 +84,17 @@ class OwnRun:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> Path | None:
-        """The run that logs the objective; the first one if several do."""
-        runs = [path.parent for path in self._folder.glob("*/*/metrics")]
-        with_it = [run for run in runs if (run / "metrics" / self._objectives[0]).is_file()]
-        return min(with_it, key=lambda run: (run.stat().st_ctime_ns, run.name), default=None)
+        """The run that logs the objective; if several do, the first one, and no other later."""
+        if self._chosen is None:
+            runs = [path.parent for path in self._folder.glob("*/*/metrics")]
+            with_it = [run for run in runs if (run / "metrics" / self._objectives[0]).is_file()]
+            self._chosen = min(with_it, key=_began_ms, default=None)
+        return self._chosen
+
+
+def _began_ms(run: Path) -> int:
+    found = re.search(r"^start_time: (\d+)", (run / "meta.yaml").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _metrics(run: Path) -> Iterator[tuple[str, Path]]:

@@ -62,19 +62,20 @@ class _Judged:
     def add(self, batch: Batch, output: Singles) -> None:
         if batch.target is None:
             return
-        is_class = batch.target.dtype == np.int64
-        known = batch.target >= 0 if is_class else np.isfinite(batch.target)
-        self.targets.append(batch.target[known])
+        target = batch.target
+        known = target >= 0 if target.dtype == np.int64 else np.isfinite(target)
+        known = known.reshape(len(target), -1).all(axis=1)
+        self.targets.append(target[known])
         self.outputs.append(output[known])
 
     def metrics(self, classes: Sequence[str] | None) -> tuple[int, pd.DataFrame | None]:
         from hpo.results.evaluation import metrics
 
-        target = np.concatenate([np.empty(0), *self.targets])
-        if len(target) == 0:
+        if not any(map(len, self.targets)):
             return 0, None
-        output = np.concatenate(self.outputs)
-        target = target.astype(np.int64 if classes else np.float64)
+        output, target = np.concatenate(self.outputs), np.concatenate(self.targets)
+        if classes:
+            target = target.astype(bool if target.ndim == 2 else np.int64)
         names = tuple(classes) if classes else None
         return len(target), metrics(Predicted(np.arange(len(target)), target, output, names))
 

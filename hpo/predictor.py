@@ -18,6 +18,7 @@ from hpo.errors import HpoError, UserError
 from hpo.paths import StudyPaths
 from trainers.contract import DataError
 from trainers.meta_learners import Stack
+from trainers.metrics import THRESHOLD
 from trainers.saved import Model, NotAModel, Rows
 from trainers.unseen import pixel_rows, table_rows
 
@@ -79,22 +80,28 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Their names in the order of their numbers; None for a regression."""
+        """Their names, or those of the labels, in the order of their numbers; None for a
+        regression."""
         return self.members[0].model.classes
 
     def output(self, rows: Rows) -> Singles:
-        """(N, C) probabilities, or (N,) values."""
+        """(N, C) or (N, L) probabilities, or (N,) values."""
         if self.stack is not None:
             return self.stack.output(np.stack([_said(each, rows) for each in self.members]))
         total = sum(member.weight * _said(member, rows) for member in self.members)
         return np.asarray(total, np.float32)
 
     def table(self, output: Singles) -> pd.DataFrame:
-        """``predicted``, and of classes ``probability.NAME`` for each."""
+        """``predicted``, and of classes ``probability.NAME`` for each; of labels
+        ``predicted.NAME``, 0 or 1, and ``probability.NAME`` for each."""
         if self.classes is None:
             return pd.DataFrame({"predicted": output})
-        names = np.asarray(self.classes, object)[output.argmax(axis=1)]
         columns = {f"probability.{name}": output[:, at] for at, name in enumerate(self.classes)}
+        if self.models[0].task == "multilabel":
+            there = (output >= THRESHOLD).astype(np.int64)
+            said = {f"predicted.{name}": there[:, at] for at, name in enumerate(self.classes)}
+            return pd.DataFrame({**said, **columns})
+        names = np.asarray(self.classes, object)[output.argmax(axis=1)]
         return pd.DataFrame({"predicted": names, **columns})
 
     def predict(self, given: pd.DataFrame | np.ndarray) -> pd.DataFrame:
@@ -150,7 +157,8 @@ def read_model(path: Path, trial: int) -> Model:
 
 def _said(member: Member, rows: Rows) -> Singles:
     output = member.model.output(rows)
-    return sharpened(output, member.sharpness) if output.ndim == 2 else output
+    has_classes = member.model.task == "classification"
+    return sharpened(output, member.sharpness) if has_classes else output
 
 
 def _sharpness(member: Mapping[str, Any]) -> int:

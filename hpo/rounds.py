@@ -144,13 +144,13 @@ class AssignedTrial:
         self.number = assignment.number
         setup = worker.setup
         self.params = starting_weights.local(setup.trainer, assignment.params, setup.cache)
-        self.device = worker.setup.device
+        self.device = setup.device
         self.seed = assignment.seed
         self.assignment = assignment
         self.epoch = 0
         self.began_s = self._saved_s = time.monotonic()
         self._data = worker.data
-        self._trainer = worker.setup.trainer
+        self._trainer = setup.trainer
         self._together = together
         self._state: Mapping[str, Any] | None = None
         self._best_value: float | None = None

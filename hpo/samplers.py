@@ -33,7 +33,7 @@ def choose_sampler(spec: StudySpec) -> tuple[str, str]:
         return "grid", f"the {size} configurations fit in the budget"
     numeric = all(isinstance(p, Float | Int) and not p.when for p in parameters)
     if numeric and len(spec.search) <= 8 and trials <= 100:
-        return "gp", f"{len(spec.search)} numeric parameters and at most {int(trials)} trials"
+        return "gp", f"few parameters, all of them numbers, and at most {int(trials)} trials"
     return "tpe", "choices, conditions or many trials"
 
 

@@ -33,6 +33,14 @@ def regression(rows: int = 200, error: float = 1.0, seed: int = 0, data: int = 0
     return Predicted(np.arange(rows), target, output.astype(np.float32))
 
 
+def labels(rows: int = 200, seed: int = 0, data: int = 0) -> Predicted:
+    """Of three labels, which a row can all have."""
+    target = np.random.default_rng(data).random((rows, 3)) < [0.5, 0.3, 0.1]
+    noise = np.random.default_rng((seed, 2)).normal(0, 1, target.shape)
+    output = 1 / (1 + np.exp(noise - 2 * target + 1))
+    return Predicted(np.arange(rows), target, output.astype(np.float32), ("cat", "dog", "owl"))
+
+
 def said(target: list[int], output: list[list[float]] | list[float]) -> Predicted:
     """Exactly these; two columns where only the probability of class 1 is given."""
     scores = np.array(output, np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from made_up import classifier, regression
+from made_up import classifier, labels, regression
 
 from hpo import lease
 from hpo.paths import Home
@@ -279,6 +279,17 @@ def a_regression(home: Path, name: str = "diabetes") -> Recorded:
     for number in range(4):
         predicted = regression(error=1.0 + number, seed=number)
         study.trial(rising(0.8 - 0.1 * number), predicted=predicted)
+    study.over()
+    return study
+
+
+def of_labels(home: Path, name: str = "labels") -> Recorded:
+    """A study of rows that can have several labels."""
+    dataset = {"source": "animals", "task": "multilabel", "classes": ["cat", "dog", "owl"]}
+    dataset |= {"metrics": list(metrics(0.5)), "fingerprint": "e" * 64, "train": 300}
+    study = Recorded(home, name, dataset=dataset)
+    for number in range(3):
+        study.trial(rising(0.8 - 0.1 * number), predicted=labels(seed=number))
     study.over()
     return study
 

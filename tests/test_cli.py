@@ -372,6 +372,7 @@ def test_a_study_that_fails_exits_1_with_the_cause(here: Workbench) -> None:
     assert hpo("best", "s", "--json").json == {"study": "s", "best": None, "pareto": None}
 
 
+@pytest.mark.slow
 def test_trials_are_in_total_or_more_than_there_were(here: Workbench) -> None:
     assert "s: all 2 trials are done" in hpo("run", "study.yaml", "--trials", "2").out
     assert "s: all 3 trials are done" in hpo("run", "study.yaml", "--trials", "+1").out
@@ -381,6 +382,7 @@ def test_trials_are_in_total_or_more_than_there_were(here: Workbench) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_running_study_is_told_of_more_trials(here: Workbench) -> None:
     (here.folder / "waits.py").write_text(
         "import time\nfrom pathlib import Path\n"
@@ -407,6 +409,7 @@ def test_a_running_study_is_told_of_more_trials(here: Workbench) -> None:
     assert len(here.records("end")) == 7
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(here: Workbench) -> None:
     told = 'train.at={"2:3": interrupt once}'
     # Long enough that the trial is not over before its worker hears of it.

@@ -139,6 +139,10 @@ WRONG = [
     ('echo \'{"epoch": 1, "quality": NaN}\'', "quality is nan at epoch 1"),
     ('echo \'{"epoch": 1, "cost": 1}\'', "the objective is quality, but"),
     ('echo \'{"epoch": 1, "quality": "good"}\'', "quality"),
+    (
+        'echo \'{"epoch": 1, "quality": 1}\'; echo \'{"epoch": 1, "cost": 2}\'',
+        "epoch 1 was complete with quality; cost must be printed before",
+    ),
 ]
 
 

@@ -64,7 +64,7 @@ def test_of_many_classes_the_smallest_is_named() -> None:
     counts = {"train": list(range(10, 22)), "validation": [5] * 12, "test": [5] * 12}
     report = {**CLEAN["report"], "class_counts": counts}
     lines = data_words.lines({**CLEAN, "classes": names, "report": report})
-    assert list(lines) == ["classes: from 20 (c0) to 31 rows"]
+    assert list(lines) == ["classes: from 20 rows (c0) to 31 (c11)"]
 
 
 def test_it_is_said_before_the_search_and_kept_in_mlflow(bench: Workbench) -> None:

@@ -125,6 +125,14 @@ def test_the_user_s_own_code_is_searched(
     assert status["best"]["value"] > at_least
 
 
+def test_what_is_better_and_what_is_faster_are_a_front(tmp_path: Path) -> None:
+    options = ("--set", "budget.trials=2", "--set", "train.epochs=1", "--set", "model.blocks=1")
+    status = run(ROOT / "studies" / "multi_objective.yaml", tmp_path, *options)
+    front = sorted(tuple(trial["values"].values()) for trial in status["pareto"])
+    assert front
+    assert [ms for _, ms in front] == sorted(ms for _, ms in front)  # what is better takes longer
+
+
 def test_a_network_is_compared_with_an_estimator_of_scikit_learn(tmp_path: Path) -> None:
     options = ("--set", "budget.trials=6", "--set", "sampler=random", "--set", "train.epochs=5")
     status = run(ROOT / "studies" / "baseline.yaml", tmp_path, *options)

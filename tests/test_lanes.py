@@ -122,6 +122,7 @@ def test_all_that_is_suggested_is_trained_and_the_first_as_without_lanes(
     assert suggested(bench)[25:] != suggested(alone)[25:]
 
 
+@pytest.mark.slow
 def test_the_same_happens_again_and_after_an_interruption(
     bench: Workbench, another_bench: Callable[[], Workbench]
 ) -> None:
@@ -148,6 +149,7 @@ def test_the_same_happens_again_and_after_an_interruption(
     assert_whole(stopped, 24)
 
 
+@pytest.mark.slow
 def test_a_large_stack_that_has_shrunk_goes_on_as_it_was(
     bench: Workbench, another_bench: Callable[[], Workbench]
 ) -> None:

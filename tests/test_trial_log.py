@@ -26,6 +26,7 @@ def train(trial):
 """
 
 
+@pytest.mark.slow
 def test_each_trial_has_what_was_printed_while_it_trained(bench: Workbench) -> None:
     talker = TALKER.replace("FOLDER", repr(str(bench.folder)))
     (bench.folder / "talker.py").write_text(talker)

@@ -79,8 +79,8 @@ class Predictions:
 
     Attributes:
         ids: (N,) int64, row numbers in the source (its order before splitting).
-        target: (N,) int64 class indices, or float32 values for regression.
-        output: (N, C) float32 class probabilities, or (N,) float32 values for regression.
+        target: (N,) int64 class indices, (N, L) bool labels, or float32 values for regression.
+        output: (N, C) or (N, L) float32 probabilities, or (N,) float32 values for regression.
     """
 
     ids: np.ndarray

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.metrics import THRESHOLD
+
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
@@ -39,8 +41,8 @@ def diversity(outputs: Sequence[Singles], target: NDArray[Any]) -> Diversity:
 
     Of classifiers: ``disagreement``, the share of rows on which just one of two is right, in
     [0, 1]; ``double_fault``, on which both are wrong, in [0, 1]; ``q``, Yule's Q, in [-1, 1]: 1
-    where they are right and wrong together, 0 where independently. Of regressions
-    ``error_correlation``, Pearson's, in [-1, 1].
+    where they are right and wrong together, 0 where independently. With several labels a row is
+    right if all of them are. Of regressions ``error_correlation``, Pearson's, in [-1, 1].
     """
     if outputs[0].ndim == 1:
         errors = np.stack([output - target for output in outputs]).astype(np.float64)
@@ -49,11 +51,18 @@ def diversity(outputs: Sequence[Singles], target: NDArray[Any]) -> Diversity:
         with np.errstate(invalid="ignore", divide="ignore"):
             found = {"error_correlation": away @ away.T / np.outer(size, size)}
     else:
-        right = np.stack([output.argmax(axis=1) == target for output in outputs])
+        right = np.stack([_right(output, target) for output in outputs])
         found = _of_right(right.astype(np.float64))
     for measure in found.values():
         np.fill_diagonal(measure, np.nan)
     return Diversity(found)
+
+
+def _right(output: Singles, target: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n,) which rows are right."""
+    if target.ndim == 2:
+        return np.asarray(((output >= THRESHOLD) == target).all(axis=1))
+    return np.asarray(output.argmax(axis=1) == target)
 
 
 def _of_right(right: Floats) -> dict[str, Floats]:

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainers import metrics, registry, saved
@@ -18,7 +17,7 @@ from trainers.contract import DataError, Epoch, Trial
 from trainers.data import Dataset, Split
 from trainers.ensembles import Measured
 from trainers.loop import Fitting, further, over_parts, seeds
-from trainers.metrics import Estimates, Predicted, Scores
+from trainers.metrics import Predicted, predicted
 from trainers.models import is_estimator
 from trainers.models.estimators import Estimated, make
 from trainers.seeds import mixed
@@ -104,9 +103,4 @@ class Estimating(Fitting):
 
 def _said(model: Estimated, split: Split, rows: Tensor) -> Predicted:
     inputs, target = split.batch(rows)
-    output = model(inputs)
-    if target.dtype == torch.int64:
-        return Scores(output, target)
-    return Estimates(
-        output.squeeze(1) * split.target_std + split.target_mean, target, split.target_std
-    )
+    return predicted(model(inputs), target, split.target_mean, split.target_std)

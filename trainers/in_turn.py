@@ -20,7 +20,7 @@ from trainers.contract import DataError
 from trainers.lanes import Lane, Said
 from trainers.losses import LOSSES, chosen
 from trainers.memory import Before, Fits, kind
-from trainers.metrics import Estimates, Labels, Predicted, Scores, task_of
+from trainers.metrics import Predicted, predicted, task_of
 from trainers.numerics import Precision, first_lost, in_float32
 from trainers.optim import OPTIMIZERS, Optimizer, groups
 from trainers.schedules import batch_size
@@ -35,13 +35,18 @@ VALIDATION_NUMBERS = 2**20
 
 @dataclass(frozen=True)
 class _Numerics:
-    """How a lane's model is computed."""
+    """How a lane's model is computed.
+
+    Attributes:
+        channels_last: How its images lie: much faster for convolutions, on CPUs as on GPUs.
+    """
 
     precision: Precision
     learning: Fits
     answering: Fits
     before: Before
     compiling: Compiling
+    channels_last: bool
 
     @classmethod
     def of(cls, lane: Lane) -> _Numerics:
@@ -53,6 +58,7 @@ class _Numerics:
             Fits(model, kind(model, shape)),
             Before(model),
             Compiling(model, how, kind(model, shape, name, size)),
+            _channels_last(lane),
         )
 
     def state(self) -> dict[str, Any]:
@@ -78,14 +84,12 @@ class InTurn:
         self._frozen: dict[Lane, fine_tuning.Frozen] = {}
         self._averages: dict[Lane, Average] = {}
         self._numerics: dict[Lane, _Numerics] = {}
-        self._convolves = False
         self.add(lanes)
 
     def add(self, lanes: Sequence[Lane]) -> None:
         for lane in lanes:
             lane.model.to(lane.split.target.device)
-            self._convolves = any(isinstance(m, nn.Conv2d) for m in lane.model.modules())
-            if self._convolves:
+            if _channels_last(lane):
                 lane.model.to(memory_format=torch.channels_last)
             make = OPTIMIZERS[lane.options["optimizer"]].make
             own = groups(lane.model, lane.options, fine_tuning.factors(lane.model, lane.options))
@@ -300,9 +304,14 @@ class InTurn:
         for start, some in zip(range(0, len(rows), size), torch.split(rows, size), strict=True):
             here = None if drawn is None else drawn.some(slice(start, start + size))
             inputs, target = lane.split.batch(some, here)
-            if self._convolves:  # much faster for convolutions, on CPUs as on GPUs
+            if self._numerics[lane].channels_last:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs, target
+
+
+def _channels_last(lane: Lane) -> bool:
+    convolves = any(isinstance(module, nn.Conv2d) for module in lane.model.modules())
+    return convolves and lane.split.inputs.dim() == 4
 
 
 def _penalize(parameters: Sequence[Tensor], options: Mapping[str, Any]) -> None:
@@ -353,10 +362,5 @@ def _standardized(lane: Lane, target: Tensor) -> Tensor:
 
 def _predicted(lane: Lane, output: Tensor, target: Tensor) -> Predicted:
     """With one leading dimension, of this one lane."""
-    if target.dtype == torch.int64:
-        return Scores(output.unsqueeze(0), target.unsqueeze(0))
-    if target.dtype == torch.bool:
-        return Labels(output.unsqueeze(0), target.unsqueeze(0))
-    values = output.squeeze(1) * lane.split.target_std + lane.split.target_mean
-    unit = torch.tensor([lane.split.target_std], dtype=torch.float64, device=target.device)
-    return Estimates(values.unsqueeze(0), target.unsqueeze(0), unit)
+    split = lane.split
+    return predicted(output.unsqueeze(0), target.unsqueeze(0), split.target_mean, split.target_std)

@@ -404,10 +404,7 @@ def over_parts(
 
 def _mean(split: str, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean over parts, under the names that are reported."""
-    return {
-        f"{split}/{name}": math.fsum(part[name] for part in measured) / len(measured)
-        for name in measured[0]
-    }
+    return {f"{split}/{name}": value for name, value in _means(measured).items()}
 
 
 def _means(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -68,12 +68,14 @@ def stacked(outputs: Singles, target: NDArray[Any], seed: int) -> Stack:
 
 def non_negative(outputs: Singles, target: NDArray[Any]) -> Floats:
     """(m,) weights, none below 0, with the sum 1, by ridge regression on the target, or on
-    whether it is each class."""
+    whether it is each class or has each label."""
     from sklearn.linear_model import Ridge
 
     members = len(outputs)
     wanted = target.astype(np.float64)
-    if outputs.ndim == 3:
+    if target.ndim == 2:
+        wanted = wanted.ravel()
+    elif outputs.ndim == 3:
         wanted = (target[:, None] == np.arange(outputs.shape[2])).astype(np.float64).ravel()
     else:  # from the mean, so that a weight does not stand for it
         outputs, wanted = outputs - target.mean(), wanted - target.mean()

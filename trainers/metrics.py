@@ -434,8 +434,11 @@ def relative_error(estimates: Estimates) -> Tensor:
 
 def r2(estimates: Estimates) -> Tensor:
     """0 where the targets are all alike, as scikit-learn has it."""
-    spread = estimates.target.double().var(-1, correction=0)
-    return ((1 - estimates.squared_error / spread) * (spread > 0)).nan_to_num(0.0)
+    target = estimates.target.double()
+    # Not by var(), which rounds a lane otherwise the more lanes there are.
+    spread = (target - target.mean(-1, keepdim=True)).square().mean(-1)
+    differ = target.amax(-1) > target.amin(-1)
+    return ((1 - estimates.squared_error / spread) * differ).nan_to_num(0.0)
 
 
 # Those of classes and of labels alike.
@@ -554,6 +557,24 @@ def task_of(target: Tensor) -> Task:
 
     tasks: dict[torch.dtype, Task] = {torch.int64: "classification", torch.bool: "multilabel"}
     return tasks.get(target.dtype, "regression")
+
+
+def predicted(
+    output: Tensor, target: Tensor, mean: float | Tensor, std: float | Tensor
+) -> Predicted:
+    """What models say of rows by what they put out.
+
+    Args:
+        output: (…, N, outputs), of a regression in standard deviations from the mean.
+        target: (…, N), of labels (…, N, L).
+        mean, std: Of a regression's training targets.
+    """
+    task = task_of(target)
+    if task == "classification":
+        return Scores(output, target)
+    if task == "multilabel":
+        return Labels(output, target)
+    return Estimates(output.squeeze(-1) * std + mean, target, std)
 
 
 def measure(

@@ -98,7 +98,7 @@ class _Stepping:
 
 def in_float32(output: Tensor) -> Tensor:
     """What a model put out, for the loss: a half has too few digits, float64 stays."""
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    return output.float() if output.dtype in HALVES.values() else output
 
 
 def first_lost(output: Tensor) -> int | None:

@@ -307,26 +307,20 @@ class ByRule:
 
         every = zip(self._groups, self._rules, self._memory, self._steps, strict=True)
         for group, rule, memory, steps in every:
-            moved = [p.grad is not None for p in group.parameters]
-            parameters = list(compress(group.parameters, moved))
+            parameters = [p for p in group.parameters if p.grad is not None]
             if not parameters:
                 continue
+            if len(parameters) < len(group.parameters):
+                moved = [p.grad is not None for p in group.parameters]
+                memory = {name: list(compress(own, moved)) for name, own in memory.items()}
+                steps = list(compress(steps, moved))
             rate, decay = lr * group.lr, self._train["weight_decay"] if group.decays else 0.0
             if self._train["decoupled"] and not rule.decoupled:
                 torch._foreach_mul_(parameters, 1 - rate * decay)
                 decay = 0.0
             momentum = self._train[rule.momentum] + shift if rule.momentum else 0.0
-            own = {name: list(compress(tensors, moved)) for name, tensors in memory.items()}
             gradients = [p.grad for p in parameters if p.grad is not None]
-            update = Update(
-                parameters,
-                gradients,
-                own,
-                list(compress(steps, moved)),
-                rate,
-                max(0.0, momentum),
-                decay,
-            )
+            update = Update(parameters, gradients, memory, steps, rate, max(0.0, momentum), decay)
             rule.update(update, self._train)
 
     def state(self) -> dict[str, Any]:
@@ -373,6 +367,9 @@ class LBFGS:
 
     def _penalized(self, loss: Tensor) -> Tensor:
         """The loss with the penalty, whose gradients are added to those of the loss."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:  # torch's takes them for vectors, as they lie
+                parameter.grad = parameter.grad.contiguous()
         for parameter in (p for group in self._groups if group.decays for p in group.parameters):
             loss = loss + 0.5 * self._decay * parameter.detach().square().sum()
             if parameter.grad is not None:

@@ -233,6 +233,10 @@ class _Columns(_Data):
         return self
 
 
+# Columns that say of each row whether it has the label.
+Labels = Annotated[tuple[str, ...], Field(min_length=2)]
+
+
 class TableData(_Columns):
     """The ``data`` section of `tabular`."""
 
@@ -242,13 +246,16 @@ class TableData(_Columns):
         "learn's).",
         examples=["breast_cancer", "table.csv"],
     )
-    target: str | None = Field(
-        None, description="The column to predict. Only a built-in source has one of its own."
+    target: str | Labels | None = Field(
+        None,
+        description="The column to predict; several columns of 0 and 1 are labels, of which a row "
+        "can have any. Only a built-in source has a target of its own.",
+        examples=["price", ["cat", "dog"]],
     )
     task: Literal["auto", "classification", "regression"] = Field(
         "auto",
         description="auto: classification if the target is text, true/false, or at most 20 "
-        "different whole numbers.",
+        "different whole numbers; of several targets labels.",
     )
     ignore: tuple[str, ...] = Field((), description="Columns to leave out.")
 
@@ -267,7 +274,11 @@ class TextData(_Columns):
         examples=["messages.csv", "letters/"],
     )
     text: str | None = Field(None, description="Of a table: the column with the texts.")
-    target: str | None = Field(None, description="Of a table: the column with the classes.")
+    target: str | Labels | None = Field(
+        None,
+        description="Of a table: the column with the classes; several columns of 0 and 1 are "
+        "labels, of which a text can have any.",
+    )
     skip_bad: bool = Field(
         False,
         description="Leave out texts that are missing, empty or not UTF-8, instead of refusing.",
@@ -366,8 +377,11 @@ class ImageModel(_Model):
         ge=0,
         lt=1,
         description="How likely the last residual block is skipped in training, an image at a "
-        "time; those before it less, in proportion to their place. resnet, and models of "
-        "torchvision and timm that can. Absent: as the model has it; of resnet, none is.",
+        "time; those before it less, in proportion to their place. Absent: as the model has it; "
+        "of resnet, none is.",
+        json_schema_extra=_for_models(
+            "resnet", "convnext_*", "efficientnet_*", "swin_*", "maxvit_t", "timm:*"
+        ),
     )
     weights: str | None = Field(
         None,

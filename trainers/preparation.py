@@ -180,10 +180,21 @@ def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, r
     ensemble, method = params["ensemble"], params["ensemble"]["method"]
     if method == "boosting" and ensemble["boosting"] == "samme":
         check_classes(dataset)
+    if method == "stacking" and dataset.task == "multilabel":
+        raise DataError(
+            "ensemble.method",
+            "stacking learns to combine classes or values; here are several labels",
+            "method: bagging, with combine: weighted",
+        )
     if method == "bagging" and ensemble["feature_fraction"] < 1 and dataset.kind != "table":
         raise DataError(
             "ensemble.feature_fraction",
             "is for tables: pixels of an image, or words of a text, are no columns",
+        )
+    models = {params["model"]["name"], *(own["name"] for own in ensemble["members"])}
+    if method == "bagging" and ensemble["feature_fraction"] < 1 and "embedding_mlp" in models:
+        raise DataError(
+            "ensemble.feature_fraction", "embedding_mlp has no weights of a column to leave out"
         )
     for own in ensemble["members"] if method in DIFFERING else ():
         changed = {name: value for name, value in own.items() if value is not None}

@@ -58,7 +58,7 @@ TRAINERS: dict[str, BuiltIn] = {
         options.ImageModel,
         options.ImageTrain,
         options.Ensemble,
-        "Images into classes: an mlp, a small cnn, or a torchvision model.",
+        "Images into classes: an mlp, a small cnn or resnet, or a model of torchvision or timm.",
     ),
     "tabular": BuiltIn(
         "trainers.tabular:train",
@@ -124,6 +124,12 @@ def why_in_turn(name: str, settings: Mapping[str, Any]) -> str | None:
     if name not in TRAINERS:
         return f"{name} trains one trial at a time"
     return together.why_not(settings)
+
+
+def how_trained(name: str, settings: Mapping[str, Any]) -> str:
+    """The same as it is recorded: ``as a lane``, or ``in turn: WHY``."""
+    why = why_in_turn(name, settings)
+    return f"in turn: {why}" if why else "as a lane"
 
 
 def stack_key(name: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -7,7 +7,8 @@ runs no code (``torch.load`` with ``weights_only=True``)::
         "version": 1,
         "kind": "table",                # or "images", "text"
         "data": {…},                    # the section of the study file
-        "classes": ["no", "yes"],       # None: a regression
+        "task": "classification",       # or "multilabel", "regression"
+        "classes": ["no", "yes"],       # or labels; None: a regression
         "shape": [13],                  # of one input, without the batch
         "white": 255,                   # what a white pixel is, of images
         "folds": [
@@ -42,7 +43,7 @@ from torch import Tensor, nn
 
 from trainers import ensembles
 from trainers.data.dataset import Dataset, Encoded, row_numbers
-from trainers.metrics import Estimates, Predicted, Scores, output
+from trainers.metrics import Estimates, Labels, Predicted, Scores, Task, output
 from trainers.models import build
 from trainers.models.columns import Layout
 
@@ -90,6 +91,7 @@ def content(
         "version": VERSION,
         "kind": data.kind,
         "data": section,
+        "task": data.task,
         "classes": None if data.classes is None else list(data.classes),
         "shape": list(data.shape),
         "white": data.white,
@@ -197,21 +199,19 @@ class Fold:
     target_std: float
 
     @torch.no_grad()
-    def output(self, inputs: Tensor, classes: int | None) -> Output:
-        """(N, C) probabilities, or (N,) values.
-
-        Args:
-            classes: How many; None: a regression.
-        """
-        said = [self._said(member(inputs), classes) for member in self.members]
+    def output(self, inputs: Tensor, task: Task) -> Output:
+        """(N, C) probabilities, or (N,) values."""
+        said = [self._said(member(inputs), task) for member in self.members]
         together = said[0]
         if self.how is not None:
             together = ensembles.combined(said, self.how, self.fitted)
         return np.asarray(output(together).numpy(), np.float32)
 
-    def _said(self, raw: Tensor, classes: int | None) -> Predicted:
+    def _said(self, raw: Tensor, task: Task) -> Predicted:
         """Of rows whose targets nobody knows."""
-        if classes is None:
+        if task == "multilabel":
+            return Labels(raw, torch.zeros_like(raw, dtype=torch.bool))
+        if task == "regression":
             values = raw.squeeze(1) * self.target_std + self.target_mean
             return Estimates(values, torch.zeros_like(values), self.target_std)
         return Scores(raw, torch.zeros(len(raw), dtype=torch.int64))
@@ -224,7 +224,9 @@ class Model:
     Attributes:
         kind: What the rows are.
         data: The ``data`` section of the study file.
-        classes: Their names in the order of their numbers; None for a regression.
+        task: What is predicted.
+        classes: Their names, or those of the labels, in the order of their numbers; None for
+            a regression.
         shape: Of one input: (channels, height, width), (columns,) or (tokens,).
         white: What a white pixel is, of images.
         folds: One, or one a fold of cross-validation.
@@ -232,6 +234,7 @@ class Model:
 
     kind: Literal["images", "table", "text"]
     data: Mapping[str, Any]
+    task: Task
     classes: tuple[str, ...] | None
     shape: tuple[int, ...]
     white: int
@@ -253,6 +256,8 @@ class Model:
             return cls(
                 kept["kind"],
                 kept["data"],
+                # Files of before there were labels do not say it.
+                kept.get("task", "regression" if classes is None else "classification"),
                 None if classes is None else tuple(classes),
                 shape,
                 kept["white"],
@@ -279,12 +284,16 @@ class Model:
         return tuple(dict.fromkeys(c.name for each in encodings for c in each.columns))
 
     @property
-    def target(self) -> str | None:
-        """The column that it predicts; None for images."""
-        return None if self.kind == "images" else self.data["target"] or "target"
+    def targets(self) -> tuple[str, ...]:
+        """The column that it predicts, or those of the labels; none for images."""
+        if self.kind == "images":
+            return ()
+        if self.task == "multilabel":
+            return tuple(self.data["target"])
+        return (self.data["target"] or "target",)
 
     def output(self, rows: Rows) -> Output:
-        """(N, C) probabilities, or (N,) values in the units of the target."""
+        """(N, C) or (N, L) probabilities, or (N,) values in the units of the target."""
         total = np.zeros((len(rows), *self._row), np.float64)
         for fold in self.folds:
             total += self.fold_output(fold, rows)
@@ -292,10 +301,9 @@ class Model:
 
     def fold_output(self, fold: Fold, rows: Rows) -> Output:
         """The same by one fold's models alone."""
-        classes = None if self.classes is None else len(self.classes)
         size = max(1, BATCH_NUMBERS // row_numbers(self.shape, self.kind == "text"))
         parts = [
-            fold.output(rows.inputs(self, fold, slice(start, start + size)), classes)
+            fold.output(rows.inputs(self, fold, slice(start, start + size)), self.task)
             for start in range(0, len(rows), size)
         ]
         return np.concatenate([np.zeros((0, *self._row), np.float32), *parts])

@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         ids: Row numbers from 0, or the paths of images or texts.
-        target: (N,) as `trainers.data.tables.known_targets` has it; None where nobody says.
+        target: As `trainers.data.tables.known_targets` has it; None where nobody says.
         bad: Files that cannot be read, and why; they are not among the rows.
     """
 
@@ -107,14 +107,14 @@ def columns(models: Sequence[Model]) -> list[str]:
 def _table(path: Path, models: Sequence[Model]) -> Iterator[Batch]:
     from trainers.data import tables
 
-    needed, target = columns(models), models[0].target
+    needed, targets = columns(models), list(models[0].targets)
     text = {name for model in models for name in model.text_columns}
     size = max(1, min(MOST_ROWS, BATCH_NUMBERS // _numbers(models)))
     done = 0
     for frame in tables.batches(path, needed, text, size, na=models[0].kind == "table"):
         known = None
-        if target in frame.columns:
-            known = tables.known_targets(frame[target], models[0].classes)
+        if set(targets) <= set(frame.columns):
+            known = tables.known_targets(frame[targets], models[0].task, models[0].classes)
         yield Batch(range(done, done + len(frame)), _rows(frame, models), known)
         done += len(frame)
 

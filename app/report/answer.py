@@ -164,7 +164,7 @@ def _metrics(about: Subject, w: Words) -> Table:
 
 def _judged(about: Subject, name: str) -> str | None:
     """The metric of predictions that a trainer's is: ``val/loss`` → ``log_loss``."""
-    return metric_of(name, "classification" if "accuracy" in about.measured else "regression")
+    return metric_of(name, about.said_by_best) if about.said_by_best else None
 
 
 def _within(about: Subject, name: str | None, value: float) -> str:

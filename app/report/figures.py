@@ -124,9 +124,9 @@ def learned(about: Subject, w: Words) -> Section | None:
 
 def predictions(about: Subject, w: Words) -> Section | None:
     """Where the best trials are right and wrong."""
-    if not about.predicted:
+    first = next(iter(about.predicted.values()), None)
+    if first is None or first.is_multilabel:
         return None
-    first = next(iter(about.predicted.values()))
     parts = _classes if first.is_classification else _residuals
     return Section(
         "predictions", w("report.predictions", count=len(about.predicted)), list(parts(about, w))

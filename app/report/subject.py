@@ -14,7 +14,7 @@ from app.charts.fronts import front_table
 from hpo.results import advice, evaluation, significance
 from hpo.results.intervals import Estimate
 from hpo.results.predicted import Predicted
-from hpo.results.scores import METRICS, metric_of, task_of
+from hpo.results.scores import metric_of, metric_or_first, task_of
 from hpo.results.tables import StudyTables
 
 
@@ -62,16 +62,23 @@ class Subject:
     @functools.cached_property
     def suggestions(self) -> list[advice.Advice]:
         """What to try next."""
-        best = self.predicted.get(self.name(self.best[0])) if self.best else None
-        return advice.advice(self.tables, self.importances, best)
+        return advice.advice(self.tables, self.importances, self.said_by_best)
+
+    @property
+    def said_by_best(self) -> Predicted | None:
+        """The best trial's predictions, if it kept them."""
+        return self.predicted.get(self.name(self.best[0])) if self.best else None
 
     @functools.cached_property
     def measured(self) -> Mapping[str, Estimate]:
-        """The best trial's metrics as its predictions give them; empty without any."""
-        best = self.predicted.get(self.name(self.best[0])) if self.best else None
+        """The best trial's metrics as its predictions give them: the standard ones, and those
+        that its trainer recorded; empty without any."""
+        best = self.said_by_best
         if best is None:
             return {}
-        table = evaluation.metrics(best).dropna(subset="value").set_index("metric")
+        recorded = [metric_of(name, best) for name in self.tables.metrics]
+        further = [name for name in recorded if name is not None]
+        table = evaluation.metrics(best, further).dropna(subset="value").set_index("metric")
         numbers = table[["value", "low", "high"]].to_numpy(np.float64)
         return {str(name): Estimate(*row) for name, row in zip(table.index, numbers, strict=True)}
 
@@ -82,8 +89,7 @@ class Subject:
         names = [self.name(trial) for trial in self.best]
         if self.several or len(self.predicted) < 2 or names[0] not in self.predicted:
             return None
-        task = task_of(self.predicted[names[0]])
-        metric = metric_of(self.metric, task) or METRICS[task][0]
+        metric = metric_or_first(self.metric, self.predicted[names[0]])
         found = significance.compare(self.predicted, metric, names[0])
         if math.isnan(found.table["value"].iloc[0]):
             return None
@@ -106,12 +112,12 @@ def subject(
     chosen = _best(tables, best)
     found = {f"{tables.key}/{trial}": predicted(trial) for trial in chosen}
     kept = {run: said for run, said in found.items() if said is not None}
-    kinds = [said.is_classification for said in kept.values()]
+    tasks = [task_of(said) for said in kept.values()]
     known: Mapping[str, str] = tables.provenance.get("packages") or {}
     return Subject(
         tables,
         chosen,
-        {run: said for run, said in kept.items() if said.is_classification == kinds[0]},
+        {run: said for run, said in kept.items() if task_of(said) == tasks[0]},
         "\n".join(f"{name}=={version}" for name, version in sorted(known.items()))
         or (packages or ""),
     )

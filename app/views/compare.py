@@ -66,7 +66,7 @@ def _apart(found: Compared, w: Words) -> None:
 
 
 def _view(found: Compared, runs: list[address.Run], w: Words) -> None:
-    views = [view for view in VIEWS if view != "probabilities" or not _predict_numbers(found)]
+    views = [view for view in VIEWS if view != "probabilities" or _may_have_classes(found)]
     view = address.choice("view", views, lambda v: w(f"compare.view.{v}"), w("study.view"))
     live = any(
         tables.state == "running" or tables.missing_curves for tables in found.studies.values()
@@ -83,8 +83,10 @@ def _view(found: Compared, runs: list[address.Run], w: Words) -> None:
         compare_examples.show(found, w)
 
 
-def _predict_numbers(found: Compared) -> bool:
-    return all(tables.dataset.get("task") == "regression" for tables in found.studies.values())
+def _may_have_classes(found: Compared) -> bool:
+    """Whether a run predicts one class a row, as far as is known."""
+    tasks = {tables.dataset.get("task") for tables in found.studies.values()}
+    return not tasks <= {"regression", "multilabel"}
 
 
 # -- the overview: curves and ROC

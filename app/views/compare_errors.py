@@ -25,6 +25,8 @@ def show(found: Compared, w: Words) -> None:
     kept = predictions(found)
     if not kept:
         st.info(w("errors.none"))
+    elif next(iter(kept.values())).is_multilabel:
+        st.info(w("errors.labels"))
     elif next(iter(kept.values())).is_classification:
         _classes(found, kept, w)
     else:

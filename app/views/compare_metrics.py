@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
@@ -11,13 +10,12 @@ import streamlit as st
 from app import sentences
 from app.charts import comparisons
 from app.charts.style import cut
-from app.compared import Compared, predictions
+from app.compared import Compared, metrics, predictions
 from app.parts import chart, csv, inert, made, made_of_run
-from app.sentences import interval, number
+from app.sentences import explained, interval, number
 from app.words import Words
 from hpo.results import differences, evaluation, significance
-from hpo.results.predicted import Predicted
-from hpo.results.scores import GOALS, METRICS, metric_of, task_of
+from hpo.results.scores import STANDARD, goal_of, task_of
 
 BEST = ""  # the reference that is chosen unless one is named
 
@@ -38,17 +36,13 @@ def verdict(found: Compared, w: Words, brief: bool = False) -> None:
     if len(kept) < 2:
         st.info(w("real.no_predictions"))
         return
-    metric, reference = _first_metric(found, kept), BEST
+    names, reference = metrics(found), BEST
+    metric = names[0]
     if not brief:
         st.header(w("real"))
         with st.container(horizontal=True):
-            metrics = METRICS[task_of(next(iter(kept.values())))]
             metric = st.selectbox(
-                w("column.metric"),
-                metrics,
-                index=metrics.index(metric),
-                key="real-metric",
-                bind="query-params",
+                w("column.metric"), names, key="real-metric", bind="query-params"
             )
             reference = st.selectbox(
                 w("real.reference"),
@@ -78,12 +72,12 @@ def _say(result: significance.Comparison, w: Words) -> None:
     box(sentences.verdict(result, w, inert))
 
 
-def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
-    """Run → its metrics with intervals."""
+def _metric_tables(found: Compared, further: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    """Run → the standard metrics, and further ones, with intervals."""
     return {
         name: made_of_run(
-            partial(evaluation.metrics, predicted),
-            *("metrics", name, *found.version[1:]),
+            partial(evaluation.metrics, predicted, further),
+            *("metrics", name, further, *found.version[1:]),
         )
         for name, predicted in predictions(found).items()
     }
@@ -91,25 +85,21 @@ def metric_tables(found: Compared) -> dict[str, pd.DataFrame]:
 
 def _intervals(found: Compared, w: Words) -> None:
     st.header(w("metrics.intervals"))
-    found_metrics = metric_tables(found)
-    if not found_metrics:
+    if not predictions(found):
         st.dataframe(_recorded(found), key="recorded")
         return
-    names = list(next(iter(found_metrics.values()))["metric"])
-    first = _first_metric(found, predictions(found))
-    metric = st.selectbox(
-        w("column.metric"),
-        names,
-        index=names.index(first),
-        key="interval-metric",
-        bind="query-params",
-    )
+    names = metrics(found)
+    metric = st.selectbox(w("column.metric"), names, key="interval-metric", bind="query-params")
+    st.caption(explained(metric, w))
+    standard = STANDARD[task_of(next(iter(predictions(found).values())))]
+    further = [name for name in dict.fromkeys((names[0], metric)) if name not in standard]
+    found_metrics = _metric_tables(found, tuple(further))
     long = pd.concat(
         [table.assign(run=run) for run, table in found_metrics.items()], ignore_index=True
     )
     one = long[long["metric"] == metric].drop(columns="metric").reset_index(drop=True)
     chart(
-        comparisons.metric_intervals(one, metric, GOALS[metric] == "maximize", w),
+        comparisons.metric_intervals(one, metric, goal_of(metric) == "maximize", w),
         "compare-intervals",
         w,
     )
@@ -120,7 +110,8 @@ def _intervals(found: Compared, w: Words) -> None:
         ]
         for run, t in found_metrics.items()
     }
-    st.dataframe(pd.DataFrame(wide, index=names).T, key="interval-table")
+    shown = next(iter(found_metrics.values()))["metric"]
+    st.dataframe(pd.DataFrame(wide, index=list(shown)).T, key="interval-table")
     with st.container(horizontal=True):
         st.caption(w("metrics.how"))
         csv(long, "compare-metrics", w)
@@ -151,9 +142,3 @@ def _spread(found: Compared, w: Words) -> None:
     st.header(w("spread"))
     metric = found.objective["metric"]
     chart(comparisons.seed_spread(table, trials["value"], metric, w), "compare-spread", w)
-
-
-def _first_metric(found: Compared, kept: Mapping[str, Predicted]) -> str:
-    """The objective if it can be computed from predictions, else the first that can."""
-    task = task_of(next(iter(kept.values())))
-    return metric_of(found.objective["metric"], task) or METRICS[task][0]

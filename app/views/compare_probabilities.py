@@ -126,7 +126,7 @@ def _over(
 
 def calibration_errors(kept: Mapping[str, Predicted], w: Words) -> pd.DataFrame:
     """How far what each run says with a probability is from how often that is right."""
-    errors = [evaluation.expected_calibration_error(predicted) for predicted in kept.values()]
+    errors = [evaluation.value(predicted, "ece") for predicted in kept.values()]
     return pd.DataFrame({w("column.run"): list(kept), w("calibration.error"): errors})
 
 

@@ -13,7 +13,7 @@ import streamlit as st
 
 from app import address
 from app.charts import comparisons, ensembles
-from app.compared import Compared, compared, predictions, predictions_of, unlike
+from app.compared import Compared, compared, metrics, predictions, predictions_of, unlike
 from app.parts import (
     catalog,
     chart,
@@ -32,7 +32,6 @@ from app.words import Words
 from hpo.results import UserError
 from hpo.results.combined import combine, differing
 from hpo.results.predicted import Predicted
-from hpo.results.scores import METRICS, metric_of, task_of
 from hpo.results.tables import COST, StudyTables
 
 FIRST_RUNS = 20  # of a study without an ensemble
@@ -144,10 +143,7 @@ def _chosen(runs: list[address.Run], w: Words) -> None:
     if len(kept) < 2:
         st.info(w("ensemble.need_two"))
         return
-    task = task_of(next(iter(kept.values())))
-    first = metric_of(found.objective["metric"], task) or METRICS[task][0]
-    metrics = [first, *(name for name in METRICS[task] if name != first)]
-    metric = address.choice_of_many("metric", metrics, str, w("ensemble.judged_by"))
+    metric = address.choice_of_many("metric", metrics(found), str, w("ensemble.judged_by"))
     at = ("ensemble", metric, tuple(kept), *found.version)
     try:
         with st.spinner(w("ensemble.building", count=len(kept))):

@@ -28,7 +28,7 @@ from app.parts import (
 from app.sentences import number, span
 from app.words import Words
 from hpo.results import UserError
-from hpo.results.tables import DETAILS, SYSTEM, StudyTables
+from hpo.results.tables import DETAILS, NOTES, SYSTEM, StudyTables
 
 LOG_LINES = 200
 
@@ -148,6 +148,8 @@ def _lineage(tables: StudyTables, trial: int, w: Words) -> None:
         w("run.memory"): number(_plain(row["peak_memory_mb"])),
         w("run.mlflow"): row["run_id"] if isinstance(row["run_id"], str) else w("run.not_sent"),
     }
+    notes = tables.notes.get(trial, {})
+    facts |= {w(f"run.note.{name}"): notes[name] for name in NOTES if name in notes}
     table = pd.DataFrame({"": list(facts), " ": [cut(v, 120) for v in facts.values()]})
     st.dataframe(table, hide_index=True, key="run-lineage")
     st.caption(w("run.reproduce"))

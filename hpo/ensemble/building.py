@@ -20,7 +20,7 @@ from hpo.errors import UserError
 from hpo.paths import Home
 from hpo.results.catalog import UNREADABLE
 from hpo.results.predicted import Predicted, read_predictions
-from hpo.results.scores import GOALS, METRICS, metric_of, task_of
+from hpo.results.scores import asked_metric, goal_of, task_of
 from hpo.results.tables import StudyTables
 from trainers.diversity import Diversity, diversity
 
@@ -78,7 +78,7 @@ class Built:
             "calibrated": fitted.variant.calibrated,
             "non_negative": fitted.variant.non_negative,
             "metric": library.metric,
-            "goal": GOALS[library.metric],
+            "goal": goal_of(library.metric),
             "fitted_by": library.criterion.name,
             "rows": len(library.ids),
             "folds": FOLDS,
@@ -162,7 +162,7 @@ def build(
             f"study '{tables.name}' has {len(first.ids)} validation rows; an ensemble that is "
             f"made and judged on different ones of them needs {LEAST_ROWS} or more"
         )
-    name = _metric(tables, task_of(first), metric)
+    name = asked_metric(metric, tables.objective[0]["metric"], first)
     library, unusable = open_library(
         trials,
         read,
@@ -248,15 +248,6 @@ def _need_two(study: str, trials: Sequence[int], left_out: Counter[str]) -> None
     if left_out["predicted other rows"]:
         hint = "search nothing that changes the split, so that trials predict the same rows"
     raise UserError(f"an ensemble needs two complete trials or more; {what}{why}.\n{hint}.")
-
-
-def _metric(tables: StudyTables, task: str, asked: str | None) -> str:
-    wanted = asked or tables.objective[0]["metric"]
-    name = metric_of(wanted, task)
-    if name is None and asked is not None:
-        there = ", ".join(METRICS[task])
-        raise UserError(f"--metric {asked}: predictions do not give it; there are {there}")
-    return name or METRICS[task][0]
 
 
 def _path(home: Home, study: str, trial: int) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.errors import UserError
 from hpo.results.intervals import Floats
 
 Singles = NDArray[np.float32]
@@ -105,7 +106,16 @@ ABSOLUTE = Criterion("mae", _absolute)
 
 
 def for_metric(metric: str, task: str) -> Criterion:
-    """By what an ensemble that is judged by `metric` is fitted."""
+    """By what an ensemble that is judged by `metric` is fitted.
+
+    Raises:
+        UserError: There is nothing for several labels.
+    """
+    if task == "multilabel":
+        raise UserError(
+            "ensembles over trials are of trials that predict one class or value, not several "
+            "labels; ensemble.method in the study file has ensembles within a trial"
+        )
     if task == "classification":
         return LOG_LOSS
-    return ABSOLUTE if metric == "mae" else SQUARES
+    return ABSOLUTE if metric in ("mae", "mape") else SQUARES

@@ -1,6 +1,6 @@
 """What outputs that were made fold by fold are worth, and whether one is better than another.
 
-Metrics are of all rows together. Areas under the ROC curve are of each fold, averaged: another
+Metrics are of all rows together. Areas under curves are of each fold, averaged: another
 model made each fold's scores, and these are not on one scale.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from hpo.ensemble.criterion import Singles
 from hpo.ensemble.library import FOLDS, Library
-from hpo.results.evaluation import metrics
+from hpo.results.evaluation import measured
 from hpo.results.intervals import Floats, Z, within_0_1
-from hpo.results.ranking import auc_shares
-from hpo.results.significance import ALPHA, compare
+from hpo.results.ranking import AREAS, area_shares
+from hpo.results.significance import ALPHA, AREA_TESTS, compare
 from hpo.tables import records
 
 Facts = dict[str, Any]
@@ -24,13 +24,12 @@ Facts = dict[str, Any]
 
 def estimate(library: Library, output: Singles) -> Facts:
     """``value``, ``low`` and ``high`` of the metric; NaN where it cannot be said."""
-    if library.metric == "roc_auc":
+    if library.metric in AREAS:
         value, shares = _area(library, output)
         found = within_0_1(value, _error(shares))
-        return {"value": found.value, "low": found.low, "high": found.high}
-    table = metrics(library.predicted(output))
-    row = records(table[table["metric"] == library.metric])[0]
-    return {name: _number(row[name]) for name in ("value", "low", "high")}
+    else:
+        found = measured(library.predicted(output), [library.metric])[library.metric]
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def gain(library: Library, output: Singles, other: Singles) -> Facts:
@@ -40,7 +39,7 @@ def gain(library: Library, output: Singles, other: Singles) -> Facts:
         ``difference`` (output − other), ``gain_low``, ``gain_high``, ``p``, ``verdict`` (better,
         worse or cannot tell) and ``test``, as `hpo.results.significance.compare` has them.
     """
-    if library.metric == "roc_auc":
+    if library.metric in AREAS:
         return _area_gain(library, output, other)
     runs = {"output": library.predicted(output), "other": library.predicted(other)}
     table = compare(runs, library.metric, "other").table
@@ -58,7 +57,7 @@ def _area(library: Library, output: Singles) -> tuple[float, Floats]:
     areas, shares = [], np.zeros(len(output))
     for fold in range(FOLDS):
         rows = library.rows({fold})
-        found = auc_shares(library.predicted(output[rows], rows), "macro")
+        found = area_shares(library.predicted(output[rows], rows), library.metric, "macro")
         if not math.isnan(found.value):
             areas.append(found.value)
             shares[rows] = found.rows
@@ -68,7 +67,7 @@ def _area(library: Library, output: Singles) -> tuple[float, Floats]:
 
 
 def _area_gain(library: Library, output: Singles, other: Singles) -> Facts:
-    """DeLong's test, of the mean over folds."""
+    """The test of areas, of the mean over folds."""
     from scipy.stats import norm
 
     (value, shares), (against, other_shares) = _area(library, output), _area(library, other)
@@ -83,7 +82,7 @@ def _area_gain(library: Library, output: Singles, other: Singles) -> Facts:
         "gain_high": difference + Z * error,
         "p": p,
         "verdict": verdict,
-        "test": "DeLong",
+        "test": AREA_TESTS[library.metric],
     }
 
 

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from hpo.ensemble.calibration import AS_IT_IS, log_losses, sharpened
 from hpo.ensemble.criterion import Criterion, Singles
 from hpo.results.catalog import UNREADABLE
+from hpo.results.evaluation import value
 from hpo.results.intervals import Floats
 from hpo.results.predicted import Predicted
-from hpo.results.ranking import auc_shares
+from hpo.results.ranking import AREAS
 from hpo.results.rows import by_id, is_finite
-from hpo.results.scores import CLASSIFICATION, GOALS, REGRESSION
+from hpo.results.scores import goal_of, score
 
 FOLDS = 5
-AREAS = 50
+MOST_AREAS = 50
 KEPT_BYTES = 600_000_000  # of outputs, in memory
 
 Reader = Callable[[int], Predicted]
@@ -79,7 +80,7 @@ class Library:
     @property
     def sign(self) -> int:
         """1 where less of the metric is better, else -1."""
-        return -1 if GOALS[self.metric] == "maximize" else 1
+        return -1 if goal_of(self.metric) == "maximize" else 1
 
     def rows(self, folds: Collection[int]) -> Rows:
         """(n,) whether a row is in these folds."""
@@ -99,16 +100,17 @@ class Library:
     def single(self, folds: Collection[int]) -> int:
         """The place of the best trial alone by the metric on these folds.
 
-        An area is no sum over folds and takes long: it is looked for among the AREAS trials with
-        the least loss on all rows.
+        An area is no sum over folds and takes long: it is looked for among the MOST_AREAS trials
+        with the least loss on all rows.
         """
         if self.sums is not None:
             chosen = list(folds)
             means = self.sums[:, chosen].sum(axis=1) / self.sizes[chosen].sum()
-            found = np.asarray(_score(self.metric).combine(means.T))
+            how = score(self.predicted(self.output(0)), self.metric)
+            found = np.asarray(how.combine(means.T))
             return int(np.nanargmin(self.sign * found))
         rows = self.rows(folds)
-        among = self.best(range(FOLDS), AREAS, calibrated=True).places
+        among = self.best(range(FOLDS), MOST_AREAS, calibrated=True).places
         worth = {place: self.score(self.output(place)[rows], rows) for place in among}
         return min(worth, key=lambda place: (self.sign * worth[place], place))
 
@@ -141,11 +143,7 @@ class Library:
 
     def score(self, output: Singles, rows: Rows | None = None) -> float:
         """The metric of an output of some rows, or of all."""
-        predicted = self.predicted(output, rows)
-        if self.metric == "roc_auc":
-            return auc_shares(predicted, "macro").value
-        score = _score(self.metric)
-        return float(score.combine(score.columns(predicted).mean(axis=0)))
+        return value(self.predicted(output, rows), self.metric)
 
 
 def open_library(
@@ -242,11 +240,7 @@ def _losses(predicted: Predicted, fold: NDArray[np.intp], criterion: Criterion) 
 
 
 def _sums(predicted: Predicted, fold: NDArray[np.intp], metric: str) -> Floats | None:
-    if metric == "roc_auc":
+    if metric in AREAS:
         return None
-    columns = _score(metric).columns(predicted)
+    columns = score(predicted, metric).columns(predicted)
     return np.stack([np.bincount(fold, column, FOLDS) for column in columns.T], axis=1)
-
-
-def _score(metric: str) -> Any:
-    return CLASSIFICATION.get(metric) or REGRESSION[metric]

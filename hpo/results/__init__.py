@@ -153,8 +153,8 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
 
     Returns:
         ``id`` (row number in the data), ``target``, and ``output`` (regression) or ``output.0``,
-        ``output.1``, … (class probabilities); the classes' names, if known, are in
-        ``.attrs["classes"]``.
+        ``output.1``, … (probabilities of classes or labels; of labels ``target.0``, …, too); the
+        classes' or labels' names, if known, are in ``.attrs["classes"]``.
 
     Raises:
         UnknownStudy: There is no such study.
@@ -163,8 +163,13 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
     import pandas as pd
 
     found = predicted(study, trial, home)
-    table = pd.DataFrame({"id": found.ids, "target": found.target})
-    if found.is_classification:
+    table = pd.DataFrame({"id": found.ids})
+    if found.is_multilabel:
+        for index, column in enumerate(found.target.T):
+            table[f"target.{index}"] = column
+    else:
+        table["target"] = found.target
+    if found.output.ndim == 2:
         for index, column in enumerate(found.output.T):
             table[f"output.{index}"] = column
     else:

@@ -16,7 +16,8 @@ import pandas as pd
 from hpo.causes import most_often
 from hpo.results.evaluation import sampled
 from hpo.results.predicted import Predicted
-from hpo.results.scores import metric_of, task_of
+from hpo.results.ranking import AREAS
+from hpo.results.scores import metric_of
 from hpo.results.tables import StudyTables
 
 LEAST_TRIALS = 20  # complete ones, below which importances are mostly noise
@@ -234,8 +235,8 @@ def _standard_error(predicted: Predicted, metric: str, recorded: float) -> float
         recorded: What the trainer reported. Where predictions give something else it means
             another thing by the metric's name, perhaps in other units.
     """
-    name = metric_of(metric, task_of(predicted))
-    if name is None or name == "roc_auc":
+    name = metric_of(metric, predicted)
+    if name is None or name in AREAS:
         return None
     values, samples = sampled(predicted, [name])
     if not math.isclose(values[name], recorded, rel_tol=ALIKE):

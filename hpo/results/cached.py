@@ -17,7 +17,7 @@ from hpo.paths import replacing
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2  # of the file, and of what is in it
+FORMAT = 3  # of the file, and of what is in it
 _CRC_BYTES = 4  # at the end, of all before: Arrow reads flipped bits as other numbers
 
 

@@ -31,7 +31,7 @@ def combine(
 
     Args:
         runs: Name → predictions. Runs that predicted other rows than most are left out.
-        metric: One of `hpo.results.scores.METRICS` of their task.
+        metric: One that they give, as `hpo.results.scores` calls it.
         methods: Among which the best is chosen.
 
     Returns:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from hpo.results import intervals
 from hpo.results.predicted import Predicted
-from hpo.results.rows import by_id, chosen, class_names, finite, select
+from hpo.results.rows import by_id, chosen, class_names, finite, labelled, right, select
+from hpo.results.scores import task_of
 
 REPEATS = ("seed", "split_seed", "fold")  # settings that only tell repetitions apart
 
@@ -45,15 +46,19 @@ def disagreements(a: Predicted, b: Predicted) -> pd.DataFrame:
         classes); ``a_confidence``, ``b_confidence`` in [0, 1]; ``right``: a, b or neither. The
         rows on which both are sure come first. Of regressions every row: ``id``, ``target``,
         ``a``, ``b``, ``difference`` (a − b), ``right`` (the nearer one; neither where both are
-        as near), the largest differences first. Empty where no row is in both, or where these
+        as near), the largest differences first. Of several labels the rows that are said to have
+        other ones: ``id``; ``target``, ``a``, ``b`` (names of labels); ``right``, where all are.
+        Empty where no row is in both, or where these
         rows have other targets in one, so that they are not the same rows at all.
 
     Raises:
-        ValueError: One is a classifier and the other a regression.
+        ValueError: They do not predict the same: one classes, the other values, say.
     """
-    if a.is_classification != b.is_classification:
-        raise ValueError("a classifier and a regression do not predict the same thing")
+    if task_of(a) != task_of(b):
+        raise ValueError(f"a {task_of(a)} and a {task_of(b)} do not predict the same thing")
     a, b = _common(finite(a), finite(b))
+    if a.is_multilabel:
+        return _labels_differ(a, b)
     return _classes_differ(a, b) if a.is_classification else _values_differ(a, b)
 
 
@@ -112,7 +117,7 @@ def _common(a: Predicted, b: Predicted) -> tuple[Predicted, Predicted]:
     """The rows of both, in the order of their ids; one with several predictions counts once."""
     a, b = by_id(a), by_id(b)
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
-    if not np.array_equal(a.target[in_a], b.target[in_b], equal_nan=True):
+    if not np.array_equal(a.target[in_a], b.target[in_b], equal_nan=a.target.dtype.kind == "f"):
         in_a = in_b = in_a[:0]
     return select(a, in_a), select(b, in_b)
 
@@ -136,6 +141,26 @@ def _classes_differ(a: Predicted, b: Predicted) -> pd.DataFrame:
     surest = np.argsort(-np.minimum(sure_a, sure_b), kind="stable")
     conflicts = surest[(said_a != said_b)[surest]]
     return table.take(conflicts).reset_index(drop=True)
+
+
+def _labels_differ(a: Predicted, b: Predicted) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "id": a.ids,
+            "target": _named(a, a.target),
+            "a": _named(a, labelled(a)),
+            "b": _named(a, labelled(b)),
+            "right": _right(right(a), right(b)),
+        }
+    )
+    conflicts = np.flatnonzero((labelled(a) != labelled(b)).any(axis=1))
+    return table.take(conflicts).reset_index(drop=True)
+
+
+def _named(predicted: Predicted, there: np.ndarray) -> list[str]:
+    """Each row's labels, by their names."""
+    names = np.array(class_names(predicted), object)
+    return [", ".join(names[row]) for row in there.astype(bool)]
 
 
 def _values_differ(a: Predicted, b: Predicted) -> pd.DataFrame:

@@ -9,7 +9,7 @@ the other rows. Curves and areas under them are in `hpo.results.ranking`, compar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,60 +19,81 @@ from numpy.typing import NDArray
 from hpo.results import intervals
 from hpo.results.intervals import Estimate, Floats
 from hpo.results.predicted import Predicted
-from hpo.results.ranking import auc
+from hpo.results.ranking import AREAS, area, area_shares, auc
 from hpo.results.rows import chosen, class_names, finite, is_finite
-from hpo.results.scores import CLASSIFICATION, METRICS, REGRESSION, Score, task_of
+from hpo.results.scores import STANDARD, score, task_of
+from trainers.metrics import BINS
 
 POSITIVE_COUNTS = ("tp", "fp", "fn", "tn")
 
 
-def metrics(predicted: Predicted) -> pd.DataFrame:
-    """``metric``, ``value``, ``low``, ``high``, in the order of `hpo.results.scores.METRICS`.
-
-    Accuracy has Wilson's interval, ROC-AUC (of class 1, or the mean over classes) DeLong's, the
-    others the bootstrap's over rows. Where all resamples agree the interval cannot be said.
-    """
-    task = task_of(predicted)
-    found = measured(predicted, [name for name in METRICS[task] if name != "roc_auc"])
-    if predicted.is_classification:
-        found["roc_auc"] = auc(predicted, "macro")
-        if not math.isnan(found["accuracy"].value):
-            right = (chosen(predicted) == predicted.target).sum()
-            low, high = intervals.wilson(right, len(predicted.ids))
-            found["accuracy"] = Estimate(found["accuracy"].value, float(low), float(high))
-    rows = [(name, found[name].value, found[name].low, found[name].high) for name in METRICS[task]]
+def metrics(predicted: Predicted, further: Iterable[str] = ()) -> pd.DataFrame:
+    """``metric``, ``value``, ``low``, ``high``: those of `hpo.results.scores.STANDARD`, in that
+    order, and `further` ones that the predictions give."""
+    names = dict.fromkeys([*STANDARD[task_of(predicted)], *further])
+    found = measured(predicted, list(names))
+    rows = [(name, each.value, each.low, each.high) for name, each in found.items()]
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high"])
 
 
-def measured(predicted: Predicted, names: list[str]) -> dict[str, Estimate]:
-    """Metrics of `hpo.results.scores`, with bootstrap intervals."""
-    values, samples = sampled(predicted, names)
+def measured(predicted: Predicted, names: Sequence[str]) -> dict[str, Estimate]:
+    """Metrics that the predictions give (`hpo.results.scores.gives`), with their intervals.
+
+    Accuracies have Wilson's interval, areas (of class 1, or the mean over classes or labels)
+    those of `hpo.results.ranking`, the others the bootstrap's over rows. Where all resamples agree
+    the interval cannot be said.
+    """
+    rows = len(predicted.ids)
+    values, samples = sampled(predicted, [name for name in names if name not in AREAS])
     found = {}
     for name in names:
-        low, high = map(float, intervals.percentiles(samples[name], len(predicted.ids)))
+        if name in AREAS:
+            found[name] = area(predicted, name, "macro")
+            continue
+        low, high = map(float, intervals.percentiles(samples[name], rows))
+        if score(predicted, name).is_share and not math.isnan(values[name]):
+            low, high = map(float, intervals.wilson(values[name] * rows, rows))
         found[name] = Estimate(values[name], *((low, high) if low < high else ()))
     return found
 
 
-def sampled(predicted: Predicted, names: list[str]) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Metrics, and what they are in each of the shared resamples, (RESAMPLES,) each.
+def value(predicted: Predicted, metric: str) -> float:
+    """A metric that the predictions give, without its interval."""
+    if len(predicted.ids) == 0 or not is_finite(predicted):
+        return math.nan
+    if metric in AREAS:
+        return area_shares(predicted, metric, "macro").value
+    how = score(predicted, metric)
+    return float(how.combine(how.columns(predicted).mean(axis=0)))
+
+
+def sampled(
+    predicted: Predicted, names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Metrics that are no areas, and what they are in each of the shared resamples, (RESAMPLES,).
 
     All runs with as many rows share the resamples: rows must be in the same order to be paired.
+    Resamples of a distance are moved to have it as their mean, but not below 0.
     """
+    if not names:
+        return {}, {}
     if len(predicted.ids) == 0 or not is_finite(predicted):
         nothing = np.full(intervals.RESAMPLES, math.nan)
         return dict.fromkeys(names, math.nan), dict.fromkeys(names, nothing)
-    table: Mapping[str, Score] = CLASSIFICATION if predicted.is_classification else REGRESSION
-    parts = [table[name].columns(predicted) for name in names]
-    columns = np.concatenate(parts, axis=1)
+    table = {name: score(predicted, name) for name in names}
+    kinds = list(dict.fromkeys(how.columns for how in table.values()))
+    parts = [kind(predicted) for kind in kinds]
     edges = np.cumsum([part.shape[1] for part in parts])[:-1]
+    means = intervals.resampled_means(np.concatenate(parts, axis=1))
+    resampled = dict(zip(kinds, np.split(means, edges, axis=1), strict=True))
+    mean = {kind: part.mean(0) for kind, part in zip(kinds, parts, strict=True)}
     values, samples = {}, {}
-    means = intervals.resampled_means(columns)
-    for name, mean, resampled in zip(
-        names, np.split(columns.mean(0), edges), np.split(means, edges, axis=1), strict=True
-    ):
-        values[name] = float(table[name].combine(mean))
-        samples[name] = table[name].combine(resampled.T)
+    for name, how in table.items():
+        values[name] = float(how.combine(mean[how.columns]))
+        samples[name] = how.combine(resampled[how.columns].T)
+        if how.is_distance:
+            moved = samples[name] + values[name] - samples[name].mean()
+            samples[name] = np.maximum(moved, 0)
     return values, samples
 
 
@@ -133,7 +154,7 @@ def operating_points(
     return pd.DataFrame(table | dict(zip(POSITIVE_COUNTS, (tp, fp, fn, tn), strict=True)))
 
 
-def calibration(predicted: Predicted, bins: int = 10) -> pd.DataFrame:
+def calibration(predicted: Predicted, bins: int = BINS) -> pd.DataFrame:
     """How often the class said is right, by the probability it was said with.
 
     Returns:
@@ -161,19 +182,6 @@ def calibration(predicted: Predicted, bins: int = 10) -> pd.DataFrame:
         }
     )
     return table[table["count"] > 0].reset_index(drop=True)
-
-
-def expected_calibration_error(predicted: Predicted, bins: int = 10) -> float:
-    """The mean distance of confidence and accuracy over bins, weighted by their rows, in [0, 1].
-
-    Guo et al. (2017), "On calibration of modern neural networks".
-    """
-    table = calibration(predicted, bins)
-    if not is_finite(predicted) or table.empty:
-        return math.nan
-    return float(
-        np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["count"])
-    )
 
 
 def score_histogram(predicted: Predicted, class_index: int, bins: int = 20) -> pd.DataFrame:

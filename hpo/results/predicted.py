@@ -19,19 +19,25 @@ class Predicted:
     Attributes:
         ids: (n,) int64, row numbers in the data; the same rows in the same order for all trials
             of a study, unless the split is searched.
-        target: (n,) int64 class indices in [0, C), or float values.
-        output: (n, C) float32 probabilities, or (n,) float32 predicted values.
-        classes: The C names, if known.
+        target: (n,) int64 class indices in [0, C), (n, L) bool labels, or (n,) float values.
+        output: (n, C) or (n, L) float32 probabilities, or (n,) float32 predicted values.
+        classes: The C or L names, if known.
     """
 
     ids: NDArray[np.int64]
-    target: NDArray[np.int64] | NDArray[np.float64]
+    target: NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64]
     output: NDArray[np.float32]
     classes: tuple[str, ...] | None = None
 
     @property
     def is_classification(self) -> bool:
-        return self.output.ndim == 2
+        """Whether each row has one class."""
+        return self.output.ndim == 2 and self.target.ndim == 1
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether a row can have several labels."""
+        return self.target.ndim == 2
 
 
 def read_predictions(path: Path, classes: Sequence[str] | None) -> Predicted:
@@ -48,8 +54,13 @@ def read_predictions(path: Path, classes: Sequence[str] | None) -> Predicted:
     if not (len(ids) == len(target) == len(output)) or output.ndim > 2:
         shapes = ", ".join(str(array.shape) for array in (ids, target, output))
         raise ValueError(f"{path}: the shapes of ids, target and output do not fit: {shapes}")
+    if target.ndim > 1 and (target.shape != output.shape or not np.isin(target, (0, 1)).all()):
+        raise ValueError(f"{path}: labels are 0 or 1, and as many as there are outputs")
+    if target.ndim == 2:
+        target = target.astype(bool)
     if (
         output.ndim == 2
+        and target.ndim == 1
         and len(target)
         and not (target.min() >= 0 and target.max() < output.shape[1])
     ):

@@ -14,7 +14,7 @@ A row whose output is not a number is left out of curves; areas are NaN then.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,12 @@ Of = int | Literal["macro", "micro"]
 
 Shared = tuple[float, Floats]  # an area, and the share of each item
 POINTS = 200  # of a curve, at most: more cannot be seen
+
+# Metrics that are areas under a curve, and how one is computed of one class against the rest.
+AREAS: Mapping[str, Callable[[Ranked], Shared]] = {
+    "roc_auc": Ranked.roc_shares,
+    "pr_auc": Ranked.precision_shares,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def auc(predicted: Predicted, of: Of) -> Estimate:
     cannot be seen; Newcombe's interval stands in. A class with a single row adds nothing to the
     interval of an average.
     """
-    shares = auc_shares(predicted, of)
+    shares = area_shares(predicted, "roc_auc", of)
     rarest = min(shares.positives, shares.negatives)
     if shares.value in (0, 1) or (rarest == 1 and _kind(predicted, of) == "one"):
         return intervals.newcombe_auc(shares.value, shares.positives, shares.negatives)
@@ -121,16 +127,37 @@ def average_precision(predicted: Predicted, of: Of) -> Estimate:
 
     Where it is 1, Wilson's interval of so many positives without a miss stands in.
     """
-    shares = _shares(predicted, of, Ranked.precision_shares)
+    shares = area_shares(predicted, "pr_auc", of)
     if shares.value == 1:
         low, high = intervals.wilson(shares.positives, shares.positives)
         return Estimate(1.0, float(low), float(high))
     return intervals.within_0_1(shares.value, shares.error)
 
 
-def auc_shares(predicted: Predicted, of: Of) -> Shares:
-    """The area under the ROC curve and each row's share of its error, rows as they are."""
-    return _shares(predicted, of, Ranked.roc_shares)
+def area(predicted: Predicted, metric: str, of: Of) -> Estimate:
+    """One of `AREAS`, with its interval."""
+    return (auc if metric == "roc_auc" else average_precision)(predicted, of)
+
+
+def area_shares(predicted: Predicted, metric: str, of: Of) -> Shares:
+    """One of `AREAS` and each row's share of its error, rows as they are.
+
+    An average is the mean over the cases; the shares of a row are summed over its items.
+    """
+    rows = len(predicted.ids)
+    cases = _cases(predicted, of) if is_finite(predicted) else []
+    if not cases:
+        return Shares(math.nan, np.zeros(rows))
+    found, total = 0.0, np.zeros(rows)
+    for case in cases:
+        value, shares = AREAS[metric](case)
+        found += value
+        total += np.bincount(case.row, shares, rows)
+    rarest = min(cases, key=lambda case: int(case.tp[-1]))
+    sides = (int(rarest.tp[-1]), int(rarest.fp[-1]))
+    if _kind(predicted, of) == "micro":
+        sides = (rows, rows)
+    return Shares(found / len(cases), total / len(cases), *sides)
 
 
 def roc_band(predicted: Predicted, of: Of) -> pd.DataFrame:
@@ -166,42 +193,27 @@ def roc_band(predicted: Predicted, of: Of) -> pd.DataFrame:
 
 
 def _kind(predicted: Predicted, of: Of) -> Literal["one", "macro", "micro"]:
-    return "one" if isinstance(of, int) or predicted.output.shape[1] == 2 else of
+    two_classes = predicted.is_classification and predicted.output.shape[1] == 2
+    return "one" if isinstance(of, int) or two_classes else of
 
 
 def _cases(predicted: Predicted, of: Of) -> list[Ranked]:
-    if not predicted.is_classification:
+    if predicted.output.ndim == 1:
         raise ValueError("a regression has no ROC or precision-recall curve")
     rows, count = predicted.output.shape
     row = np.arange(rows)
+    wanted = predicted.target.astype(bool)
+    if predicted.is_classification:
+        wanted = predicted.target[:, None] == np.arange(count)
     kind = _kind(predicted, of)
     if kind == "micro":
-        wanted = predicted.target[:, None] == np.arange(count)
         cases = [ranked(predicted.output.ravel(), wanted.ravel(), np.repeat(row, count))]
     else:
         one = of if isinstance(of, int) else 1
         classes = range(count) if kind == "macro" else (one,)
-        columns = [(predicted.output[:, k], predicted.target == k) for k in classes]
+        columns = [(predicted.output[:, k], wanted[:, k]) for k in classes]
         cases = [ranked(score, positive, row) for score, positive in columns]
     return [case for case in cases if case is not None]
-
-
-def _shares(predicted: Predicted, of: Of, of_case: Callable[[Ranked], Shared]) -> Shares:
-    """The mean over cases; the shares of a row are summed over its items."""
-    rows = len(predicted.ids)
-    cases = _cases(predicted, of) if is_finite(predicted) else []
-    if not cases:
-        return Shares(math.nan, np.zeros(rows))
-    areas, total = 0.0, np.zeros(rows)
-    for case in cases:
-        area, shares = of_case(case)
-        areas += area
-        total += np.bincount(case.row, shares, rows)
-    rarest = min(cases, key=lambda case: int(case.tp[-1]))
-    sides = (int(rarest.tp[-1]), int(rarest.fp[-1]))
-    if _kind(predicted, of) == "micro":
-        sides = (rows, rows)
-    return Shares(areas / len(cases), total / len(cases), *sides)
 
 
 # -- points

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.results.predicted import Predicted
+from trainers.metrics import THRESHOLD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,20 @@ def chosen(predicted: Predicted) -> NDArray[np.int64]:
     return np.asarray(predicted.output.argmax(axis=1))
 
 
+def right(predicted: Predicted) -> NDArray[np.bool_]:
+    """(n,) whether the class is the right one, or all labels are."""
+    if predicted.is_multilabel:
+        return np.asarray((labelled(predicted) == predicted.target).all(axis=1))
+    return np.asarray(chosen(predicted) == predicted.target)
+
+
+def labelled(predicted: Predicted) -> NDArray[np.bool_]:
+    """(n, L) the labels that are as likely as not, or likelier."""
+    return np.asarray(predicted.output >= THRESHOLD)
+
+
 def class_names(predicted: Predicted) -> list[str]:
-    """The C names; their numbers where the names are not known."""
+    """The C or L names; their numbers where the names are not known."""
     count = predicted.output.shape[1]
     names = predicted.classes or ()
     return list(names) if len(names) == count else [str(index) for index in range(count)]

@@ -1,8 +1,9 @@
 """Whether one run is better than another, or only larger: tests on the same validation rows.
 
-Accuracy is tested by McNemar's test, the area under the ROC curve by DeLong's, everything else by
-the paired bootstrap, each against one reference, and corrected for the number of comparisons
-(Holm). Differences have 95 % intervals of their own, which are not corrected.
+Accuracies are tested by McNemar's test, the area under the ROC curve by DeLong's and average
+precision likewise (`hpo.results.ranking`), everything else by the paired bootstrap, each against
+one reference, and corrected for the number of comparisons (Holm). Differences have 95 % intervals
+of their own, which are not corrected.
 
 Not covered: how much a run would differ with another seed or split (`hpo.results.differences`
 has the spread of repeated runs), and the search's own optimism: a reference that is the best of
@@ -24,14 +25,15 @@ from hpo.results import intervals
 from hpo.results.evaluation import sampled
 from hpo.results.intervals import Floats, Z
 from hpo.results.predicted import Predicted
-from hpo.results.ranking import Of, Shares, auc_shares
-from hpo.results.rows import by_id, chosen, is_finite, same_rows_key
-from hpo.results.scores import GOALS, METRICS, Goal, task_of
+from hpo.results.ranking import AREAS, Of, Shares, area_shares
+from hpo.results.rows import by_id, is_finite, same_rows_key
+from hpo.results.scores import Goal, gives, goal_of, score
 
 if TYPE_CHECKING:
     from hpo.results.tables import StudyTables
 
 ALPHA = 0.05
+AREA_TESTS = {"roc_auc": "DeLong", "pr_auc": "jackknife"}
 EXACT_BELOW = 25  # discordant rows: fewer, and McNemar's test is the exact one
 
 Verdict = Literal["reference", "better", "worse", "cannot tell", "not comparable"]
@@ -108,10 +110,14 @@ class _Difference:
     test: str
 
 
-def wins(a: Predicted, b: Predicted) -> Wins:
-    """Who is right where, of two classifiers on the same rows (in any order)."""
-    a, b = by_id(a), by_id(b)
-    right_a, right_b = chosen(a) == a.target, chosen(b) == b.target
+def wins(a: Predicted, b: Predicted, metric: str = "accuracy") -> Wins:
+    """Who is right where, of two classifiers on the same rows (in any order); of several labels
+    a row is right if all of them are.
+
+    Args:
+        metric: The accuracy that says what is right: one of several, such as ``top5_accuracy``.
+    """
+    right_a, right_b = (score(p, metric).columns(by_id(p))[:, 0] > 0 for p in (a, b))
     both, only_a = int((right_a & right_b).sum()), int((right_a & ~right_b).sum())
     only_b = int((~right_a & right_b).sum())
     return Wins(both, only_a, only_b, len(right_a) - both - only_a - only_b)
@@ -126,17 +132,16 @@ def compare(
     """Hold runs against one of them.
 
     Args:
-        metric: One of `hpo.results.scores.METRICS`.
+        metric: As `hpo.results.scores` calls it.
         reference: One of the runs; by default the best of the largest group of runs that were
             judged on the same rows.
-        of: For ROC-AUC: of which class, or which average.
+        of: For areas: of which class, or which average.
 
     Raises:
         ValueError: There is no such metric.
         KeyError: There is no such reference.
     """
-    if metric not in GOALS:
-        raise ValueError(f"no metric {metric!r}; there are {', '.join(GOALS)}")
+    goal = goal_of(metric)
     ordered = {name: by_id(predicted) for name, predicted in runs.items()}
     judged = {name: _Judged(predicted, metric, of) for name, predicted in ordered.items()}
     valued = {name: run for name, run in judged.items() if not math.isnan(run.value)}
@@ -145,7 +150,7 @@ def compare(
     if reference is None and valued:
         (largest, best_of), *_ = Counter(keys.values()).most_common(1)
         group = {name: run.value for name, run in valued.items() if keys[name] == largest}
-        reference = (max if GOALS[metric] == "maximize" else min)(group, key=group.__getitem__)
+        reference = (max if goal == "maximize" else min)(group, key=group.__getitem__)
     if reference is not None and reference not in runs:
         raise KeyError(reference)
     differences = {
@@ -157,9 +162,9 @@ def compare(
         _row(name, run, differences.get(name), name == reference, name in valued)
         for name, run in judged.items()
     ]
-    table = _with_verdicts(pd.DataFrame(rows, columns=_COLUMNS), GOALS[metric])
+    table = _with_verdicts(pd.DataFrame(rows, columns=_COLUMNS), goal)
     count = len(runs[reference].ids) if reference is not None else 0
-    return Comparison(metric, GOALS[metric], reference, best_of, count, table)
+    return Comparison(metric, goal, reference, best_of, count, table)
 
 
 def of_its_study(found: Comparison, tables: StudyTables, trial: int) -> Comparison:
@@ -189,10 +194,10 @@ class _Judged:
         self.why: Why = "metric" if is_finite(predicted) else "numbers"
         self.value, self.samples = math.nan, np.zeros(0)
         self.shares: Shares | None = None
-        if metric not in METRICS[task_of(predicted)]:
+        if not gives(predicted, metric):
             self.why = "metric"
-        elif metric == "roc_auc":
-            self.shares = auc_shares(predicted, of)
+        elif metric in AREAS:
+            self.shares = area_shares(predicted, metric, of)
             self.value = self.shares.value
         else:
             values, samples = sampled(predicted, [metric])
@@ -201,12 +206,12 @@ class _Judged:
 
 def _difference(run: _Judged, reference: _Judged, metric: str) -> _Difference:
     if run.shares and reference.shares:
-        return _delong(run.shares, reference.shares)
+        return _of_areas(run.shares, reference.shares, metric)
     value, rows = run.value - reference.value, len(run.predicted.ids)
     samples = run.samples - reference.samples
     low, high = map(float, intervals.percentiles(samples, rows))
-    if metric == "accuracy":
-        p, test = mcnemar(wins(run.predicted, reference.predicted))
+    if score(run.predicted, metric).is_share:
+        p, test = mcnemar(wins(run.predicted, reference.predicted, metric))
     else:
         p, test = intervals.p_of(value, samples, rows), "paired bootstrap"
     return _Difference(value, low, high, p, test)
@@ -221,7 +226,7 @@ def mcnemar(counts: Wins) -> tuple[float, str]:
     return p, f"McNemar {'exact' if exact else 'chi2'}"
 
 
-def _delong(run: Shares, reference: Shares) -> _Difference:
+def _of_areas(run: Shares, reference: Shares, metric: str) -> _Difference:
     """Where no row shows a variance (1 against ½), Hanley and McNeil's of two areas between."""
     from scipy.stats import norm
 
@@ -231,7 +236,7 @@ def _delong(run: Shares, reference: Shares) -> _Difference:
         between = (run.value + reference.value) / 2
         error = math.sqrt(2 * intervals.auc_variance(between, run.positives, run.negatives))
     p = float(2 * norm.sf(abs(value) / error)) if error > 0 else 1.0
-    return _Difference(value, value - Z * error, value + Z * error, p, "DeLong")
+    return _Difference(value, value - Z * error, value + Z * error, p, AREA_TESTS[metric])
 
 
 def holm(p: Floats) -> Floats:

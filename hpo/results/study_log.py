@@ -37,6 +37,7 @@ class TrialLog:
         session: Which start of the study it was last assigned in.
         last_epochs_ms: For each attempt, when its last epoch ended, or else when it began.
         end: The ``end`` record, or None.
+        notes: How it was trained, where that is news: see `trainers.contract.Epoch`.
     """
 
     number: int
@@ -44,6 +45,7 @@ class TrialLog:
     session: int
     last_epochs_ms: list[int]
     end: Record | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def assigned(self) -> Record:
@@ -205,6 +207,7 @@ class StudyLog:
         if trial is None:
             return
         trial.last_epochs_ms[-1] = record["time_ms"]
+        trial.notes |= record.get("notes", {})
         values = record["metrics"]
         if "resources" in record:
             values = values | record["resources"]
@@ -225,6 +228,8 @@ class StudyLog:
             self._add(record)
         for number, last_epochs_ms in kept["last_epochs_ms"].items():
             self.trials[int(number)].last_epochs_ms = last_epochs_ms
+        for number, notes in kept["notes"].items():
+            self.trials[int(number)].notes = notes
         self.epochs = EpochColumns(epochs)
         self.updated_ms = kept["updated_ms"]
         self._offset = self._cached = kept["offset"]
@@ -238,6 +243,7 @@ class StudyLog:
             "updated_ms": self.updated_ms,
             "records": self._records,
             "last_epochs_ms": {t.number: t.last_epochs_ms for t in self.trials.values()},
+            "notes": {t.number: t.notes for t in self.trials.values() if t.notes},
         }
         cached.write(self.cache, self.epochs.table(), kept)
         self._cached = self._offset

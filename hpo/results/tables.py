@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.results.epochs import HEAD, at
 from hpo.results.study_log import Record, StudyLog, TrialLog
 from trainers.contract import PARTS as PARTS
+from trainers.registry import how_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
 OVER = ("complete", "pruned", "failed", "stopped")
+NOTES = ("trained", "micro_batch", "compiled")  # of how a trial was trained
 SYSTEM = "system/"  # metrics of the machine, not of the model
 COST = "cost/"  # what using the model takes
 # Metrics that say more of a trial than its curves: of each of its parts, and how these differ.
@@ -63,6 +65,8 @@ class StudyTables:
         started_ms, updated_ms: Milliseconds since the epoch of the clock.
         trials: A row for each trial, by number: see `hpo.results.trials`.
         configs: Trial → every setting it was trained with, by path.
+        notes: Trial → how it was trained: ``trained``, as a lane or why not; where there is
+            something to say ``micro_batch`` (memory was short) and ``compiled``.
         epochs: A row for each trial and epoch: ``trial``, ``epoch``, ``time_ms``, ``seconds``,
             then each metric; ``system/…`` are what the trial used of its machine.
         spans: Who trained what when: ``worker``, ``trial``, ``attempt``, ``start_ms``,
@@ -91,6 +95,7 @@ class StudyTables:
     updated_ms: int
     trials: pd.DataFrame
     configs: Mapping[int, Mapping[str, Any]]
+    notes: Mapping[int, Mapping[str, str]]
     epochs: pd.DataFrame
     spans: pd.DataFrame
     missing_curves: int = 0
@@ -155,6 +160,7 @@ def from_log(log: StudyLog, runs: Mapping[int, str], owner: Record | None) -> St
             {t.number: t.end["duplicate_of"] for t in trials if t.end and "duplicate_of" in t.end},
         ),
         configs={trial.number: trial.assigned.get("config", {}) for trial in trials},
+        notes={trial.number: _notes(study, trial) for trial in trials},
         epochs=log.epochs.table(),
         spans=span_table(span for trial in trials for span in _spans(log, trial)),
         owner=owner,
@@ -259,6 +265,13 @@ def _row(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, A
         "values": end.get("values"),
     }
     return facts | {f"params.{path}": value for path, value in assigned["params"].items()}
+
+
+def _notes(study: Record, trial: TrialLog) -> dict[str, str]:
+    trainer = study.get("identity", {}).get("trainer")
+    config = trial.assigned.get("config", {})
+    known = {"trained": how_trained(trainer, config)} if trainer else {}
+    return known | trial.notes
 
 
 def _spans(

@@ -32,7 +32,15 @@ from hpo.results import cached
 from hpo.results.epochs import EpochColumns
 from hpo.results.study_log import VERSIONS
 from hpo.results.summary import SUMMARY, summary, thinned
-from hpo.results.tables import OVER, STATES, StudyTables, search_space, span_table, trial_table
+from hpo.results.tables import (
+    NOTES,
+    OVER,
+    STATES,
+    StudyTables,
+    search_space,
+    span_table,
+    trial_table,
+)
 from hpo.tracking.redact import redact
 from hpo.tracking.runs import CONFIRMATION_FILE, ENSEMBLE_FILE
 
@@ -410,6 +418,7 @@ class TrackedStudy:
                 {r["number"]: r["twin"] for r in runs if r["twin"] is not None},
             ),
             configs={run["number"]: run["config"] for run in runs},
+            notes={run["number"]: run["notes"] for run in runs},
             epochs=self._epochs.table(),
             spans=span_table(span for row in rows for span in _spans(row)),
             missing_curves=sum(r["number"] not in self._has_curves for r in runs if r["ended"]),
@@ -464,7 +473,7 @@ class TrackedStudy:
 
 
 # `_facts` that are no columns of the trials' table
-NOT_IN_TRIALS = ("best", "config", "curves", "spans", "twin", "latest")
+NOT_IN_TRIALS = ("best", "config", "curves", "notes", "spans", "twin", "latest")
 
 
 def explain(uri: str, error: Exception) -> str:
@@ -508,6 +517,7 @@ def _facts(run: Run, search: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] 
         "config": config,
         "curves": [k for k in metrics if not k.startswith("best/") and k not in OF_THE_TRIAL],
         "spans": json.loads(tags.get("hpo.spans", "[]")),
+        "notes": {name: tags[f"hpo.{name}"] for name in NOTES if f"hpo.{name}" in tags},
         "twin": _whole(tags.get("hpo.duplicate_of")),
     }
 

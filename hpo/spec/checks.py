@@ -263,8 +263,8 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
     (("objective", "sampler"), _several_and_sampler),
     (("search", "sampler"), _grid),
     (("search", "trainer"), _files),
-    (("command", "search", *sections.NAMES), commands.problems),
-    (("search", "model", "train", "trainer"), estimators.problems),
+    (("command", "search", "trainer", *sections.NAMES), commands.problems),
+    (("search", "model", "train", "ensemble", "trainer"), estimators.problems),
     (("pruner", "search", "train"), _pruner_and_epochs),
     (("pruner", "data", "train", "trainer"), _pruner_and_folds),
 ]

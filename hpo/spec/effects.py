@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hpo.spec import sections
+from hpo.spec.estimators import NAME
 from hpo.spec.explain import shown
 from hpo.spec.space import Choice, Scalar, allowed, values
 from hpo.spec.yaml12 import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # Of a setting, by the path of the other one, the values, or patterns of names, under which it has
 # an effect.
 Needs = Mapping[str, Sequence[Scalar]]
-
 
 Found = Iterator[tuple[Path, str, str | None]]
 
@@ -36,6 +36,8 @@ def problems(spec: StudySpec, content: Mapping[str, Any]) -> Found:
     for section in sections.NAMES:
         for path, found in _below(spec, (section,), content.get(section)):
             yield from _fixed(spec, path, found)
+    for path, own in sections.members(spec.trainer, spec.ensemble):
+        yield from _of_member(spec, path, own)
     for searched in spec.search:
         yield from _searched(spec, searched)
 
@@ -84,6 +86,15 @@ def _fixed(spec: StudySpec, path: Path, found: Needs) -> Found:
         possible = _possible(spec, other)
         if not any(_is_among(value, known) for value in possible):
             yield path, _message(other, possible), f"it has one with {_listed(known)}"
+
+
+def _of_member(spec: StudySpec, path: Path, own: Mapping[str, Any]) -> Found:
+    """Of settings of the model that a member of an ensemble has of its own."""
+    names = [own["name"]] if "name" in own else _possible(spec, NAME)
+    for key in own:
+        known = needs(spec.trainer, ("model", key)).get(NAME, names)
+        if not any(_is_among(name, known) for name in names):
+            yield (*path, key), _message(NAME, names), f"it has one with {_listed(known)}"
 
 
 def _searched(spec: StudySpec, path: str) -> Found:

@@ -27,6 +27,9 @@ def problems(spec: StudySpec) -> Iterator[tuple[Path, str, str | None]]:
 
     Beside those of which `trainers.options` says so.
     """
+    for place, own in sections.members(spec.trainer, spec.ensemble):
+        if is_estimator(own.get("name", "")):
+            yield (*place, "name"), f"members are networks; {own['name']} is none", None
     model, names = sections.options(spec.trainer, "train"), _names(spec)
     networks = [name for name in names if not is_estimator(name)]
     if model is None or len(networks) == len(names):

@@ -126,6 +126,7 @@ class _Loading:
         }
         if trainer is not None:
             changes |= {name: self._section(trainer, name) for name in sections.NAMES}
+            self._members(trainer, changes["model"])
         changes["search"] = search = self._search(trainer)
         if "search" not in self._broken:
             changes["start_from"] = self._starts(search, spec.study)
@@ -207,6 +208,17 @@ class _Loading:
         )
         self._add(name, [self._with_hint(problem) for problem in found])
         return raw if checked is None else checked
+
+    def _members(self, trainer: str, section: Mapping[str, Any]) -> None:
+        """What members of an ensemble have of their own is checked as the model's section is."""
+        model, train = sections.options(trainer, "model"), sections.options(trainer, "train")
+        if model is None or train is None or self._broken.intersection(("model", "ensemble")):
+            return
+        keys = partial(sections.keys, model)
+        for place, own in sections.members(trainer, self._content.get("ensemble", {})):
+            of_model = {key: value for key, value in own.items() if key not in train.model_fields}
+            _, errors = sections.check(model, {**section, **of_model})
+            self._add("ensemble", explain.problems(self._document, place, own, errors, keys))
 
     def _search(self, trainer: str | None) -> dict[str, Parameter]:
         raw = self._content.get("search", {})

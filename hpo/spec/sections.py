@@ -69,6 +69,17 @@ def check(
     return checked.model_dump(mode="json"), []
 
 
+def members(trainer: str, ensemble: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What members of an ensemble have of their own, by where it is in the file.
+
+    Args:
+        ensemble: The section; of the user's own trainer nothing is known.
+    """
+    for place, own in enumerate(ensemble.get("members", ()) if trainer in TRAINERS else ()):
+        given = {key: value for key, value in own.items() if value is not None}
+        yield ("ensemble", "members", place), given
+
+
 def is_fixed(trainer: str | None, path: str) -> bool:
     """Whether the option at `path` must be the same for every trial.
 

@@ -19,7 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from hpo.tables import plain
 from hpo.tracking.progress import Record, TrialProgress
-from trainers.registry import why_in_turn
+from trainers.registry import how_trained
 
 STATUS = {
     "complete": "FINISHED",
@@ -55,9 +55,9 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.worker"] = str(trial.assigned["worker"])
         tags["hpo.seed"] = str(trial.assigned["seed"])
         tags["hpo.attempts"] = str(trial.assigned["attempt"])
-        in_turn = why_in_turn(study["identity"]["trainer"], trial.assigned["config"])
-        tags["hpo.trained"] = f"in turn: {in_turn}" if in_turn else "as a lane"
-        tags |= _notes(trial.assigned["config"])
+        config = trial.assigned["config"]
+        tags["hpo.trained"] = how_trained(study["identity"]["trainer"], config)
+        tags |= _notes(config)
     for epoch in trial.epochs.values():
         tags |= {f"hpo.{key}": text for key, text in epoch.get("notes", {}).items()}
     infinite = _infinite(trial)

@@ -17,6 +17,7 @@ from recorded import (
     finished,
     keep_images,
     metrics,
+    of_labels,
     own_trainer,
     rising,
     several_objectives,
@@ -94,6 +95,7 @@ def not_finite(home: Path, name: str = "wild") -> None:
 STATES = {
     "digits": finished,
     "diabetes": a_regression,
+    "labels": of_labels,
     "both": several_objectives,
     "mine": own_trainer,
     "one": one_trial,
@@ -239,6 +241,18 @@ def test_failures_are_shown_with_their_traceback(
     assert W("run.no_epochs") in [info.value for info in test.info]
 
 
+def test_a_run_says_how_it_was_trained(home: Path, open_page: OpenPage, text_of: TextOf) -> None:
+    study = finished(home)
+    trial = study.begin()
+    study.epoch(trial, 1, metrics(0.5), notes={"micro_batch": "memory was short: 16 of 64"})
+    study.epoch(trial, 2, metrics(0.6))
+    test = open_page("run", runs=f"digits/{trial}")
+    (facts,) = [table.value for table in test.dataframe if W("run.seed") in str(table.value)]
+    said = dict(facts.to_numpy().tolist())
+    assert said[W("run.note.micro_batch")] == "memory was short: 16 of 64"
+    assert said[W("run.note.trained")].startswith(("as a lane", "in turn: "))
+
+
 def test_a_study_without_a_trial_says_so(home: Path, open_page: OpenPage) -> None:
     just_started(home)
     for view in study.VIEWS:
@@ -335,10 +349,16 @@ def test_runs_are_put_aside_and_compared(home: Path, open_page: OpenPage, rerun:
     assert param(test, "runs") == "digits/7,digits/5,digits/0"
 
 
-def test_a_comparison_says_whether_it_is_real(home: Path, open_page: OpenPage) -> None:
+def test_a_comparison_says_whether_it_is_real(
+    home: Path, open_page: OpenPage, rerun: Rerun
+) -> None:
     finished(home)
     test = open_page("compare", runs="digits/7,digits/0", view="metrics")
     assert "digits/7 is better" in test.success[0].value.replace("\\", "")
+    test.selectbox("interval-metric").set_value("mcc")
+    test = rerun(test)
+    assert W("metric.mcc") in [caption.value for caption in test.caption]
+    assert any("mcc" in table.value for table in test.dataframe)
     test = open_page("compare", runs="mine/0,digits/0", view="metrics")
     own_trainer(home)
     test = open_page("compare", runs="mine/0,mine/1", view="metrics")

@@ -10,6 +10,8 @@ import pytest
 
 import app.words
 from app.words import LANGUAGES, WORDS, words
+from hpo.results.ranking import AREAS
+from hpo.results.scores import CLASSIFICATION, MULTILABEL, REGRESSION
 
 SOURCES = sorted(Path(app.words.__file__).parent.rglob("*.py"))
 
@@ -64,6 +66,12 @@ def test_no_key_is_left_over() -> None:
     keys, prefixes = asked_for()
     used = keys | literals()
     assert [k for k in WORDS if k not in used and not k.startswith(tuple(prefixes))] == []
+
+
+def test_every_metric_of_predictions_is_explained() -> None:
+    metrics = {*CLASSIFICATION, *MULTILABEL, *REGRESSION, *AREAS, "precision", "recall", "f1"}
+    explained = {key.removeprefix("metric.") for key in WORDS if key.startswith("metric.")}
+    assert explained == metrics
 
 
 def test_chinese_is_chinese() -> None:

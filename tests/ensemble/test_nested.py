@@ -160,10 +160,27 @@ def test_rows_that_were_predicted_twice_are_in_one_fold() -> None:
     assert set(fold) == set(range(FOLDS))
 
 
+@pytest.mark.parametrize(
+    ("metric", "test"),
+    [("pr_auc", "jackknife"), ("ece", "paired bootstrap"), ("recall/1", "paired bootstrap")],
+)
+def test_an_ensemble_is_judged_by_whatever_a_trainer_reports(metric: str, test: str) -> None:
+    library = library_of(classifiers(6, 200), metric)
+    made = nested(library, variants_of(["top"], True, False), 6)
+    found = estimate(library, made.output)
+    assert found["low"] < found["value"] < found["high"]
+    against = gain(library, made.output, made.single)
+    assert against["test"] == test
+    alone = estimate(library, made.single)["value"]
+    assert against["difference"] == pytest.approx(found["value"] - alone)
+
+
 # -- the best trial alone
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "log_loss", "roc_auc"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "f1_macro", "log_loss", "roc_auc", "pr_auc", "mcc"]
+)
 def test_the_best_trial_of_some_folds_is_the_best_by_scikit_learn(metric: str) -> None:
     predicted = classifiers(15, 250, 2, seed=3)
     library = library_of(predicted, metric)
@@ -176,6 +193,8 @@ def test_the_best_trial_of_some_folds_is_the_best_by_scikit_learn(metric: str) -
             "f1_macro": lambda o, t=target: -metrics.f1_score(t, o.argmax(1), average="macro"),
             "log_loss": lambda o, t=target: metrics.log_loss(t, o / o.sum(axis=1)[:, None]),
             "roc_auc": lambda o, t=target: -metrics.roc_auc_score(t, o[:, 1]),
+            "pr_auc": lambda o, t=target: -metrics.average_precision_score(t, o[:, 1]),
+            "mcc": lambda o, t=target: -metrics.matthews_corrcoef(t, o.argmax(axis=1)),
         }[metric]
         expected = int(np.argmin([round(worth(output), 9) for output in outputs]))
         assert library.single(sorted(ALL - {fold})) == expected

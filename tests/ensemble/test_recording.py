@@ -315,6 +315,7 @@ def test_a_damaged_file_does_not_hinder_the_others(study: Recorded) -> None:
 
 @pytest.mark.usefixtures("without_mlflow")
 @pytest.mark.parametrize("method", ["all", "stack"])
+@pytest.mark.slow
 def test_the_command_says_members_and_whether_it_is_better(study: Recorded, method: str) -> None:
     code, said, _ = hpo("ensemble", "digits", "--home", study.home.root, "--method", method)
     assert code == 0

@@ -440,7 +440,9 @@ def test_values_survive_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     odd = [float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, 1.7976931348623157e308, 0.1]
     number = study.begin(params={"train.x": 10**15, "train.name": "ψ\U0001f600", "train.no": None})
     for epoch, value in enumerate(odd, 1):
-        study.epoch(number, epoch, {"val/accuracy": value, **({"b": 1.0} if epoch == 3 else {})})
+        more = {"notes": {"micro_batch": "16 of 64"}} if epoch == 3 else {}
+        said = {"val/accuracy": value, **({"b": 1.0} if epoch == 3 else {})}
+        study.epoch(number, epoch, said, **more)
     study.end(number, values=[0.1], best_epoch=7, last_epoch=7, epochs_trained=7)
     first = Catalog(tmp_path).study("digits")
     assert cache_file(study).is_file()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made_up import classifier, regression, said, shuffled, spoilt
 from scipy import stats
 from sklearn import metrics as sk
@@ -16,22 +17,20 @@ from sklearn.calibration import calibration_curve
 from hpo.results.evaluation import (
     calibration,
     confusion,
-    expected_calibration_error,
+    measured,
     metrics,
     operating_points,
     per_class,
     residuals,
     sampled,
     score_histogram,
+    value,
 )
 from hpo.results.predicted import Predicted
-from hpo.results.scores import GOALS, LEAST_PROBABILITY, METRICS, metric_of
+from hpo.results.scores import LEAST_PROBABILITY, STANDARD, gives, goal_of, metric_of, names_of
+from trainers import metrics as trained
 
 CASES = [classifier(), classifier(classes=2, skill=0.4, seed=1), classifier(60, 5, 0.5, seed=2)]
-
-
-def value(predicted: Predicted, metric: str) -> float:
-    return float(metrics(predicted).set_index("metric").loc[metric, "value"])
 
 
 def bounds(predicted: Predicted, metric: str) -> tuple[float, float]:
@@ -64,7 +63,7 @@ def test_classification_metrics_are_sklearn_s(predicted: Predicted) -> None:
         "brier": sk.brier_score_loss(truth, output[:, 1] if count == 2 else output, labels=labels),
     }
     found = metrics(predicted)
-    assert tuple(found["metric"]) == METRICS["classification"]
+    assert tuple(found["metric"]) == STANDARD["classification"]
     assert dict(zip(found["metric"], found["value"], strict=True)) == pytest.approx(expected)
     assert (found["low"] < found["value"]).all()
     assert (found["value"] < found["high"]).all()
@@ -98,10 +97,61 @@ def test_regression_metrics_are_sklearn_s() -> None:
         "r2": sk.r2_score(truth, output),
     }
     found = metrics(predicted)
-    assert tuple(found["metric"]) == METRICS["regression"]
+    assert tuple(found["metric"]) == STANDARD["regression"]
     assert dict(zip(found["metric"], found["value"], strict=True)) == pytest.approx(expected)
     assert (found["low"] < found["value"]).all()
     assert (found["value"] < found["high"]).all()
+
+
+def of_each_class(count: int) -> list[str]:
+    return [f"{name}/class {k}" for name in ("precision", "recall", "f1") for k in range(count)]
+
+
+@pytest.mark.parametrize("predicted", [*CASES, classifier(300, 7, 0.2, seed=3), regression()])
+def test_predictions_give_all_that_trainers_report(predicted: Predicted) -> None:
+    target, output = torch.from_numpy(predicted.target), torch.from_numpy(predicted.output)
+    classes: tuple[str, ...] = predicted.classes or ()
+    said: trained.Scores | trained.Estimates
+    if classes:
+        said = trained.Scores(output.clamp(min=1e-6).log(), target)
+        predicted = replace(predicted, output=said.probabilities.numpy())
+    else:
+        said = trained.Estimates(output.double(), target, unit=1.0)
+    reported = trained.measure(said, trained.FURTHER, classes)
+    del reported["loss"]  # by another name: `test_recorded_names_are_found`
+    names = [*names_of(predicted), *of_each_class(len(classes))]
+    assert set(names) == set(reported)
+    assert all(gives(predicted, name) for name in names)
+    found = measured(predicted, names)
+    values = {name: value(predicted, name) for name in names}
+    assert values == pytest.approx(reported, abs=1e-6, rel=1e-6)
+    assert {name: each.value for name, each in found.items()} == pytest.approx(values)
+    for name, each in found.items():
+        assert each.low < each.value < each.high, name
+
+
+def test_a_metric_of_one_class_is_of_the_class_by_its_name() -> None:
+    predicted = replace(CASES[0], classes=("cat", "dog", "a/b"))
+    truth, chosen = predicted.target, predicted.output.argmax(1)
+    expected = sk.recall_score(truth == 1, chosen == 1)
+    assert value(predicted, "recall/dog") == pytest.approx(expected)
+    assert value(predicted, "f1/a_b") == pytest.approx(sk.f1_score(truth == 2, chosen == 2))
+    assert not gives(predicted, "f1/bird")
+    assert not gives(regression(), "f1/cat")
+
+
+def test_top_5_is_of_many_classes() -> None:
+    assert not gives(classifier(classes=5), "top5_accuracy")
+    many = classifier(300, 9, 0.0)
+    expected = sk.top_k_accuracy_score(many.target, many.output, k=5, labels=range(9))
+    assert value(many, "top5_accuracy") == pytest.approx(expected, abs=0.02)  # but for ties
+
+
+def test_resamples_of_the_calibration_error_lie_around_it() -> None:
+    predicted = classifier(400, 2, 0.5)
+    values, samples = sampled(predicted, ["ece"])
+    assert samples["ece"].mean() == pytest.approx(values["ece"], rel=0.02)
+    assert samples["ece"].min() >= 0
 
 
 def test_r2_of_targets_far_from_zero_is_exact() -> None:
@@ -147,7 +197,7 @@ def test_bootstrap_intervals_are_scipy_s(metric: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["f1_macro", "log_loss", "brier"])
+@pytest.mark.parametrize("metric", ["f1_macro", "log_loss", "brier", "mcc", "ece"])
 def test_bootstrap_intervals_hold_the_truth(metric: str) -> None:
     truth = value(classifier(200_000, 3, 0.7, data=999), metric)
     held = 0
@@ -184,7 +234,7 @@ def test_few_rows_have_metrics_as_far_as_there_are_any(rows: int) -> None:
     for predicted in (classifier(rows), regression(rows)):
         found = metrics(predicted)
         assert found["value"].isna().all() == (rows == 0)
-        assert len(found) == len(METRICS["classification" if predicted.classes else "regression"])
+        assert len(found) == len(STANDARD["classification" if predicted.classes else "regression"])
 
 
 def test_a_single_class_has_accuracy_and_no_area() -> None:
@@ -194,12 +244,25 @@ def test_a_single_class_has_accuracy_and_no_area() -> None:
 
 
 def test_recorded_names_are_found() -> None:
-    assert metric_of("val/f1_macro", "classification") == "f1_macro"
-    assert metric_of("val/loss", "classification") == "log_loss"
-    assert metric_of("val/mse", "regression") == "rmse"
-    assert metric_of("val/r2", "classification") is None
-    assert metric_of("quality", "regression") is None
-    assert set(GOALS) == {name for names in METRICS.values() for name in names}
+    one, other = CASES[0], regression()
+    assert metric_of("val/f1_macro", one) == "f1_macro"
+    assert metric_of("val/loss", one) == "log_loss"
+    assert metric_of("val/f1/class 2", one) == "f1/class 2"
+    assert metric_of("val/f1/class 3", one) is None
+    assert metric_of("val/r2", one) is None
+    assert metric_of("val/loss", other) == "rmse"
+    assert metric_of("val/mse", other) == "mse"
+    assert metric_of("quality", other) is None
+
+
+def test_the_trainers_say_which_way_is_better() -> None:
+    assert (goal_of("mcc"), goal_of("brier"), goal_of("f1/class 0")) == (
+        "maximize",
+        "minimize",
+        "maximize",
+    )
+    with pytest.raises(ValueError, match="there are .*, mcc"):
+        goal_of("quality")
 
 
 # -- classes and thresholds
@@ -299,8 +362,8 @@ def test_calibration_is_sklearn_s() -> None:
 def test_the_calibration_error_is_the_weighted_distance() -> None:
     sure = said([1, 1, 0, 0], [0.95, 0.95, 0.95, 0.35])
     expected = 0.75 * abs(0.95 - 2 / 3) + 0.25 * abs(0.65 - 1)
-    assert expected_calibration_error(sure) == pytest.approx(expected)
-    assert math.isnan(expected_calibration_error(spoilt(sure)))
+    assert value(sure, "ece") == pytest.approx(expected)
+    assert math.isnan(value(spoilt(sure), "ece"))
 
 
 def test_full_confidence_falls_into_the_last_bin() -> None:

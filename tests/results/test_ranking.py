@@ -16,8 +16,8 @@ from hpo.results.predicted import Predicted
 from hpo.results.ranking import (
     POINTS,
     Of,
+    area_shares,
     auc,
-    auc_shares,
     average_precision,
     precision_recall,
     roc,
@@ -130,7 +130,7 @@ def naive_delong(a: Predicted, b: Predicted, of: int) -> tuple[float, float, flo
 def test_the_variance_of_an_area_is_delong_s(classes: int, of: int) -> None:
     a, b = classifier(80, classes, 0.5, seed=1), classifier(80, classes, 0.8, seed=2)
     of_a, of_b, both = naive_delong(a, b, of)
-    shares_a, shares_b = auc_shares(a, of), auc_shares(b, of)
+    shares_a, shares_b = area_shares(a, "roc_auc", of), area_shares(b, "roc_auc", of)
     assert shares_a.error**2 == pytest.approx(of_a)
     assert shares_b.error**2 == pytest.approx(of_b)
     difference = ((shares_a.rows - shares_b.rows) ** 2).sum()
@@ -139,7 +139,7 @@ def test_the_variance_of_an_area_is_delong_s(classes: int, of: int) -> None:
 
 def test_the_delong_interval_is_on_the_logit_scale() -> None:
     predicted = CASES[1]
-    found, error = auc(predicted, 1), auc_shares(predicted, 1).error
+    found, error = auc(predicted, 1), area_shares(predicted, "roc_auc", 1).error
     value = found.value
     reach = 1.959964 * error / (value * (1 - value))
     logit = np.log(value / (1 - value))

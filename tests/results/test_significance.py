@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from hpo.results.predicted import Predicted
-from hpo.results.ranking import auc_shares
+from hpo.results.ranking import area_shares
 from hpo.results.significance import Comparison, Wins, compare, holm, mcnemar, wins
 
 
@@ -111,7 +111,9 @@ def test_the_mean_of_a_loss_is_compared_as_by_the_paired_t_test() -> None:
     assert found["high"] == pytest.approx(interval.high, abs=0.08 * width)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "roc_auc", "log_loss"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "f1_macro", "roc_auc", "log_loss", "pr_auc", "mcc", "ece", "f1/class 1"]
+)
 def test_runs_that_are_as_good_are_rarely_told_apart(metric: str) -> None:
     told = 0
     for seed in range(200):
@@ -121,7 +123,9 @@ def test_runs_that_are_as_good_are_rarely_told_apart(metric: str) -> None:
     assert told / 200 < 0.09
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "roc_auc", "log_loss", "brier"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "f1_macro", "roc_auc", "log_loss", "brier", "pr_auc", "f1/class 1"]
+)
 def test_a_run_that_is_much_better_is_told_apart(metric: str) -> None:
     found = compare({"good": FIVE["s/0"], "bad": FIVE["s/4"]}, metric)
     assert found.reference == "good"
@@ -129,6 +133,17 @@ def test_a_run_that_is_much_better_is_told_apart(metric: str) -> None:
     turned = compare({"good": FIVE["s/0"], "bad": FIVE["s/4"]}, metric, "bad")
     assert row(turned, "good")["verdict"] == "better"
     assert turned.kind == "beaten"
+
+
+def test_the_test_of_an_accuracy_is_mcnemar_s_of_its_own_rows() -> None:
+    runs = {f"s/{n}": classifier(300, 8, skill, seed=n) for n, skill in enumerate((0.2, 0.0))}
+    a, b = (
+        (p.output > p.output[np.arange(300), p.target][:, None]).sum(1) < 5 for p in runs.values()
+    )
+    found = row(compare(runs, "top5_accuracy", "s/0"), "s/1")
+    counts = Wins(*(int((x & y).sum()) for x in (a, ~a) for y in (b, ~b)))
+    assert (found["p"], found["test"]) == mcnemar(counts)
+    assert found["difference"] == pytest.approx(b.mean() - a.mean())
 
 
 def test_regressions_are_compared() -> None:
@@ -224,7 +239,7 @@ def test_perfect_and_constant_scores_are_told_apart() -> None:
         "constant": said(target, [0.5] * 60),
         "too": said(target, [0.2] * 30 + [0.8] * 30),
     }
-    assert auc_shares(runs["perfect"], 1).error == 0
+    assert area_shares(runs["perfect"], "roc_auc", 1).error == 0
     found = compare(runs, "roc_auc", "perfect")
     assert row(found, "constant")["verdict"] == "worse"
     assert row(found, "too")["verdict"] == "cannot tell"

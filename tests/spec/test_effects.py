@@ -79,6 +79,24 @@ def problems(tmp_path: Path, body: str, head: str = HEAD) -> list[tuple[str, str
             "has no effect with train.optimizer adam",
             "when: {train.optimizer: sgd}",
         ),
+        (
+            "model: {name: cnn, stochastic_depth: 0.1}",
+            "model.stochastic_depth",
+            "has no effect with model.name cnn",
+            "it has one with resnet, convnext_*, efficientnet_*, swin_*, maxvit_t or timm:*",
+        ),
+        (
+            "ensemble: {method: bagging, members: [{dropout: 0.1}, {channels: [8]}]}",
+            "ensemble.members.1.channels",
+            "has no effect with model.name mlp",
+            "it has one with cnn or resnet",
+        ),
+        (
+            "ensemble: {method: bagging, members: [{name: cnn, hidden: [8]}]}",
+            "ensemble.members.0.hidden",
+            "has no effect with model.name cnn",
+            "it has one with mlp",
+        ),
         (  # where the optimizer is not searched, it is the file's: adamw
             "search:\n  ensemble.method: [none, bagging]\n"
             "  train.optimizer: {choices: [sgd, rmsprop], when: {ensemble.method: bagging}}\n"

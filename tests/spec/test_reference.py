@@ -45,7 +45,10 @@ def test_the_schema_in_the_docs_is_the_generated_one() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_the_shipped_examples_are_good(validator: Any, example: Path) -> None:
+def test_the_shipped_examples_are_good(
+    validator: Any, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOTOS", "digits")
     assert example.read_text().startswith(
         "# yaml-language-server: $schema=../docs/reference/study.schema.json\n"
     )

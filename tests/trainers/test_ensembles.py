@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,7 @@ class ValidationRows:
 
 
 @pytest.mark.parametrize("source", ["wine", "diabetes"])
+@pytest.mark.slow
 def test_in_company_every_method_says_what_it_says_alone_and_its_models_say_it_again(
     table: dict[str, Dataset], source: str
 ) -> None:
@@ -496,6 +498,15 @@ def test_the_average_of_weights_is_a_member(table: dict[str, Dataset]) -> None:
     torch.testing.assert_close(said.logits, lane.model(inputs).detach())
 
 
+def test_the_average_of_weights_says_labels(run: Any, tmp_path: Path) -> None:
+    rows = "".join(f"{n % 7},{n % 3},{n % 3 != 1:d},{n % 3 != 0:d}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"a,b,p,q\n{rows}")
+    data = {"source": str(tmp_path / "t.csv"), "target": ["p", "q"]}
+    own = {"epochs": 2, "batch_size": 8, "metrics": ["hamming_loss"]}
+    last = run("tabular", data, {"hidden": [4]}, own, {**SNAPSHOT, "average": True}).last
+    assert {"member/loss", "val/hamming_loss"} <= last.keys()
+
+
 # -- boosting
 
 
@@ -678,6 +689,15 @@ def test_what_cannot_be_is_said_before_there_is_a_study(run: Any) -> None:
         run("tabular", {"source": "diabetes"}, {}, {}, SAMME)
     with pytest.raises(DataError, match="is for tables"):
         run(*DIGITS, {}, {}, {**BAGGING, "feature_fraction": 0.5})
+    embedding = {"members": [{"name": "embedding_mlp"}]}
+    with pytest.raises(DataError, match="embedding_mlp has no weights of a column"):
+        run(
+            "tabular",
+            {"source": "wine"},
+            {},
+            {},
+            {**BAGGING, **embedding, "feature_fraction": 0.5},
+        )
     with pytest.raises(DataError, match="nosuchnet") as raised:
         run(*DIGITS, {}, {}, {**BAGGING, "members": [{"name": "nosuchnet"}]})
     assert raised.value.key == "ensemble.members"

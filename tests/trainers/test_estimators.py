@@ -76,9 +76,7 @@ def test_what_is_kept_predicts_the_same_without_running_code(
     kept = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     loaded = Model.of(kept)
     split = trial.data.splits[0]
-    said = loaded.folds[0].output(
-        split.inputs[split.validation], None if source == "diabetes" else 3
-    )
+    said = loaded.folds[0].output(split.inputs[split.validation], loaded.task)
     np.testing.assert_allclose(said, epoch.predictions.output, rtol=1e-5, atol=1e-6)
 
 

@@ -102,6 +102,18 @@ def test_lanes_have_the_gradient_of_the_loss(
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "bce"])
+@pytest.mark.parametrize("smoothing", [None, 0.1])
+def test_weights_of_1_change_no_bit(name: str, smoothing: float | None) -> None:
+    """So that a lane without weights is the same beside lanes with some."""
+    output, target = batch(LOSSES[name].task)
+    output, ones = output.float(), torch.ones((LANES, OUTPUTS, 1))
+    own = None if smoothing is None else torch.full((LANES, 1, 1), smoothing)
+    gamma = torch.full((LANES, 1, 1), 2.0)
+    without = GRADIENTS[name](output.clone(), target, Terms(own, None, gamma))
+    assert torch.equal(GRADIENTS[name](output.clone(), target, Terms(own, ones, gamma)), without)
+
+
 def test_focal_is_the_paper_s_formula_and_cross_entropy_without_gamma() -> None:
     output, target = (tensor[0] for tensor in batch("classification"))
     p = output.T.softmax(1)[torch.arange(ROWS), target]

@@ -153,6 +153,14 @@ def test_lanes_are_measured_together_as_each_alone(of: Any) -> None:
     assert len({values["mcc" if of is scores else "hamming_loss"] for values in found}) == 3
 
 
+def test_lanes_of_values_are_measured_to_the_last_bit_as_each_alone() -> None:
+    output, target = torch.randn((2, 3, 90), generator=torch.Generator().manual_seed(1))
+    found = measure_each(Estimates(output, target, 1.0), FURTHER)
+    for place, values in enumerate(found):
+        alone = Estimates(output[place : place + 1], target[place : place + 1], 1.0)
+        assert measure_each(alone, FURTHER) == [values]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(4, 60), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_areas_with_many_ties_equal_scikit_learn(rows: int, seed: int, levels: int) -> None:

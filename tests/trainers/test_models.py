@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,9 @@ def test_every_torchvision_model_can_be_built(name: str) -> None:
         model = build(options(name=name), (3, size, size), 5)
     own = [key for block in blocks(model) for key in block.parameters]
     assert sorted(own) == sorted(key for key, _ in model.named_parameters())
+    can_skip: Any = ImageModel.model_fields["stochastic_depth"].json_schema_extra
+    skips = any(isinstance(layer, StochasticDepth) for layer in model.modules())
+    assert skips == any(fnmatchcase(name, each) for each in can_skip["needs"]["model.name"])
 
 
 def test_an_unknown_model_is_explained() -> None:
@@ -187,9 +191,10 @@ def test_an_unknown_model_is_explained() -> None:
     assert "resnet18" in str(caught.value.hint)
 
 
-def test_a_detection_model_is_no_classification_model() -> None:
-    with pytest.raises(DataError):
-        build(options(name="fasterrcnn_resnet50_fpn"), (3, 32, 32), 5)
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "residual_mlp"])
+def test_a_model_that_is_not_of_images_is_none(name: str) -> None:
+    with pytest.raises(DataError, match=f"got '{name}'"):
+        build(options(name=name), (3, 32, 32), 5)
 
 
 def dropped(model: nn.Module) -> list[float]:

@@ -20,7 +20,7 @@ from trainers.data import Split, load
 from trainers.ensembles import Measured
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Stack
-from trainers.loop import fit_together
+from trainers.loop import fit_together, over_parts
 from trainers.metrics import Scores
 from trainers.numerics import Precision, diverged, first_lost, set_up
 from trainers.options import Train
@@ -220,3 +220,10 @@ class Recorded:
 
     def fail(self, trial: Trial, error: Exception) -> None:
         self.failed[trial.number] = error
+
+
+def test_what_a_part_does_not_know_is_left_out_of_the_mean() -> None:
+    """The gradients' length, where each step of an epoch was left out."""
+    trained = [{"loss": 1.0, "grad_norm": 3.0}, {"loss": 2.0}]
+    said = over_parts(trained, [{"loss": 1.0}, {"loss": 1.0}], repeats=1)
+    assert (said["train/loss"], said["train/grad_norm"]) == (1.5, 3.0)

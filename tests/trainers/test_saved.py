@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from recording_trial import RecordingTrial, sections
 
+from trainers import test_split
 from trainers.contract import DataError, Epoch, Trial
 from trainers.data import Dataset, load
 from trainers.registry import resolve_together
@@ -293,6 +294,28 @@ def test_a_table_is_read_in_parts_that_make_the_whole(
         assert said == pytest.approx(expected, abs=1e-6)
         target = np.concatenate([part.target for part in parts if part.target is not None])
         assert target.tolist() == [["no", "yes"].index(label) for label in frame["label"]]
+
+
+@pytest.mark.parametrize("ensemble", [{}, {"method": "bagging", "size": 2, "combine": "vote"}])
+def test_a_model_of_labels_says_what_the_trial_said(
+    tmp_path: Path, table: Path, ensemble: dict[str, Any]
+) -> None:
+    frame = pd.read_csv(table)
+    frame.assign(label=(frame["label"] == "yes").astype(int)).to_csv(table, index=False)
+    section = {"source": str(table), "target": ["flag", "label"]}
+    done = trained("tabular", section, tmp_path, ensemble=ensemble)
+    (batch,) = batches([table], [done.model])
+    rows = done.data.ids.numpy()[done.rows]
+    assert done.model.output(batch.rows)[rows] == pytest.approx(done.said, abs=1e-5)
+    assert batch.target is not None
+    assert batch.target[rows].tolist() == done.data.target[done.rows].tolist()
+    held_out = test_split.rows(done.model.data, [done.model])
+    assert held_out.target is not None
+    assert held_out.target.tolist() == batch.target[list(held_out.ids)].tolist()
+    frame.assign(label=None).to_csv(table, index=False)
+    (batch,) = batches([table], [done.model])
+    assert batch.target is not None
+    assert np.isnan(batch.target[:, 1]).all()
 
 
 def test_what_no_training_row_has_is_none_of_the_known(tmp_path: Path, table: Path) -> None:

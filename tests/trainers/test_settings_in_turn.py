@@ -49,3 +49,10 @@ def test_swa_is_what_is_validated(run: Any) -> None:
     losses = [[said["val/loss"] for said in of.epochs.values()] for of in (plain, averaged)]
     assert losses[0][:3] == losses[1][:3]
     assert losses[0][3] != losses[1][3]
+
+
+def test_lbfgs_learns_convolutions(run: Any, image_folder: Any) -> None:
+    """Their gradients lie with the channels last, and torch's L-BFGS takes them for vectors."""
+    train = {"optimizer": "lbfgs", "batch_size": 100, "lr": 1.0, "epochs": 2}
+    trial = run("image_classifier", {"source": str(image_folder())}, {"name": "cnn"}, train)
+    assert trial.last["train/loss"] < trial.epochs[1]["train/loss"]

@@ -266,7 +266,7 @@ def test_a_kept_model_predicts_rows_of_files_as_it_did(
     tmp_path: Path, file: Path, more: dict[str, int]
 ) -> None:
     model, said, dataset = kept(tmp_path, data(file, **more), {"width": 8})
-    assert (model.columns, model.target, model.kind) == (("text",), "target", "text")
+    assert (model.columns, model.targets, model.kind) == (("text",), ("target",), "text")
     (batch,) = batches([file], [model])
     assert batch.target is not None
     of_folds = [

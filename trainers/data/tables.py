@@ -39,11 +39,11 @@ SHOWN = 10  # missing columns named in a message
 
 @dataclass(frozen=True)
 class Target:
-    """The column to predict.
+    """What to predict.
 
     Attributes:
-        values: (rows,) int64 classes, or float32 values.
-        classes: The names of the classes; None for regression.
+        values: (rows,) int64 classes, (rows, L) bool labels, or (rows,) float32 values.
+        classes: The names of the classes or labels; None for regression.
     """
 
     values: NDArray[Any]
@@ -51,7 +51,40 @@ class Target:
 
     @property
     def task(self) -> Task:
+        if self.values.ndim == 2:
+            return "multilabel"
         return "regression" if self.classes is None else "classification"
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """(rows,) the classes that rows are divided by; None of labels and values."""
+        return self.values if self.task == "classification" else None
+
+    @property
+    def counts(self) -> list[int] | None:
+        """How many rows each class or label has; None for regression."""
+        if self.classes is None:
+            return None
+        counts = self.values.sum(0) if self.labels is None else np.bincount(self.values)
+        return [int(count) for count in counts]
+
+    def check_trained(self, train: Rows, key: str) -> None:
+        """Check that there is something to learn of each class or label.
+
+        Raises:
+            DataError: Of `key`: a class has no row to train on, or all rows or none have a label.
+        """
+        if self.classes is None:
+            return
+        if self.labels is not None:
+            for missing in np.setdiff1d(np.arange(len(self.classes)), self.labels[train]):
+                raise DataError(key, f"class {self.classes[missing]!r} has no row to train on")
+            return
+        share = self.values[train].mean(0)
+        for label in np.flatnonzero((share == 0) | (share == 1)):
+            raise DataError(
+                key, f"label {self.classes[label]!r} is the same in every row to train on"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,12 +121,8 @@ def load(section: TableData, examples: int = 0) -> Dataset:
     target, parts = table.target, table.parts
     columns = table.columns.iloc[parts.search]  # the test rows end here
     splits = tuple(_split(columns, table, *fold) for fold in parts.folds)
-    if target.classes is not None:
-        for train, _ in parts.folds:
-            for missing in np.setdiff1d(np.arange(len(target.classes)), target.values[train]):
-                raise DataError(
-                    "data.target", f"class {target.classes[missing]!r} has no row to train on"
-                )
+    for train, _ in parts.folds:
+        target.check_trained(train, "data.target")
     summary = {
         "source": section.source,
         "task": target.task,
@@ -102,13 +131,13 @@ def load(section: TableData, examples: int = 0) -> Dataset:
         "validation": len(splits[0].validation),
         "test": len(parts.test),
         "classes": target.classes,
-        "class_counts": np.bincount(target.values).tolist() if target.classes else None,
+        "class_counts": target.counts,
         "shape": list(splits[0].inputs.shape[1:]),
         "fingerprint": table.fingerprint,
         "metrics": metrics.names(target.task),
         "skipped": [],
         "report": {
-            **cleaning.report(parts, table.copies, section, _labels(target), target.classes),
+            **cleaning.report(parts, table.copies, section, target.labels, target.classes),
             **column_facts.report(table.columns, parts.search, target.values),
         },
     }
@@ -140,34 +169,28 @@ def opened(section: TableData, texts: str | None = None) -> Opened:
         DataError: As `load` does.
     """
     frame, fingerprint = _read(section.source, texts)
-    name = _target_name(section, frame)
+    targets = _targets(section, frame)
     if texts is not None:
         _check_column("data.text", texts, frame)
     for column in section.ignore:
         _check_column("data.ignore", column, frame)
-    target = _target(frame[name], section.task)
+    target = _target(frame, section)
     sides = {"group": section.group, "time": section.time, "split": section.split}
     for side, of_sides in sides.items():
-        _check_side(f"data.{side}", of_sides, name, frame)
-    unseen = {name, *section.ignore, *sides.values()}
+        _check_side(f"data.{side}", of_sides, targets, frame)
+    unseen = {*targets, *section.ignore, *sides.values()}
     columns = frame.drop(columns=[column for column in frame if column in unseen])
     if texts is not None:
         columns = frame[[texts]]
     if columns.shape[1] == 0:
-        raise DataError("data.source", f"there is no column but the target {name!r}")
+        raise DataError("data.source", f"there is no column but the target {targets[-1]!r}")
     _check_plain(columns)
     groups = None if section.group is None else _groups(frame[section.group])
     times = None if section.time is None else _times(frame[section.time])
     validation, test = (None, None) if section.split is None else _given(frame[section.split])
-    copies = cleaning.first_of(cleaning.contents(frame[[*columns, name]]))
-    parts = partition(
-        _labels(target), len(frame), section, validation, test, groups, times, copies
-    )
+    copies = cleaning.first_of(cleaning.contents(frame[[*columns, *targets]]))
+    parts = partition(target.labels, len(frame), section, validation, test, groups, times, copies)
     return Opened(frame, fingerprint, target, columns, parts, groups, copies)
-
-
-def _labels(target: Target) -> NDArray[np.int64] | None:
-    return target.values if target.task == "classification" else None
 
 
 def _split(columns: pd.DataFrame, table: Opened, train: Rows, validation: Rows) -> Split:
@@ -322,15 +345,20 @@ def _built_in(name: str) -> tuple[pd.DataFrame, str]:
     return frame, fingerprint.hexdigest()
 
 
-def _target_name(section: TableData, frame: pd.DataFrame) -> str:
+def _targets(section: TableData, frame: pd.DataFrame) -> Sequence[str]:
+    """The column to predict, or those of the labels."""
     if section.target is None and not Path(section.source).suffix:
-        return "target"
+        return ["target"]
     if section.target is None:
         raise DataError(
             "data.target", "say which column to predict; there are " + _listed(frame.columns)
         )
-    _check_column("data.target", section.target, frame)
-    return section.target
+    targets = [section.target] if isinstance(section.target, str) else section.target
+    for place, name in enumerate(targets):
+        _check_column("data.target", name, frame)
+        if name in targets[:place]:
+            raise DataError("data.target", f"{name!r} is there twice")
+    return targets
 
 
 def _check_column(key: str, name: str, frame: pd.DataFrame) -> None:
@@ -355,13 +383,13 @@ def _check_plain(columns: pd.DataFrame) -> None:
             )
 
 
-def _check_side(key: str, name: str | None, target: str, frame: pd.DataFrame) -> None:
+def _check_side(key: str, name: str | None, targets: Sequence[str], frame: pd.DataFrame) -> None:
     """Refuse a column that says on which side of a split a row is, and does not do so."""
     if name is None:
         return
     _check_column(key, name, frame)
     what = key.removeprefix("data.")
-    if name == target:
+    if name in targets:
         raise DataError(key, f"{name!r} is the target; it cannot be the {what} as well")
     missing = np.flatnonzero(frame[name].isna())
     if len(missing):
@@ -416,14 +444,43 @@ def _given(column: pd.Series[Any]) -> tuple[Rows | None, Rows | None]:
     return (validation if len(validation) else None), (test if len(test) else None)
 
 
-def _target(column: pd.Series[Any], task: str) -> Target:
-    missing = column.index[column.isna()]
-    if len(missing):
+def _target(frame: pd.DataFrame, section: TableData) -> Target:
+    names = _targets(section, frame)
+    for name in names:
+        missing = frame.index[frame[name].isna()]
+        if len(missing):
+            raise DataError(
+                "data.target",
+                f"{len(missing)} rows have no value in {name!r}, the first is row {missing[0]}",
+                "fill these rows in, or remove them",
+            )
+    if isinstance(section.target, tuple):
+        return _labels(frame[[*names]], section.task)
+    return _values(frame[names[0]], section.task)
+
+
+def _labels(columns: pd.DataFrame, task: str) -> Target:
+    """Several columns that each say whether a row has the label."""
+    if task != "auto":
+        raise DataError("data.task", f"several targets are labels; got {task}", "task: auto")
+    values = labels_in(columns)
+    for row, label in np.argwhere(np.isnan(values)):
         raise DataError(
             "data.target",
-            f"{len(missing)} rows have no value in {column.name!r}, the first is row {missing[0]}",
-            "fill these rows in, or remove them",
+            f"a label is 0 or 1, or true or false; {columns.columns[label]!r} holds "
+            f"{columns.astype(object).iat[row, label]!r} in row {row}",
         )
+    return Target(values.astype(bool), [*columns])
+
+
+def labels_in(columns: pd.DataFrame) -> NDArray[np.float64]:
+    """(rows, L) 0 or 1, NaN where a column says neither that nor true or false."""
+    words = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+    said = [columns[name].astype(str).str.strip().str.lower().map(words) for name in columns]
+    return np.stack([each.to_numpy(np.float64, na_value=np.nan) for each in said], axis=1)
+
+
+def _values(column: pd.Series[Any], task: str) -> Target:
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     values = column.to_numpy(np.float64) if numeric else None
     whole = values is None or bool(np.all(values == np.floor(values)))
@@ -474,16 +531,22 @@ def _class_name(value: Any) -> str:
     return str(int(value)) if is_whole else str(value)
 
 
-def known_targets(column: pd.Series[Any], classes: Sequence[str] | None) -> NDArray[Any]:
+def known_targets(
+    columns: pd.DataFrame, task: Task, classes: Sequence[str] | None
+) -> NDArray[Any]:
     """Targets that a new table has.
 
     Args:
+        columns: One, or one a label.
         classes: Their names, in the order of their numbers; None: values.
 
     Returns:
-        (rows,) int64 classes, -1 where it is none of them; or float64 values, NaN where there is
-        none.
+        (rows,) int64 classes, -1 where it is none of them; (rows, L) float64 labels, 0 or 1, or
+        (rows,) float64 values, NaN where there is none.
     """
+    if task == "multilabel":
+        return labels_in(columns)
+    column = columns.iloc[:, 0]
     if classes is None:
         return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     numbers = {name: number for number, name in enumerate(classes)}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ class _Opened:
 
     Attributes:
         texts: Of all rows of the source.
-        labels: (rows,) int64, the number of each one's class.
+        target: Their classes or labels.
         frame: The source's rows as people read them.
         parts: Without the rows that cannot be used.
         groups: (rows,) the number of each row's group, or None.
@@ -46,8 +47,7 @@ class _Opened:
     """
 
     texts: Sequence[str]
-    labels: NDArray[np.int64]
-    classes: Sequence[str]
+    target: tables.Target
     frame: pd.DataFrame
     parts: Partition
     groups: NDArray[np.int64] | None
@@ -68,19 +68,19 @@ def load(section: TextData, examples: int = 0) -> Dataset:
             classes, or there is no such tokenizer.
     """
     opened = _opened(section)
-    parts, classes, labels = opened.parts, opened.classes, opened.labels
+    parts, target = opened.parts, opened.target
+    assert target.classes is not None
     texts = [opened.texts[row] for row in parts.search]  # the test rows end here
     subwords = None if section.tokenizer in ("words", "characters") else _subwords(section, texts)
     splits = []
     for train, validation in parts.folds:
-        for number in np.setdiff1d(np.arange(len(classes)), labels[train]):
-            raise DataError("data.source", f"class {classes[number]!r} has no text to train on")
+        target.check_trained(train, "data.source")
         train, validation = (np.searchsorted(parts.search, part) for part in (train, validation))
         inputs, encoding = subwords or _words(section, texts, train)
         splits.append(
             Split(
                 inputs,
-                torch.from_numpy(labels[parts.search]),
+                torch.from_numpy(target.values[parts.search]),
                 torch.from_numpy(train),
                 torch.from_numpy(validation),
                 encoding=encoding,
@@ -92,37 +92,38 @@ def load(section: TextData, examples: int = 0) -> Dataset:
     kept = np.concatenate([parts.search, parts.test])
     summary = {
         "source": section.source,
-        "task": "classification",
+        "task": target.task,
         "rows": len(kept),
         "train": len(splits[0].train),
         "validation": len(splits[0].validation),
         "test": len(parts.test),
-        "classes": list(classes),
-        "class_counts": np.bincount(labels[kept], minlength=len(classes)).tolist(),
+        "classes": target.classes,
+        "class_counts": replace(target, values=target.values[kept]).counts,
         "shape": list(splits[0].inputs.shape[1:]),
         "fingerprint": opened.fingerprint,
-        "metrics": metrics.names("classification"),
+        "metrics": metrics.names(target.task),
         "skipped": list(opened.skipped[:RECORDED])
         + [f"and {len(opened.skipped) - RECORDED} more"] * (len(opened.skipped) > RECORDED),
-        "report": cleaning.report(parts, opened.copies, section, labels, classes, opened.names),
+        "report": cleaning.report(
+            parts, opened.copies, section, target.labels, target.classes, opened.names
+        ),
     }
     ids = torch.from_numpy(parts.search)
     shown = parts.search[rows_to_show(splits, examples)]
     originals = opened.frame.iloc[shown].reset_index(drop=True) if examples else None
-    return Dataset(
-        "text", "classification", tuple(classes), ids, tuple(splits), summary, originals
-    )
+    classes = tuple(target.classes)
+    return Dataset("text", target.task, classes, ids, tuple(splits), summary, originals)
 
 
-def test_rows(section: TextData) -> tuple[Rows, NDArray[np.int64], list[str]]:
-    """Of the test split: row numbers, labels and texts.
+def test_rows(section: TextData) -> tuple[Rows, NDArray[Any], list[str]]:
+    """Of the test split: row numbers, targets and texts.
 
     Raises:
         DataError: As `load` does.
     """
     opened = _opened(section)
     test = opened.parts.test
-    return test, opened.labels[test], [opened.texts[row] for row in test]
+    return test, opened.target.values[test], [opened.texts[row] for row in test]
 
 
 def read(file: str | Path) -> str:
@@ -160,8 +161,9 @@ def _table(section: TextData) -> _Opened:
         raise DataError("data.text", "say which column has the texts", "text: COLUMN")
     common = set(TextData.model_fields) & set(TableData.model_fields)
     options = {name: value for name, value in section if name in common}
-    table = tables.opened(TableData(**options, task="classification"), section.text)
-    if section.text == section.target:
+    options["task"] = "auto" if isinstance(section.target, tuple) else "classification"
+    table = tables.opened(TableData(**options), section.text)
+    if section.text in (section.target, *(section.target or ())):
         raise DataError("data.text", f"{section.text!r} is the target; it cannot be the text, too")
     column = table.columns[section.text]
     texts = [
@@ -170,11 +172,9 @@ def _table(section: TextData) -> _Opened:
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     skipped = [f"row {row} (no text)" for row in empty]
     _refuse(skipped, len(texts), section)
-    assert table.target.classes is not None
     return _Opened(
         texts,
-        table.target.values,
-        table.target.classes,
+        table.target,
         table.frame,
         table.parts.without(np.array(empty, np.int64)),
         table.groups,
@@ -219,8 +219,7 @@ def _folder(section: TextData) -> _Opened:
     parts = partition(labels, len(labels), section, listed.validation, listed.test, copies=copies)
     return _Opened(
         texts,
-        labels,
-        listed.classes,
+        tables.Target(labels, listed.classes),
         frame,
         parts.without(np.array(sorted(bad), np.int64)),
         None,

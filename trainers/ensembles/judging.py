@@ -6,22 +6,25 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from trainers import metrics
 from trainers.diversity import diversity
 from trainers.ensembles.combining import as_arrays, raw
 from trainers.ensembles.members import Measured, Together
-from trainers.metrics import Estimates, Predicted
+from trainers.metrics import Estimates, Labels, Predicted
 
 
 def judged(together: Together) -> dict[str, float]:
     """Of an ensemble, by validation rows; nothing of a single model.
 
-    ``member/…`` are the means of the members' metrics; ``member/disagreement``,
-    ``member/double_fault``, ``member/q`` or ``member/error_correlation`` the means over pairs of
-    them (`trainers.diversity`), where they are defined. ``member/best_loss`` is the loss of the
-    best member, ``gain/loss`` how much smaller the ensemble's is. The best is chosen by one half
-    of the rows and judged by the other, and the other way round: the smallest of many losses on
-    the rows that it was chosen by would be too good.
+    ``member/…`` are the means of the members' metrics, of those that are always reported;
+    ``member/disagreement``, ``member/double_fault``, ``member/q`` or ``member/error_correlation``
+    the means over pairs of members (`trainers.diversity`), where they are defined.
+    ``member/best_loss`` is the loss of the best member, ``gain/loss`` how much smaller the
+    ensemble's is. The best is chosen by one half of the rows and judged by the other, and the
+    other way round: the smallest of many losses on the rows that it was chosen by would be too
+    good.
     """
     if not together.members:
         return {}
@@ -39,10 +42,10 @@ def judged(together: Together) -> dict[str, float]:
 
 
 def mean_values(members: Sequence[Measured]) -> dict[str, float]:
-    """The mean of each metric."""
+    """The mean of each."""
     return {
         f"member/{name}": math.fsum(each.values[name] for each in members) / len(members)
-        for name in members[0].values
+        for name in metrics.measured(metrics.task_of(members[0].predicted.target), (), ())
     }
 
 
@@ -51,6 +54,9 @@ def row_losses(said: Sequence[Predicted]) -> Tensor:
     first, outputs = said[0], raw(said).double()
     if isinstance(first, Estimates):
         return ((outputs - first.target) / first.unit).square()
+    if isinstance(first, Labels):
+        wanted = first.target.double().expand_as(outputs)
+        return binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(-1)
     chosen = first.target.expand(len(said), -1).unsqueeze(-1)
     return -outputs.log_softmax(-1).gather(-1, chosen).squeeze(-1)
 

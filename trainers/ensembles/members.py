@@ -19,9 +19,9 @@ from trainers.models import build
 from trainers.schedules import Plateau, Schedule, made
 from trainers.seeds import seed_everything
 
-# What of a member's own settings belongs to its ``train`` section; the rest is its model's.
 # The methods whose members may have settings of their own.
 DIFFERING = ("bagging", "boosting", "stacking")
+# What of these belongs to the ``train`` section; the rest is the model's.
 OF_TRAINING = ("lr", "weight_decay")
 
 Weights = Mapping[str, Tensor]  # a module's state_dict

@@ -26,7 +26,7 @@ from trainers.ensembles.members import (
     WeightsOf,
 )
 from trainers.lanes import Lane
-from trainers.metrics import Estimates, Predicted, Scores
+from trainers.metrics import Predicted, predicted
 from trainers.schedules import Cosine
 
 BATCH = 256  # rows at once
@@ -115,7 +115,4 @@ def ask(lane: Lane, weights: Weights, rows: Tensor) -> Predicted:
     batches = [split.batch(some) for some in torch.split(rows, BATCH)]
     output = torch.cat([model(inputs) for inputs, _ in batches])
     target = torch.cat([of_some for _, of_some in batches])
-    if target.dtype == torch.int64:
-        return Scores(output, target)
-    values = output.squeeze(1) * split.target_std + split.target_mean
-    return Estimates(values, target, split.target_std)
+    return predicted(output, target, split.target_mean, split.target_std)

@@ -32,7 +32,8 @@ class Terms:
 
 
 # (k, outputs, B) outputs, (k, B) targets or (k, B, outputs) labels, the terms
-# → (k, outputs, B) the gradient of each lane's mean loss by its outputs.
+# → (k, outputs, B) the gradient of each lane's mean loss by its outputs. With weights of 1 it is,
+# to the last bit, what it is without: other lanes may have some.
 Gradient = Callable[[Tensor, Tensor, Terms], Tensor]
 
 
@@ -40,8 +41,7 @@ def cross_entropy(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
     """A target is its class, but for a share `smoothing` that goes to all classes alike.
 
     With weights as ``torch.nn.functional.cross_entropy`` has them: each class's share of the loss
-    is multiplied by the class's weight, and the mean is one weighted by the targets' weights. With
-    weights of 1 it is, to the last bit, what it is without.
+    is multiplied by the class's weight, and the mean is one weighted by the targets' weights.
     """
     smoothing, weights = terms.smoothing, terms.weights
     gradient, wanted = output.softmax(1), target.unsqueeze(1)
@@ -84,7 +84,7 @@ def focal(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
         slope /= output.shape[2]
     else:
         own = terms.weights.expand(output.shape).gather(1, wanted)
-        slope *= own / own.sum(2, keepdim=True)
+        slope.mul_(own).div_(own.sum(2, keepdim=True))
     return logarithms.exp_().mul_(slope).scatter_add_(1, wanted, -slope)
 
 
@@ -97,8 +97,8 @@ def bce(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
     if terms.weights is None:
         gradient -= wanted
     else:
-        there = terms.weights * wanted
-        gradient = gradient.mul_(there + 1 - wanted).sub_(there)
+        more = (terms.weights - 1) * wanted
+        gradient.mul_(1 + more).sub_(terms.weights * wanted)
     return gradient.div_(output.shape[1] * output.shape[2])
 
 

@@ -76,7 +76,8 @@ def build(
         text = TEXT_MODELS[model["name"]](model, encoding, outputs)
         init.draw(text, model["init"])
         return text
-    make = MODELS.get(model["name"], vision.named)
+    ours = OF_IMAGES if len(shape) > 1 else OF_TABLES
+    make = MODELS[model["name"]] if model["name"] in ours else vision.named
     built = make(model, shape, outputs, encoding)
     init.draw(built, model["init"])
     if model.get("weights") is not None:

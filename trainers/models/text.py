@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainers.contract import DataError
+from trainers.models.mlp import hidden_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,14 +27,9 @@ def embedding_bag(
     from torch import nn
 
     width, dropout = model["width"], model["dropout"]
-    layers: list[nn.Module] = [
-        nn.EmbeddingBag(encoding["tokens"], width, mode="mean", padding_idx=0),
-        nn.Dropout(dropout),
-    ]
-    for hidden in model["hidden"]:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
-        width = hidden
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
+    bag = nn.EmbeddingBag(encoding["tokens"], width, mode="mean", padding_idx=0)
+    layers, width = hidden_layers(width, model["hidden"], dropout)
+    return nn.Sequential(bag, nn.Dropout(dropout), *layers, nn.Linear(width, outputs))
 
 
 def transformer(model: Mapping[str, Any], encoding: Mapping[str, Any], outputs: int) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from trainers.contract import DataError
@@ -136,8 +137,6 @@ def _read(file: Path) -> Tensors:
         found: Any = _loaded(file)
     except OSError as error:
         raise DataError("model.weights", f"{file} cannot be read: {error.strerror}") from None
-    except DataError:
-        raise
     except Exception as error:  # torch raises many kinds for a file that is none of its own
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -159,15 +158,9 @@ def _read(file: Path) -> Tensors:
 
 
 def _loaded(file: Path) -> Any:
-    if file.suffix != ".safetensors":
-        return torch.load(file, map_location="cpu", weights_only=True)
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError:
-        raise DataError(
-            "model.weights", f"{file} needs the package safetensors", "pip install safetensors"
-        ) from None
-    return load_file(file)
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _of_trial(file: Path, kept: Mapping[str, Any]) -> Any:
