@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hpo.results.epochs import HEAD, at
 from hpo.results.study_log import Record, StudyLog, TrialLog
 from trainers.contract import PARTS as PARTS
-from trainers.registry import how_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -270,6 +269,8 @@ def _row(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, A
 def _notes(study: Record, trial: TrialLog) -> dict[str, str]:
     trainer = study.get("identity", {}).get("trainer")
     config = trial.assigned.get("config", {})
+    from trainers.registry import how_trained  # and so pydantic, for which `--help` does not wait
+
     known = {"trained": how_trained(trainer, config)} if trainer else {}
     return known | trial.notes
 
