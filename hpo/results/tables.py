@@ -267,10 +267,10 @@ def _row(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, A
 
 
 def _notes(study: Record, trial: TrialLog) -> dict[str, str]:
-    trainer = study.get("identity", {}).get("trainer")
-    config = trial.assigned.get("config", {})
     from trainers.registry import how_trained  # and so pydantic, for which `--help` does not wait
 
+    trainer = study.get("identity", {}).get("trainer")
+    config = trial.assigned.get("config", {})
     known = {"trained": how_trained(trainer, config)} if trainer else {}
     return known | trial.notes
 

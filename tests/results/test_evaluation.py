@@ -34,7 +34,7 @@ CASES = [classifier(), classifier(classes=2, skill=0.4, seed=1), classifier(60, 
 
 
 def bounds(predicted: Predicted, metric: str) -> tuple[float, float]:
-    low, high = metrics(predicted).set_index("metric").loc[metric, ["low", "high"]]
+    low, high = metrics(predicted, [metric]).set_index("metric").loc[metric, ["low", "high"]]
     return float(low), float(high)
 
 
