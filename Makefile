@@ -3,8 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# A process a core; each takes whole files, which share what they set up.
-PYTEST := $(BIN)/pytest -n auto --dist loadfile
 
 .PHONY: quickstart test test-fast lint check docs format
 
@@ -12,10 +10,10 @@ quickstart: $(INSTALLED)
 	$(BIN)/hpo run studies/quickstart.yaml
 
 test: $(INSTALLED)          ## every test that can run here
-	$(PYTEST) --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 test-fast: $(INSTALLED)     ## without those that take more than a few seconds
-	$(PYTEST) -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --dist loadfile   # whole files, which share what they set up
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
