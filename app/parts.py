@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from app import address
+from app import address, files
 from app.charts.style import Chart, Trace, cut
 from app.plot import Labels, Selected, Selecting, plot
 from app.words import LANGUAGES, Language, Words, words
@@ -191,7 +191,7 @@ def csv(table: pd.DataFrame, name: str, w: Words) -> None:
     """A button that gives a table as CSV; it is made only when it is asked for."""
     st.download_button(
         w("csv"),
-        data=lambda: table.to_csv(index=False).encode(),
+        data=lambda: files.csv(table).encode(),
         file_name=f"{name}.csv",
         mime="text/csv",
         key=f"{name}-csv",
@@ -219,6 +219,15 @@ def offer(runs: Sequence[address.Run], key: str, w: Words) -> None:
             st.rerun()
         if len(runs) == 1 and st.button(w("run.open"), key=f"{key}-open"):
             address.go(address.RUN, runs=address.name(runs[0]))
+
+
+def digits(table: pd.DataFrame) -> dict[str, Any]:
+    """How a table's columns are shown: four digits of what is no whole number."""
+    return {
+        name: st.column_config.NumberColumn(format="%.4g")
+        for name in map(str, table)
+        if pd.api.types.is_float_dtype(table[name])
+    }
 
 
 # -- states

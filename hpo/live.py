@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.progress import Progress, WorkerProgress
+from hpo.tracking.redact import for_screen
 
 LINES_EVERY_S = 10.0  # between two lines of progress without a terminal
 WIDEST = 80  # a longer bar says no more
@@ -35,7 +36,7 @@ class LiveView:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(_styled(text))
+        self._console.print(_styled(for_screen(text)))
 
     def show(self, progress: Progress) -> None:
         self._live.update(render(progress), refresh=True)
@@ -54,7 +55,7 @@ class LineView:
     def __exit__(self, *_: object) -> None: ...
 
     def say(self, text: str) -> None:
-        print(text, file=self._file, flush=True)
+        print(for_screen(text), file=self._file, flush=True)
 
     def show(self, progress: Progress) -> None:
         if time.monotonic() - self._shown_s < LINES_EVERY_S:

@@ -5,7 +5,7 @@
 - It does nothing but track for others: no jobs, no assistant that runs commands here, no requests
   to elsewhere (`hpo.tracking.server_app`); it unpickles nothing and tells nobody of its use.
 - Passwords stand in no command line, no file but MLflow's own (as hashes), and nothing printed
-  but the admin's, once.
+  but the admin's, once. With users, what it makes here is for this user's eyes only.
 - It ends with this process, with all that it started.
 
 Not covered: encryption, which is for a proxy (docs/guide/team-server.md).
@@ -28,9 +28,9 @@ from pathlib import Path
 from hpo.errors import HpoError, UserError
 from hpo.listening import Listening
 from hpo.paths import Home, replacing
-from hpo.service import Service, asked_to_stop, printable
+from hpo.service import Service, asked_to_stop
 from hpo.spec import addresses
-from hpo.tracking.redact import redact
+from hpo.tracking.redact import printable, redact
 from hpo.tracking.server_app import OPEN, WITH_USERS
 from hpo.tracking.stores import ADMIN, Order, Prepared, prepare
 
@@ -113,14 +113,16 @@ def serve(
     store, folder = _store(settings, home)
     artifacts = _artifacts(settings, home)
     users = folder / "users.db" if auth else None
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(0o700 if auth else 0o777, parents=True, exist_ok=True)
     environment = _environment(store, artifacts, users)
     with asked_to_stop() as asked:
         order = Order(store, str(users) if users else None, settings.new_password)
         made = prepare(order, environment, say)
         say("starting MLflow …")
         command = _command(settings, auth)
-        with contextlib.closing(Service("MLflow", command, environment, folder)) as service:
+        with contextlib.closing(
+            Service("MLflow", command, environment, folder, private=auth)
+        ) as service:
             _wait_until_up(service, settings.listening, asked, made)
             if asked.is_set():
                 return
@@ -280,6 +282,7 @@ def _write_auth_settings(users: Path) -> Path:
     path = users.with_suffix(".ini")
     with replacing(path) as file:
         file.write(text.getvalue().encode())
+    path.chmod(0o600)
     return path
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hpo.errors import HpoError
-from hpo.tracking.redact import redact
+from hpo.tracking.redact import printable, redact
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
 POLL_S = 0.1
@@ -37,10 +37,16 @@ class Service:
         command: Its command line, which everybody on this machine can read.
         environment: All of its environment.
         folder: Its current folder.
+        private: Whether the files that it makes are for this user only.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        private: bool = False,
     ) -> None:
         self._name = name
         self._up = threading.Event()
@@ -54,6 +60,7 @@ class Service:
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=folder,
+            umask=0o077 if private else -1,
             start_new_session=True,  # Ctrl-C is for this process, which then stops it
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -133,11 +140,6 @@ def asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would obey: others' requests and names can hold that."""
-    return "".join(c if c.isprintable() or c == "\t" else "�" for c in text)
 
 
 def _answers(host: str, port: int, path: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from hpo.tracking.redact import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -92,7 +94,7 @@ def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
     titles |= {"reason": "reason"}
     table = _without_na(table)
     found = {
-        title: [number(value) for value in table[column]]
+        title: [printable(number(value)) for value in table[column]]
         for column, title in titles.items()
         if column in table
     }

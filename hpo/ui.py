@@ -37,8 +37,9 @@ COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#9c5700", "#a37efa", "#7b93d1", "#757577"),
 )
-OPTIONS: dict[str, str | bool] = {
+OPTIONS: dict[str, str | bool | int] = {
     "server.headless": True,
+    "server.maxUploadSize": 1,  # MB; the app takes no files
     "server.enableCORS": True,
     "server.enableXsrfProtection": True,
     "server.enableStaticServing": False,

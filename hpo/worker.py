@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from hpo import starting_weights
+from hpo.fault_points import passing
 from hpo.lane_counts import lanes_that_pay
 from hpo.loaded import Data
 from hpo.messages import (
@@ -32,6 +33,7 @@ from hpo.messages import (
 )
 from hpo.resources import Meter
 from hpo.rounds import Alone, Line, Together, Worker, one_line
+from hpo.tracking.redact import RedactedStream
 from trainers.contract import DataError
 
 
@@ -49,6 +51,7 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
         return
     gc.collect()
     gc.freeze()  # torch's own objects are here to stay: collecting after a trial is quick then
+    passing("loaded")
     line.send(ready)
     while not isinstance(message := line.get(), Quit):
         match message:
@@ -134,13 +137,20 @@ def _user_frames(error: BaseException) -> str:
 
 
 def _redirect_output(log: Path) -> None:
+    """Print into the log, Python's own prints without passwords.
+
+    What C code and other programs print is in it as it was: it is for this user's eyes only.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    if not isinstance(sys.stdout, RedactedStream):
+        sys.stdout = cast(TextIO, RedactedStream(sys.stdout))
+        sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
 
 
 def main() -> None:

@@ -43,8 +43,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[Served]:
-    with served("server", "--home", home, "--port", str(free_port()), env=UNDO) as up:
+def early(home: Path) -> str:
+    """A run from before there was a server, as `hpo run` leaves it: its files are in a folder, by
+    its path."""
+    (home / "mlruns").mkdir()
+    with warnings.catch_warnings():  # of MLflow's use of SQLAlchemy
+        warnings.simplefilter("ignore")
+        alone = MlflowClient(f"sqlite:///{home / 'mlruns' / 'mlflow.db'}")
+        folder = (home / "mlruns" / "artifacts" / "early").as_uri()
+        run = alone.create_run(alone.create_experiment("early", artifact_location=folder)).info
+        alone.log_text(run.run_id, "what was said", "early.txt")
+    return str(run.run_id)
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, early: str) -> Iterator[Served]:
+    arguments = ("--home", home, "--port", str(free_port()))
+    with served("server", *arguments, env=UNDO, end=signal.SIGINT) as up:
         yield up
 
 
@@ -126,22 +141,12 @@ def test_a_study_is_a_run_with_a_run_for_each_trial(server: Served, tmp_path: Pa
 
 
 @slow
-def test_files_from_before_there_was_a_server_are_seen_through_it(tmp_path: Path) -> None:
-    """As `hpo run` leaves them without a server: in a folder, by its path."""
-    kept = tmp_path / "mlruns" / "artifacts" / "early"
-    (tmp_path / "mlruns").mkdir()
-    with warnings.catch_warnings():  # of MLflow's use of SQLAlchemy
-        warnings.simplefilter("ignore")
-        alone = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
-        experiment = alone.create_experiment("early", artifact_location=kept.as_uri())
-        run = alone.create_run(experiment).info
-        alone.log_text(run.run_id, "what was said", "said.txt")
-    arguments = ("--home", tmp_path, "--port", str(free_port()))
-    with served("server", *arguments, end=signal.SIGINT) as up:
-        assert up.said["local"] == ["early"]
-        query = {"run_uuid": run.run_id, "path": "said.txt"}
-        answer = requests.get(f"{up.url}/get-artifact", query, timeout=10)
-        assert answer.text == "what was said"
+def test_files_from_before_there_was_a_server_are_seen_through_it(
+    server: Served, early: str
+) -> None:
+    assert server.said["local"] == ["early"]
+    query = {"run_uuid": early, "path": "early.txt"}
+    assert requests.get(f"{server.url}/get-artifact", query, timeout=10).text == "what was said"
 
 
 # -- who may ask
@@ -277,11 +282,14 @@ def test_another_user_s_study_of_the_same_name_is_said(team: Served, tmp_path: P
 
 
 @slow
-def test_files_in_a_folder_of_another_machine_are_said(server: Served, tmp_path: Path) -> None:
-    body = {"name": "early", "artifact_location": (tmp_path / "not here" / "early").as_uri()}
-    url = f"{server.url}/{API}/experiments/create"
-    requests.post(url, json=body, timeout=10).raise_for_status()
-    said = shipped_to(server, "early", tmp_path)
+def test_files_in_a_folder_of_another_machine_are_said(
+    server: Served, home: Path, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():  # of MLflow's use of SQLAlchemy
+        warnings.simplefilter("ignore")
+        alone = MlflowClient(f"sqlite:///{home / 'mlruns' / 'mlflow.db'}")
+        alone.create_experiment("away", (tmp_path / "not here" / "away").as_uri())
+    said = shipped_to(server, "away", tmp_path)
     assert "are in a folder of another machine" in said
     assert not (tmp_path / "not here").exists()
 

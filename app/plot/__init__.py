@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app import files
 from app.charts.style import Chart, Trace, written
 
 PLOTLY_JS = f"/plotly-{plotly.__version__}.js"
@@ -122,7 +123,7 @@ def _file(chart: Chart, key: str) -> bytes:
     if asked_ns is None:
         return b"null"
     # With the time, so that who asks twice gets it twice.
-    return json.dumps({"csv": chart.table.to_csv(index=False), "asked": str(asked_ns)}).encode()
+    return json.dumps({"csv": files.csv(chart.table), "asked": str(asked_ns)}).encode()
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from app import files
 from app.charts.fronts import front_table
 from app.charts.style import compact, cut, said
 from app.report.blocks import (
@@ -212,7 +213,7 @@ def trials(about: Subject, w: Words) -> Section | None:
     blocks: list[Block] = []
     if len(about.complete):
         blocks.append(_leaderboard(about, w))
-    csv = about.tables.trials.to_csv(index=False).encode()
+    csv = files.csv(about.tables.trials).encode()
     blocks.append(
         Download(
             w("report.csv", count=len(about.tables.trials)),

@@ -10,8 +10,10 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from hpo.tracking.redact import redact
 MAX_DIFF_CHARS = 500_000
 MAX_UNTRACKED = 100
 GIT_TIMEOUT_S = 10.0
+_SHALLOW = ("--ignore-submodules=dirty",)  # they have configurations of their own
+_OF_TEXT = ("--no-ext-diff", "--no-textconv", *_SHALLOW)
+_LFS = re.compile(r"git-lfs (clean|smudge)( --skip)? -- %f|git-lfs filter-process( --skip)?|true")
 SECRET_FILES = ("**/.env*", "**/*.pem", "**/*.key", "**/*secret*", "**/*credential*")
 
 
@@ -55,7 +60,7 @@ def describe_repository(folder: Path) -> dict[str, Any] | None:
     if _git(folder, "rev-parse", "--git-dir") is None:
         return None
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    status = _git(folder, "status", "--porcelain", "-z", "--untracked-files=normal")
+    status = _git(folder, "status", *_SHALLOW, "--porcelain", "-z", "--untracked-files=normal")
     remote = _git(folder, "config", "--get", "remote.origin.url")
     diff, notes = _diff(folder) if commit else ("", [])
     entries = status.split("\0") if status else []
@@ -79,12 +84,12 @@ def describe_repository(folder: Path) -> dict[str, Any] | None:
 def _diff(folder: Path) -> tuple[str, list[str]]:
     # From the repository's top (":/"), or changes outside the folder would be missing.
     withheld = [f":(top,exclude,glob,icase){pattern}" for pattern in SECRET_FILES]
-    diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", ":/", *withheld)
+    diff = _git(folder, "diff", *_OF_TEXT, "HEAD", "--", ":/", *withheld)
     if diff is None:
         return "", ["git diff did not answer"]
     notes = []
     hidden = _git(
-        folder, "diff", "--no-ext-diff", "--name-only", "HEAD", "--",
+        folder, "diff", *_OF_TEXT, "--name-only", "HEAD", "--",
         *(f":(top,glob,icase){pattern}" for pattern in SECRET_FILES),
     )  # fmt: skip
     if hidden:
@@ -95,11 +100,44 @@ def _diff(folder: Path) -> tuple[str, list[str]]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it fails, is missing or takes too long."""
-    # fsmonitor is a program that a repository's own configuration can name.
-    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+    """What git prints, or None when it fails, is missing or takes too long.
+
+    A repository's own configuration, which came with the folder, can name programs for git to
+    run: as monitor, as filters of its files, and to fetch what is missing. None is run.
+    """
+    settings = {"core.fsmonitor": "false"}
+    for name in _own_filters(folder) if arguments[0] in ("status", "diff") else ():
+        settings |= {f"{name}.{key}": "" for key in ("clean", "process")}
+        settings |= {f"{name}.required": "false"}
+    return _run_git(folder, arguments, settings)
+
+
+def _own_filters(folder: Path) -> set[str]:
+    """``filter.NAME`` of those that the repository's configuration sets; git-lfs is well known."""
+    said = _run_git(folder, ["config", "--show-scope", "-z", "--get-regexp", r"^filter\."], {})
+    parts = (said or "").split("\0")
+    found = set()
+    for scope, setting in zip(parts[::2], parts[1::2], strict=False):
+        key, _, value = setting.partition("\n")
+        if scope in ("local", "worktree") and not _LFS.fullmatch(value):
+            found.add(key.rpartition(".")[0])
+    return found
+
+
+def _run_git(folder: Path, arguments: Sequence[str], settings: Mapping[str, str]) -> str | None:
+    before = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": ""}
+    environment["GIT_CONFIG_COUNT"] = str(before + len(settings))
+    for i, (key, value) in enumerate(settings.items(), before):
+        environment |= {f"GIT_CONFIG_KEY_{i}": key, f"GIT_CONFIG_VALUE_{i}": value}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=GIT_TIMEOUT_S)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            timeout=GIT_TIMEOUT_S,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None

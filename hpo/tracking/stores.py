@@ -83,6 +83,7 @@ def prepare(order: Order, environment: dict[str, str], say: Callable[[str], None
             stderr=log,
             env=environment,
             text=True,
+            umask=0o077 if order.users else -1,
             start_new_session=True,  # Ctrl-C must not cut an upgrade short
         ) as process,
     ):
