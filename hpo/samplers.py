@@ -10,6 +10,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 
+from hpo.cma_es import CmaEsSampler
 from hpo.fold_pruning import FoldWilcoxon
 from hpo.history import History
 from hpo.spec import Float, Int, StudySpec
@@ -48,7 +49,7 @@ def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
             seed=seed,
         ),
         "gp": lambda: optuna.samplers.GPSampler(**options, seed=seed),
-        "cma-es": lambda: optuna.samplers.CmaEsSampler(
+        "cma-es": lambda: CmaEsSampler(
             **{"warn_independent_sampling": False} | options, seed=seed
         ),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),

@@ -11,25 +11,31 @@ trials train depend on what had finished by then.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
-from hpo.errors import HpoError, StudyChanged, UserError
-from hpo.history import History, State, seed_for
-from hpo.journal import SingleWriterJournal
+from hpo import new_space
+from hpo.errors import RecordsLost, StorageLost, UserError
+from hpo.history import History, State, TrialHistory, seed_for
 from hpo.paths import StudyPaths
 from hpo.ranks import RankHalving
 from hpo.samplers import MOST_LISTED, choose_sampler, make_pruner, make_sampler, reseed
 from hpo.spec import Choice, Float, Int, Parameter, Scalar, StudySpec
 from hpo.spec.space import contains, grid, grid_size, is_active
+from hpo.storages import Journal, open_storage
+from hpo.tracking import outbox
 from hpo.tracking.redact import redact
+
+if TYPE_CHECKING:
+    from hpo.database import Database
 
 # A trial's own facts lie in one user attribute, so that one write stores them all.
 ATTRIBUTE = "hpo"
@@ -67,20 +73,19 @@ class Search:
         self,
         study: optuna.Study,
         spec: StudySpec,
-        storage: optuna.storages.BaseStorage,
-        journal: SingleWriterJournal | None,
+        storage: Journal | Database,
         history: History,
         max_epochs: int | None,
     ) -> None:
         self.sampler_name, why = choose_sampler(spec)
         self.sampler_note = f"{self.sampler_name}: {why}" if why else self.sampler_name
         self.study_id: str = study.user_attrs["hpo:study_id"]
-        self._journal = journal
         self._study = study
         self._spec = spec
         self._storage = storage
         self._several = len(spec.objective) > 1
         self._live: dict[int, optuna.Trial] = {}
+        self._made = 0  # trials in the storage
         self._grid = self._shuffled_grid()
         self._seen: dict[tuple[tuple[str, Scalar], ...], int] = {}
         study.sampler = make_sampler(self.sampler_name, spec)
@@ -91,6 +96,7 @@ class Search:
         )
         if not self._several:
             study.pruner = make_pruner(spec, history, max_epochs)
+        self._count()
         for trial in study.get_trials(deepcopy=False):
             if self.is_own(trial) and trial.state.is_finished():
                 self._remember(trial.params, trial.number)
@@ -104,7 +110,7 @@ class Search:
 
     def ask(self) -> Suggestion | None:
         """The next configuration, or None when there is no other left to try."""
-        number = len(self._study.get_trials(deepcopy=False))
+        number = self._made
         if self._grid is not None:
             untried = next((p for p in self._grid if _key(p) not in self._seen), None)
             if untried is None and not self._has_waiting():
@@ -112,7 +118,11 @@ class Search:
             if self.sampler_name == "grid" and untried is not None and not self._has_waiting():
                 self._study.enqueue_trial(untried)
         reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
+        failures = self._storage.failures
         trial = self._study.ask()
+        if self._storage.failures > failures:
+            return self._lost_and_found()
+        self._made = max(self._made, trial.number + 1)
         params = self._suggest(trial)
         self._live[trial.number] = trial
         twin = self._remember(params, trial.number)
@@ -172,6 +182,7 @@ class Search:
     def enqueue(self, params: Mapping[str, Scalar]) -> None:
         """Have `params` suggested before anything the sampler thinks of."""
         self._study.enqueue_trial(dict(params), skip_if_exists=True)
+        self._count()
 
     def learn_from(self, earlier: Sequence[optuna.trial.FrozenTrial], name: str) -> int:
         """Add another study's finished trials to what the sampler knows; returns how many fit.
@@ -205,6 +216,7 @@ class Search:
                 )
             )
             added += 1
+        self._count()
         return added
 
     # -- while a trial trains, and at its end
@@ -213,9 +225,12 @@ class Search:
         """Record an epoch's objective values; why the trial is to be pruned, or None."""
         if self._several:
             return self._ranks.report(number, epoch, values) if self._ranks else None
-        trial = self._live[number]
-        trial.report(values[0], epoch)
-        if not trial.should_prune():
+        self._live[number].report(values[0], epoch)
+        return self.judge(number, epoch)
+
+    def judge(self, number: int, epoch: int) -> str | None:
+        """Why a trial is to be pruned at its newest epoch, which Optuna knows, or None."""
+        if self._several or not self._live[number].should_prune():
             return None
         return f"{self._spec.pruner.name} at epoch {epoch}"
 
@@ -255,20 +270,21 @@ class Search:
         frozen = self._storage.get_trial(self._live[number]._trial_id)
         return set(frozen.intermediate_values)
 
+    def flush(self) -> None:
+        """Let others see what was reported."""
+        self._storage.flush()
+
     def commit(self) -> None:
-        """Make everything told so far survive a crash of the machine (a database does at once)."""
-        if self._journal is not None:
-            self._journal.commit()
+        """Make everything told so far survive a crash of the machine."""
+        self._storage.commit()
 
     def close(self) -> None:
         """Show what is not over as waiting, until a later `again`, and close the storage."""
-        while self._live:
-            _, trial = self._live.popitem()
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        if self._journal is not None:
-            self._journal.close()
-        elif isinstance(self._storage, optuna.storages.RDBStorage):
-            self._storage.engine.dispose()
+        with contextlib.suppress(StorageLost):  # then they stay RUNNING, which `again` takes, too
+            while self._live:
+                _, trial = self._live.popitem()
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        self._storage.close()
 
     @staticmethod
     def is_own(trial: optuna.trial.FrozenTrial) -> bool:
@@ -289,7 +305,25 @@ class Search:
                     params[path] = trial.suggest_int(path, low, high, log=log, step=step or 1)
                 case Choice(choices=choices):
                     params[path] = trial.suggest_categorical(path, choices)
+        self._storage.flush()  # all parameters together
         return params
+
+    def _lost_and_found(self) -> Suggestion:
+        """The first of the trials that were made while the connection was lost: a request may have
+        arrived although its answer did not. Optuna gives out the others when it is asked again.
+        """
+        first, *others = sorted(set(self.unfinished()) - set(self._live))
+        for number in others:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(
+                self._study_id(), number
+            )
+            self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._count()
+        return self.again(first)
+
+    def _count(self) -> None:
+        """How many trials there are: counted only then, for a database has to be asked."""
+        self._made = len(self._study.get_trials(deepcopy=False))
 
     def _remember(self, params: Mapping[str, Scalar], number: int) -> int | None:
         first = self._seen.setdefault(_key(params), number)
@@ -317,27 +351,43 @@ class Search:
 
 
 def open_search(
-    spec: StudySpec, paths: StudyPaths, history: History, max_epochs: int | None
+    spec: StudySpec,
+    paths: StudyPaths,
+    history: History,
+    max_epochs: int | None,
+    say: Callable[[str], None] = lambda _: None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Search:
     """Open the study in its storage, creating it if need be. The caller holds its lease.
+
+    Trials that were drawn from a narrower search space are written anew (`hpo.new_space`).
 
     Args:
         history: What has happened in it; a pruner may read on in there.
         max_epochs: The most that a trial of the study trains, if that is known.
+        say, is_stopped: As `hpo.storages.open_storage` wants them.
 
     Raises:
-        StudyChanged: The study there was made from another file.
+        HpoError: The storage cannot be opened.
         UserError: The storage cannot be used (its address, its version, a study of that name
             which is not hpo's), or it and the outbox are not of the same study.
     """
-    storage, journal = _open_storage(spec.storage, paths)
+    storage = open_storage(spec.storage, paths, say, is_stopped)
     try:
         study = _open_study(spec, paths, history, storage)
+        space = {path: distribution(parameter) for path, parameter in spec.search.items()}
+        changed = new_space.is_another(study, space)
+        if changed:
+            say("writing the trials so far into the search space of now …")
+            new_space.replace(study, space, storage, paths)
     except BaseException:
-        if journal is not None:
-            journal.close()
+        storage.close()
         raise
-    return Search(study, spec, storage, journal, history, max_epochs)
+    if changed:
+        storage.close()
+        storage = open_storage(spec.storage, paths, say, is_stopped)
+        study = optuna.load_study(storage=storage, study_name=spec.study)
+    return Search(study, spec, storage, history, max_epochs)
 
 
 def _open_study(
@@ -345,6 +395,7 @@ def _open_study(
 ) -> optuna.Study:
     directions = [objective.goal for objective in spec.objective]
     names = [s.study_name for s in storage.get_all_studies()]
+    metrics = [objective.metric for objective in spec.objective]
     recorded_id = history.study["study_id"] if history.study else None
     if spec.study not in names:
         if history.trials:
@@ -353,19 +404,20 @@ def _open_study(
                 f"of that name.\nWas `storage` changed? Put it back, or start another study: "
                 f"`--set study={spec.study}-2`."
             )
-        study = optuna.create_study(storage=storage, study_name=spec.study, directions=directions)
-        study.set_user_attr("hpo:study_id", recorded_id or uuid.uuid4().hex)
-        study.set_user_attr("hpo:identity", spec.identity())
-        study.set_metric_names([objective.metric for objective in spec.objective])
+        # It may exist all the same: made, and the connection lost before that was answered.
+        study = optuna.create_study(
+            storage=storage, study_name=spec.study, directions=directions, load_if_exists=True
+        )
+        _make_ours(study, metrics, recorded_id)
     else:
         study = optuna.load_study(storage=storage, study_name=spec.study)
-        before = study.user_attrs.get("hpo:identity")
-        if before is None:
+        if not study.user_attrs and not study.get_trials(deepcopy=False):
+            _make_ours(study, metrics, recorded_id)  # killed before that was done
+        if "hpo:study_id" not in study.user_attrs:
             raise UserError(
                 f"the storage has a study '{spec.study}' that hpo did not make.\n"
                 "Choose another name: `study:` in the file, or `--set study=NAME`."
             )
-        check_unchanged(spec.study, before, spec.identity())
         own = any(Search.is_own(trial) for trial in study.get_trials(deepcopy=False))
         if recorded_id != study.user_attrs["hpo:study_id"] and (recorded_id or own):
             raise UserError(
@@ -374,30 +426,39 @@ def _open_study(
                 f"Run it where it was begun (--home), bring its folder here, or start another: "
                 f"`--set study={spec.study}-2`."
             )
+        if recorded_id is None and [d.name.lower() for d in study.directions] != directions:
+            # Nobody has begun with it, and the file has changed since.
+            storage.delete_study(study._study_id)
+            return _open_study(spec, paths, history, storage)
+        _check_agrees(study, history, paths)
     return study
 
 
-def check_unchanged(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study whose meaning has changed.
+def _make_ours(study: optuna.Study, metrics: list[str], recorded_id: str | None) -> None:
+    """Describe a new study; its id comes last, and says that the rest is there."""
+    study.set_metric_names(metrics)
+    study.set_user_attr("hpo:study_id", recorded_id or uuid.uuid4().hex)
 
-    Raises:
-        StudyChanged: Its message lists every difference.
-    """
-    changed = [
-        f"  {key}: {_shown(before, key)} → {_shown(now, key)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise StudyChanged(
-            f"study '{study}' was begun with other settings; its trials would not compare:\n"
-            + "\n".join(changed)
-            + f"\nPut them back to go on with it, or start another: `--set study={study}-2`."
+
+def _check_agrees(study: optuna.Study, history: History, paths: StudyPaths) -> None:
+    """Whatever happens to a trial is in the outbox before Optuna is told, and no trial begins
+    that Optuna has not on the disk: where it is otherwise, a file was cut or replaced."""
+    trials = {t.number: t for t in study.get_trials(deepcopy=False) if Search.is_own(t)}
+    for number, trial in trials.items():
+        recorded = history.trials.get(number) or TrialHistory(number, {})
+        is_over = trial.state.is_finished() and recorded.end is None
+        if is_over or set(trial.intermediate_values) - set(recorded.values):
+            raise RecordsLost(
+                f"{paths.outbox} lacks the end of what was acknowledged: Optuna knows of trial "
+                f"{number} what is not in it. Nothing was changed.\n"
+                f"{outbox.what_to_do(paths.outbox)}"
+            )
+    missing = sorted(set(history.trials) - set(trials))
+    if missing:
+        raise RecordsLost(
+            f"Optuna's storage of {paths.root} lacks what was acknowledged: trial {missing[0]} "
+            f"is on record and not in it. Nothing was changed.\n{outbox.what_to_do(paths.outbox)}"
         )
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "(not there)"
 
 
 def earlier_trials(
@@ -415,53 +476,18 @@ def earlier_trials(
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
         storage: optuna.storages.BaseStorage = optuna.storages.JournalStorage(backend)
     else:
-        storage, _ = _open_storage(spec.storage, paths)
+        storage = open_storage(spec.storage, paths)
     try:
         study = optuna.load_study(storage=storage, study_name=name)
     except KeyError:
-        raise UserError(f"start_from: there is no study '{name}' in {spec.storage}") from None
+        where = redact(spec.storage)
+        raise UserError(f"start_from: there is no study '{name}' in {where}") from None
     metrics = [objective.metric for objective in spec.objective]
     if study.metric_names != metrics:
         raise UserError(
             f"start_from: study '{name}' searched for {study.metric_names}, this one for {metrics}"
         )
     return [trial for trial in study.get_trials(deepcopy=False) if Search.is_own(trial)]
-
-
-def _open_storage(
-    address: str, paths: StudyPaths
-) -> tuple[optuna.storages.BaseStorage, SingleWriterJournal | None]:
-    """The storage at `address`, and its journal if it is one."""
-    if address == "journal":
-        journal = SingleWriterJournal(paths.journal)
-        return optuna.storages.JournalStorage(journal), journal
-    import sqlalchemy
-
-    shown = redact(address)
-    sqlite = address.startswith("sqlite")
-    try:
-        storage = optuna.storages.RDBStorage(
-            address,
-            engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
-        )
-    except ImportError as error:
-        raise UserError(
-            f"storage {shown}: its driver is not installed; `pip install 'hpo[postgres]'`"
-        ) from error
-    except RuntimeError as error:  # a schema newer or older than this Optuna's
-        raise UserError(
-            f"storage {shown}: {error}\nInstall the Optuna that wrote it, or use another storage."
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise HpoError(f"storage {shown} cannot be opened: {str(cause).strip()}") from error
-    if sqlite:  # readers do not block the writer, and a commit is on the disk
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        sqlalchemy.event.listen(
-            storage.engine, "connect", lambda c, _: c.execute("PRAGMA synchronous=FULL")
-        )
-    return storage, None
 
 
 # -- the space, in Optuna's terms

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+from hpo.paths import network_file_system
 from hpo.spec.document import redacted
 from hpo.spec.explain import did_you_mean
 
@@ -179,6 +180,12 @@ def _database(text: str, folder: Path) -> str:
         raise AddressError(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
     if os.path.isdir(path):
         raise AddressError(f"{path} is a folder", f"sqlite:///{url.database}/optuna.db")
+    network = network_file_system(path.parent)
+    if network is not None:
+        raise AddressError(
+            f"{path.parent} is on a network file system ({network}), where SQLite loses data",
+            "postgresql://user:${PASSWORD}@host/database, or a folder on a disk of this machine",
+        )
     return url.set(database=str(path)).render_as_string(hide_password=False)
 
 

@@ -51,7 +51,10 @@ def train(trial):
 """
 
 
-@pytest.fixture(params=["inline", "processes"])
+slow = pytest.mark.slow  # a worker, which imports torch
+
+
+@pytest.fixture(params=["inline", pytest.param("processes", marks=slow)])
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     executor = open_executor(request.param)
     yield executor
@@ -211,6 +214,7 @@ def test_a_worker_that_dies_is_gone_once_with_its_signal(setup: Setup) -> None:
         executor.close()
 
 
+@slow
 def test_killing_a_worker_takes_what_it_started_along(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
@@ -223,6 +227,7 @@ def test_killing_a_worker_takes_what_it_started_along(setup: Setup) -> None:
         executor.close()
 
 
+@slow
 def test_a_worker_ends_when_the_orchestrator_is_gone(setup: Setup) -> None:
     executor = open_executor("processes")
     started(executor, setup).send(0, orders(setup.folder, seconds=60))
@@ -248,6 +253,7 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
+@slow
 def test_the_signal_of_a_terminal_does_not_reach_workers(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
@@ -261,6 +267,7 @@ def test_the_signal_of_a_terminal_does_not_reach_workers(setup: Setup) -> None:
         executor.close()
 
 
+@slow
 def test_a_dead_worker_is_noticed_while_its_child_lives(setup: Setup) -> None:
     executor = open_executor("processes")
     try:
