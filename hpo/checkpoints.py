@@ -1,5 +1,6 @@
 """A trial's files of weights, each with its sha256 beside it: `torch.load` alone accepts a flipped
 bit. Only tensors and plain containers are loaded (``weights_only=True``): no file runs code.
+Beside the sha256 stands, as ``sha256sum`` writes it, which file of which trial it is of.
 
 Its checkpoints are ``epoch-12.pt``, the newest two kept: two, because the newest may be of an
 epoch that was not on record yet when everything stopped, and because a file can be damaged. The
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.fault_points import passing
 from hpo.paths import replacing
 
 log = logging.getLogger(__name__)
@@ -28,24 +30,33 @@ class Damaged(ValueError):
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content`, of tensors and plain containers, as `path`, and its sha256 beside it."""
+    """Write `content`, of tensors and plain containers, as `path`, and its sha256 beside it.
+
+    Raises:
+        NoRoom: The disk has no room for it.
+    """
     import torch
 
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     written = buffer.getvalue()
     with replacing(path.with_suffix(".sha256")) as file:
-        file.write(hashlib.sha256(written).hexdigest().encode())
-    with replacing(path) as file:
+        file.write(f"{hashlib.sha256(written).hexdigest()}  {_name(path)}\n".encode())
+    passing("sha256-written")
+    with replacing(path, len(written)) as file:
         file.write(written)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, in_place: bool = False) -> dict[str, Any]:
     """What `save` wrote.
+
+    Args:
+        in_place: Whether it must be the file that was written as this one, by name and folder.
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        Damaged: Its content is not the one whose sha256 was recorded, or more than plain values.
+        Damaged: Its content is not the one whose sha256 was recorded, or more than plain values;
+            or it was written as another file.
     """
     import pickle
 
@@ -54,8 +65,11 @@ def read(path: Path) -> dict[str, Any]:
     written, recorded = path.read_bytes(), path.with_suffix(".sha256")
     if not recorded.is_file():
         raise Damaged(f"{recorded.name} is missing beside it")
-    if recorded.read_bytes() != hashlib.sha256(written).hexdigest().encode():
+    sha256, _, name = recorded.read_bytes().partition(b"  ")
+    if sha256 != hashlib.sha256(written).hexdigest().encode():
         raise Damaged(f"its sha256 is not that in {recorded.name}")
+    if in_place and name != f"{_name(path)}\n".encode():
+        raise Damaged(f"it was written as {name.decode(errors='replace').strip()}")
     try:
         content: Any = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
@@ -85,8 +99,8 @@ def newest(folder: Path, at_most: int) -> tuple[int, dict[str, Any]] | None:
             continue
         path = _path(folder, epoch)
         try:
-            return epoch, read(path)
-        except Damaged as error:
+            return epoch, read(path, in_place=True)
+        except (Damaged, OSError) as error:
             log.warning("checkpoint %s is damaged (%s); going back to the one before", path, error)
     return None
 
@@ -101,6 +115,11 @@ def clear(folder: Path) -> None:
 def discard(folder: Path) -> None:
     """Delete everything an earlier, unrecorded attempt left in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(path: Path) -> str:
+    """A file's name from the folder of the study on: ``digits/trials/3/epoch-12.pt``."""
+    return "/".join(path.absolute().parts[-4:])
 
 
 def _path(folder: Path, epoch: int) -> Path:

@@ -8,6 +8,9 @@
         - UnknownStudy        no study of that name here
       - StudyFailed           the study ran and cannot go on (e.g. every trial fails alike)
       - WorkerLost            a worker process died and could not be replaced
+      - StorageLost           the study's database is away, locked or full
+      - NoRoom                the disk has no room for a file (an OSError, too)
+      - RecordsLost           a study's outbox is damaged where it was acknowledged
 
 `hpo.cli` prints the message of an HpoError without a traceback; anything else is a bug and
 keeps its traceback.
@@ -104,6 +107,18 @@ class UnknownStudy(UserError):
 
 class StudyFailed(HpoError):
     """The study ran and cannot go on."""
+
+
+class StorageLost(HpoError):
+    """The study's database is away, locked or full; nothing acknowledged is lost with it."""
+
+
+class RecordsLost(HpoError):
+    """Acknowledged records of a study are gone; the message says where, and what to do."""
+
+
+class NoRoom(HpoError, OSError):
+    """The disk has no room for a file; the message names it and the bytes that it needs."""
 
 
 class WorkerLost(HpoError):

@@ -111,10 +111,14 @@ class History:
 
     @classmethod
     def read(cls, path: Path, metrics: Sequence[str], maximize: bool) -> History:
-        """The history in the outbox at `path`; an empty one when there is no such file."""
+        """The history in the outbox at `path`; an empty one when there is no such file.
+
+        Raises:
+            RecordsLost: The outbox is damaged.
+        """
         history = cls(metrics, maximize)
         if path.is_file():
-            for record, _ in outbox.read(path):
+            for record in outbox.read_whole(path):
                 history.add(record)
         history._end_session()
         return history

@@ -12,6 +12,7 @@ study's lease makes the orchestrator the only writer:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from hpo.tracking.outbox import cut_torn_tail
+from hpo.errors import RecordsLost
+from hpo.paths import flush_folder, room_for
+from hpo.tracking.outbox import cut_torn_tail, what_to_do
 
 
 class SingleWriterJournal(BaseJournalBackend):
@@ -28,8 +31,11 @@ class SingleWriterJournal(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        new = not path.exists()
         cut_torn_tail(path)
         self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the study
+        if new:
+            flush_folder(path.parent)
         self._unread: list[dict[str, Any]] | None = None  # None until the file has been read
         self._count = 0  # logs delivered so far
 
@@ -40,7 +46,7 @@ class SingleWriterJournal(BaseJournalBackend):
             with open(self._path, "rb") as file:
                 for line in file:
                     self._count += 1
-                    yield json.loads(line)
+                    yield self._log(line)
             return
         if log_number_from != self._count:
             raise RuntimeError(f"asked for log {log_number_from}, but {self._count} is the next")
@@ -48,18 +54,37 @@ class SingleWriterJournal(BaseJournalBackend):
         self._count += len(fresh)
         yield from fresh
 
+    def _log(self, line: bytes) -> dict[str, Any]:
+        try:
+            log: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise RecordsLost(
+                f"{self._path}, line {self._count}: it is damaged; the disk or a program other "
+                f"than hpo changed it. Nothing was changed.\n{what_to_do(self._path)}"
+            ) from None
+        return log
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         assert self._unread is not None, "a JournalStorage reads before it writes"
         for log in logs:
             line = json.dumps(log, separators=(",", ":"))
-            self._file.write(line.encode() + b"\n")
+            with room_for(self._path):  # a long line goes to the disk at once
+                self._file.write(line.encode() + b"\n")
             self._unread.append(json.loads(line))  # as a reader of the file would see it
 
     def commit(self) -> None:
-        """Make everything appended so far survive a crash of the machine."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Make everything appended so far survive a crash of the machine.
+
+        Raises:
+            NoRoom: The disk has no room for it; another `commit` writes the rest.
+        """
+        with room_for(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self.commit()
-        self._file.close()
+        try:
+            self.commit()
+        finally:
+            with contextlib.suppress(OSError):  # it tries once more to write the rest
+                self._file.close()

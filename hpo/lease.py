@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hpo.errors import StudyLocked
+from hpo.paths import make_folder, room_for
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
     Raises:
         StudyLocked: Another process holds it; the message names its host and pid.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=2)  # `owner` takes it for a moment
@@ -40,7 +41,8 @@ def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
         raise StudyLocked(locked_message(study, _read(path))) from None
     try:
         held = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        path.write_text(json.dumps(held))
+        with room_for(path):
+            path.write_text(json.dumps(held))
         yield held
     finally:
         path.unlink(missing_ok=True)

@@ -190,15 +190,16 @@ class Finished:
     """An assignment is over.
 
     Attributes:
-        outcome: ``stop`` when it was ordered, ``interrupted`` after an `Interrupt`; ``alone`` when
-            something went wrong with trials that trained together, and this one may be innocent:
-            it is to go on by itself.
-        reason: Why it failed; empty otherwise.
-        traceback: For ``failed``.
+        outcome: ``stop`` when it was ordered, ``interrupted`` after an `Interrupt`, and, with a
+            reason, when the disk is full; ``alone`` when something went wrong with trials that
+            trained together, and this one may be innocent: it is to go on by itself.
+        reason: What was raised; empty otherwise.
+        traceback: The same, whole.
         seconds: Wall time of this attempt.
         peak_memory_mb: Allocated on the GPU during the trial, by all that trained with it; on a
             CPU the most that was resident in the process so far, earlier trials included.
         artifacts: Name → file, e.g. ``predictions.npz``.
+        logged: The ``params`` and ``tags`` of its own that a command has logged: name → text.
     """
 
     number: int
@@ -208,6 +209,7 @@ class Finished:
     traceback: str | None = None
     peak_memory_mb: float | None = None
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    logged: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.paths import Home
+from hpo.paths import Home, StudyPaths
 from hpo.tables import best_first, number, show
-from hpo.tracking.redact import redact
+from hpo.tracking.redact import printable, redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpo.orchestrator import Ended
     from hpo.reproduce import Reproduced
     from hpo.spec import StudySpec
+    from hpo.tracking import Shipped
 
 MOST_CHANGES = 20  # of the environment, that are printed
 
@@ -40,7 +41,9 @@ def print_outcome(spec: StudySpec, home: Home, ended: Ended, console: Console) -
     show(table.head(5), console)
     where = _elsewhere(home.root)
     if ended.state == "interrupted":
-        click.echo(f"\nGo on from here:\n  {_command('hpo')} {shlex.join(_again(sys.argv[1:]))}")
+        click.echo(
+            f"\nGo on from here:\n  {_command('hpo')} {redact(shlex.join(_again(sys.argv[1:])))}"
+        )
     click.echo(f"\nEvery trial:\n  {_command('hpo')} trials {spec.study}{where}")
     click.echo(
         f"Curves in the browser, and which trial is really better:\n"
@@ -59,6 +62,36 @@ def print_pending(status: Status, home: Path, error: str | None = None) -> None:
         why = f" ({error})" if error else ""
         click.echo(f"MLflow lacks the last {pending} records{why}. Send them:", err=True)
         click.echo(f"  {_command('hpo')} sync {status['study']}{_elsewhere(home)}", err=True)
+
+
+def print_synced(shipped: Shipped, paths: StudyPaths, verify: bool) -> None:
+    """Whether MLflow has everything of a study, and where it is not the same."""
+    name, compared = paths.root.name, shipped.compared
+    if shipped.pending:
+        click.echo(f"{shipped.pending} records are still to be sent: {shipped.error}", err=True)
+        return
+    click.echo(f"MLflow has everything of {name}.")
+    if compared is None:
+        if verify:
+            why = shipped.error or f"{name} is running; ask again when it is over"
+            click.echo(f"Not compared: {why}", err=True)
+        return
+    for difference in compared.differences:
+        click.echo(difference)
+    if compared.different > len(compared.differences):
+        click.echo(f"… and {compared.different - len(compared.differences)} more")
+    what = f"{compared.runs:,} runs, {compared.values:,} values"
+    differ = f"{compared.different:,} differ{'s' * (compared.different == 1)}"
+    click.echo(f"{what}: {differ if compared.different else 'equal'}.")
+    if compared.gone:
+        click.echo(f"{compared.gone} files are gone from {paths.root} and were not compared.")
+    if compared.different:
+        click.echo(
+            "MLflow keeps what it was once sent: sending it again replaces no parameter and no "
+            "metric.\nTo have these runs written anew, delete them in MLflow and delete "
+            f"{paths.shipped}; then:\n  {_command('hpo')} sync {name} --verify",
+            err=True,
+        )
 
 
 def counts(status: Status) -> str:
@@ -115,7 +148,7 @@ def print_reproduced(done: Reproduced) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else str(value)[:80]
+    return "none" if value is None else printable(str(value)[:80])
 
 
 def _again(arguments: Sequence[str]) -> list[str]:

@@ -5,12 +5,22 @@ A *home* is the folder in which ``mlruns/`` and ``studies/`` lie: the current on
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from hpo.errors import NoRoom
+
+MOUNTS = Path("/proc/self/mounts")
+# Where a lock, or memory that processes share through a file, cannot be relied on.
+NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "afs", "fuse.sshfs")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, the user's share of it, the file
 
 
 @dataclass(frozen=True)
@@ -126,29 +136,107 @@ class StudyPaths:
         """The weights of one trial's best epoch, if they are kept."""
         return self.trial(number) / self.MODEL
 
+    def has(self, path: Path) -> bool:
+        """Whether `path` is a file in the study's folder, and no link out of it.
+
+        What somebody else has filled, a folder or its records, must not give away what lies
+        beside it.
+        """
+        try:
+            real, root = os.path.realpath(path), os.path.realpath(self.root)
+        except ValueError:  # a NUL
+            return False
+        return os.path.isfile(real) and Path(real).is_relative_to(root)
+
     def ensemble(self, number: int) -> Path:
         """Predictions of one ensemble over trials."""
         return self.root / "ensembles" / str(number)
 
 
+def network_file_system(folder: Path) -> str | None:
+    """On which kind of network file system `folder` lies; None: on none that is known as one."""
+    try:
+        mounts = MOUNTS.read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    real, deepest, found = folder.resolve(), 0, ""
+    for mount in mounts:
+        _, point, kind, *_ = mount.split(" ")
+        path = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point))
+        if real.is_relative_to(path) and len(path.parts) >= deepest:  # the later one covers it
+            deepest, found = len(path.parts), kind
+    return found if found in NETWORKED else None
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def room_for(path: Path, size: int | None = None) -> Iterator[None]:
+    """Say which file it is that the disk has no room for.
+
+    Args:
+        size: Bytes that are to be written; None: not known.
+
+    Raises:
+        NoRoom: There is no room for `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        needs = "more room" if size is None else f"{size:,} bytes"
+        free = shutil.disk_usage(next(p for p in path.parents if p.exists())).free
+        raise NoRoom(
+            f"{path} needs {needs}, and the disk has {free:,} bytes free ({error.strerror})"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it was a full disk that an error came from."""
+    while error is not None:
+        if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a crash, sees the old one or the whole new one.
 
     Writes beside `path`, flushes to the disk, renames, and flushes the folder.
+
+    Args:
+        size: Bytes that are to be written, if that is known: for what `NoRoom` says.
+
+    Raises:
+        NoRoom: The disk has no room for it; the old file, if any, is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with room_for(path, size):
+        make_folder(path.parent)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(beside, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        flush_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in, so that their names survive a crash of the machine."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_folder(each.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.fsync(descriptor)
     finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -194,7 +194,7 @@ class _Training:
     def _failure(self, finished: Finished) -> str | None:
         if len(self._epochs) >= self._last:
             return None
-        if finished.outcome == "failed":
+        if finished.reason:
             return finished.reason
         return f"it ended after epoch {max(self._epochs, default=0)}"
 

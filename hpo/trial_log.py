@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hpo.paths import make_folder
 from hpo.tracking.redact import redact
 
 NAME = "log.txt"
@@ -45,7 +46,7 @@ def keep(worker_log: Path, start: int, folder: Path) -> None:
         if len(text) > MOST_BYTES:
             text = _from_a_boundary(text[-MOST_BYTES:])
         if text:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             path.write_bytes(text)
     except OSError:
         return

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hpo.paths import Home, StudyPaths
 from hpo.tracking import outbox
 
 __all__ = [
+    "Compared",
     "Shipped",
     "Shipper",
     "pending",
@@ -40,7 +42,27 @@ MLFLOW_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-MLFLOW_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # where the user has not set another
+# Where the user has not set another. A server that takes half a minute for an answer is not away.
+MLFLOW_DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came out when MLflow was compared with what is on record (`hpo.tracking.verify`).
+
+    Attributes:
+        runs: Runs that were compared.
+        values: Values that were: parameters, tags, points of metrics, states, times, files.
+        different: How many of them differ, or are missing or too many in MLflow.
+        differences: The first of these, in words.
+        gone: Files that could not be compared, for they are gone from the study's folder.
+    """
+
+    runs: int
+    values: int
+    different: int
+    differences: Sequence[str]
+    gone: int
 
 
 @dataclass(frozen=True)
@@ -50,10 +72,12 @@ class Shipped:
     Attributes:
         pending: Records that MLflow lacks.
         error: Why they could not be shipped (without credentials), or None.
+        compared: What a comparison found, if one was asked for and made.
     """
 
     pending: int
     error: str | None = None
+    compared: Compared | None = None
 
 
 class Shipper:
@@ -79,18 +103,24 @@ class Shipper:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def follow(self, paths: StudyPaths, home: Home, uri: str) -> None:
+    def follow(self, paths: StudyPaths, home: Home, uri: str, *, verify: bool = False) -> None:
         """Feed MLflow from the study's outbox from now on.
 
         Args:
             paths: The study's files. Its outbox need not exist yet.
             home: Where the embedded store lies.
             uri: MLflow's tracking URI; `Home.tracking_uri` is the embedded store.
+            verify: Whether to compare what is there at the end.
         """
         self._paths = paths
         paths.root.mkdir(parents=True, exist_ok=True)
         # Over the pipe: a command line is visible to everyone, and the URI may hold a password.
-        order = {"study": str(paths.root.resolve()), "home": str(home.root.resolve()), "uri": uri}
+        order = {
+            "study": str(paths.root.resolve()),
+            "home": str(home.root.resolve()),
+            "uri": uri,
+            "verify": verify,
+        }
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: `finish` will say so
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -110,7 +140,8 @@ class Shipper:
             return Shipped(pending(self._paths), f"not done after {timeout_s:g} s")
         try:
             answer = json.loads(output)
-            return Shipped(answer["pending"], answer["error"])
+            compared = answer["compared"] and Compared(**answer["compared"])
+            return Shipped(answer["pending"], answer["error"], compared)
         except (ValueError, KeyError):
             error = f"the shipping process ended early; see {self._paths.ship_log}"
             return Shipped(pending(self._paths), error)
@@ -129,9 +160,15 @@ def start_shipping(paths: StudyPaths, home: Home, uri: str) -> Shipper:
     return shipper
 
 
-def sync(paths: StudyPaths, home: Home, uri: str) -> Shipped:
-    """Ship what MLflow lacks, and wait for it. Tries once."""
-    return start_shipping(paths, home, uri).finish(timeout_s=None)
+def sync(paths: StudyPaths, home: Home, uri: str, *, verify: bool = False) -> Shipped:
+    """Ship what MLflow lacks, and wait for it. Tries once.
+
+    Args:
+        verify: Whether to compare then what is in MLflow with what is on record.
+    """
+    shipper = Shipper()
+    shipper.follow(paths, home, uri, verify=verify)
+    return shipper.finish(timeout_s=None)
 
 
 def pending(paths: StudyPaths) -> int:

@@ -9,8 +9,8 @@ killed, and none twice. ``shipped.json`` moves on only after MLflow has accepted
 accepted without that being written down is sent again, and `hpo.tracking.replica` makes that the
 same as once. No password is printed.
 
-Not covered: a server that completes a request after the connection was given up (a second run
-may then appear).
+A server may complete a request after the connection was given up, and a run then be there twice:
+the second one is deleted when the shipping goes on, or at its end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -30,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from hpo import lease
 from hpo.paths import Home, StudyPaths
-from hpo.tracking import Shipped, pending
+from hpo.tracking import Compared, Shipped, pending
 from hpo.tracking.redact import RedactedStream, redact
 
 if TYPE_CHECKING:
@@ -52,9 +53,14 @@ logger = logging.getLogger("hpo.tracking")
 class Follower:
     """Ships until `closed` is set, and then what is left."""
 
-    def __init__(self, paths: StudyPaths, home: Home, uri: str, closed: threading.Event) -> None:
+    def __init__(
+        self, paths: StudyPaths, home: Home, uri: str, closed: threading.Event, verify: bool
+    ) -> None:
         self._paths, self._home, self._uri = paths, home, uri
         self._closed = closed
+        self._verify = verify
+        self._compared: Compared | None = None
+        self._has_failed = False
         self._replica: Replica | None = None
         self._seen = -1  # size of the outbox when last shipped
         self._error: str | None = None
@@ -66,7 +72,7 @@ class Follower:
             began_s = time.monotonic()
             self._try_to_ship(last)
             if last:
-                return Shipped(pending(self._paths), self._error)
+                return Shipped(pending(self._paths), self._error, self._compared)
             if self._error is None:
                 failures, took_s = 0, time.monotonic() - began_s
                 wait_s = min(max(took_s / SHIPPING_SHARE, MIN_WAIT_S), MAX_WAIT_S)
@@ -91,10 +97,14 @@ class Follower:
                 gc.set_threshold(100_000, 20, 20)
                 self._replica = Replica(self._paths, self._home, self._uri)
             self._replica.ship()
+            if last and self._has_failed:  # what was given up may have been done all the same
+                self._replica.remove_doubles()
             if last and lease.owner(self._paths.lease) is None:
                 self._replica.interrupt()
+                if self._verify:
+                    self._compared = self._replica.compare()
         except Exception as error:  # whatever MLflow and its many libraries raise: try again later
-            self._replica, self._seen = None, -1
+            self._replica, self._seen, self._has_failed = None, -1, True
             self._tell(error)
         else:
             self._seen, self._error = size, None
@@ -163,9 +173,9 @@ def main() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     closed = threading.Event()
     threading.Thread(target=_watch, args=(sys.stdin, closed), daemon=True).start()
-    follower = Follower(paths, Home(Path(order["home"])), order["uri"], closed)
-    shipped = _follow_alone(follower, paths, closed)
-    answers.write(json.dumps({"pending": shipped.pending, "error": shipped.error}))
+    home = Home(Path(order["home"]))
+    follower = Follower(paths, home, order["uri"], closed, order["verify"])
+    answers.write(json.dumps(asdict(_follow_alone(follower, paths, closed))))
     answers.flush()
     os._exit(0)  # MLflow leaves threads behind
 

@@ -6,7 +6,8 @@ comes back as it was.
 
 What is promised: after `Outbox.commit` returns, every record appended before it survives a crash
 of the machine. A last line torn by a crash was never acknowledged: readers stop before it, and
-opening for writing cuts it. A damaged line elsewhere is skipped with a warning that names it.
+opening for writing cuts it. A damaged line elsewhere is skipped with a warning that names it by
+those who only show what there is; a study does not go on with one (`read_whole`).
 
 Not covered: two writers (the study's lease sees to that), and reading on another machine while
 the file is being written over NFS.
@@ -23,6 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hpo.errors import RecordsLost
+from hpo.paths import flush_folder, make_folder, room_for
+
 _CRC_DIGITS = 8
 
 
@@ -38,31 +42,51 @@ class Outbox:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        make_folder(path.parent)
         new = not path.exists()
         cut_torn_tail(path)
-        self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the study
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - for the life of the study
+        self._size = self._file.tell()  # of what is on the disk
+        self._waiting: list[bytes] = []
         if new:
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record. It is acknowledged only when `commit` has returned.
 
         Raises:
-            TypeError: A value has no JSON form; nothing was written.
+            TypeError: A value has no JSON form; nothing was added.
         """
-        self._file.write(encode(record))
+        self._waiting.append(encode(record))
 
     def commit(self) -> None:
-        """Flush all records appended so far to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write all records appended so far to the disk, in one piece.
+
+        Raises:
+            NoRoom: The disk has no room for them. The file is as it was, and they wait for
+                another `commit`.
+        """
+        if not self._waiting:
+            return
+        group = b"".join(self._waiting)
+        with room_for(self._path, len(group)):
+            try:
+                written = 0
+                while written < len(group):
+                    written += self._file.write(group[written:])
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._size)
+                raise
+        self._size += len(group)
+        self._waiting.clear()
 
     def close(self) -> None:
         """Commit and close. Closing twice is fine."""
         if not self._file.closed:
-            self.commit()
-            self._file.close()
+            with self._file:
+                self.commit()
 
     def __enter__(self) -> Outbox:
         return self
@@ -100,6 +124,39 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
             offset += len(line)
             if record is not None:
                 yield record, offset
+
+
+def read_whole(path: Path) -> Iterator[dict[str, Any]]:
+    """All records, for a study that is to go on with them.
+
+    Raises:
+        RecordsLost: A complete line does not match its checksum. Nothing was changed.
+    """
+    with open(path, "rb") as file:
+        offset = 0
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            record = decode(line)
+            if record is None:
+                raise RecordsLost(
+                    f"{path}, line {number} (byte {offset:,}): the record is damaged; its "
+                    "checksum does not match, so the disk or a program other than hpo changed "
+                    "it. The study does not go on without what was acknowledged there, and "
+                    f"nothing was changed.\n{what_to_do(path)}"
+                )
+            yield record
+            offset += len(line)
+
+
+def what_to_do(path: Path) -> str:
+    """What is left to do when the outbox at `path` lacks what was acknowledged."""
+    study = path.parent.name
+    return (
+        f"Put back a copy of {path.parent} if there is one. Else begin another study, which may "
+        f"learn from this one: `--set study={study}-2 --set start_from=[{{study: {study}}}]`. "
+        f"`hpo trials {study}` shows what can be read."
+    )
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -150,12 +207,3 @@ def _warn_damaged(path: Path, offset: int) -> None:
         DamagedOutbox,
         stacklevel=3,
     )
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a new file's name survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

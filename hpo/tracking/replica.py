@@ -26,9 +26,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from hpo.errors import HpoError
+from hpo.fault_points import passing
 from hpo.paths import Home, StudyPaths, replacing
 from hpo.tables import plain
-from hpo.tracking import outbox, runs
+from hpo.tracking import Compared, outbox, runs
 from hpo.tracking.progress import Record, StudyProgress, TrialProgress
 from hpo.tracking.redact import redact
 from hpo.tracking.stores import make_sqlite
@@ -79,16 +80,28 @@ class Replica:
             for record, _ in batch:
                 self.progress.add(record)
             self._ship_news()
+            passing("news-sent")
             self.progress.shipped()
             self._last_ms = max([self._last_ms, *(_run_ms(record) for record, _ in batch)])
             self._offset = batch[-1][1]
             self._write_shipped()
+            passing("shipped")
         self._ship_examples()
 
     def interrupt(self) -> None:
         """Say of a study whose orchestrator died that it is not running."""
         if self._parent is not None and self.progress.end is None:
             self._end_study("interrupted", "the process that ran it ended", self._last_ms)
+
+    def remove_doubles(self) -> None:
+        """Delete runs that are there twice: a server made them after it was given up."""
+        self._find_runs(0)
+
+    def compare(self) -> Compared:
+        """Compare everything in MLflow with what is on record."""
+        from hpo.tracking import verify
+
+        return verify.compare(self._client, self._runs_of_study(), self._paths)
 
     # -- where we were
 
@@ -134,7 +147,10 @@ class Replica:
             self._ensembles = {int(number): run for number, run in shipped_ensembles.items()}
             self._has_examples = shipped.get("examples", False)
             self._offset = self._read_until(shipped["offset"])
-        self._find_runs()
+        next_record = next(outbox.read(self._paths.outbox, self._offset), None)
+        if next_record is not None:
+            first_ms = next_record[0]["time_ms"] if self._offset else CLOCK_MARGIN_MS
+            self._find_runs(first_ms - CLOCK_MARGIN_MS)
 
     def _read_shipped(self) -> dict[str, Any]:
         try:
@@ -167,22 +183,27 @@ class Replica:
         self.progress = StudyProgress()
         return 0
 
-    def _find_runs(self) -> None:
-        """Runs that were made just before a crash, and are not in ``shipped.json``."""
-        next_record = next(outbox.read(self._paths.outbox, self._offset), None)
-        if next_record is None:
-            return
-        query = f"tags.`hpo.study_id` = '{self._study_id}'"
-        if self._offset:
-            query += f" and attributes.start_time >= {next_record[0]['time_ms'] - CLOCK_MARGIN_MS}"
-        for run in self._search(query):
-            tags = run.data.tags
+    def _find_runs(self, since_ms: int) -> None:
+        """Find runs that were made just before a crash, and are not in ``shipped.json``."""
+        for run in self._runs_of_study(since_ms):
+            tags, run_id = run.data.tags, run.info.run_id
             if "hpo.trial" in tags:
-                self._runs.setdefault(int(tags["hpo.trial"]), run.info.run_id)
+                known = self._runs.setdefault(int(tags["hpo.trial"]), run_id)
             elif "hpo.ensemble" in tags:
-                self._ensembles.setdefault(int(tags["hpo.ensemble"]), run.info.run_id)
+                known = self._ensembles.setdefault(int(tags["hpo.ensemble"]), run_id)
             elif tags.get("hpo.kind") == "study":
-                self._parent = self._parent or run.info.run_id
+                known = self._parent = self._parent or run_id
+            else:
+                continue
+            if known != run_id:
+                logger.warning("run %s is there twice, as %s; deleted the former", run_id, known)
+                self._client.delete_run(run_id)
+
+    def _runs_of_study(self, since_ms: int = 0) -> Iterator[Run]:
+        query = f"tags.`hpo.study_id` = '{self._study_id}'"
+        if since_ms:
+            query += f" and attributes.start_time >= {since_ms}"
+        return self._search(query)
 
     def _search(self, query: str) -> Iterator[Run]:
         token = None
@@ -229,7 +250,7 @@ class Replica:
             self._ship_trial(trial, study)
         for trial in progress.improvements:
             self._ship_best(trial)
-        if progress.news or progress.fresh_end:
+        if progress.news or progress.fresh_end or progress.fresh_study:
             assert self._parent is not None
             counts = {"hpo.trials": json.dumps(progress.counts)}
             self._client.log_batch(self._parent, tags=runs.run_tags(counts))
@@ -248,12 +269,13 @@ class Replica:
                 self._experiment_id, study["time_ms"], tags, run_name=study["study"]
             )
             self._parent = run.info.run_id
+            passing("study-run-made")
         else:
             self._client.update_run(self._parent, status="RUNNING")
         parent = self._parent
         with self._may_be_refused("the study"):
             self._client.log_batch(
-                parent, params=runs.params(study["identity"]), tags=runs.run_tags(tags)
+                parent, params=runs.study_params(study), tags=runs.run_tags(tags)
             )
         with self._may_be_refused("the view of the experiment"):
             for tag, value in runs.experiment_tags(study).items():
@@ -266,10 +288,11 @@ class Replica:
 
     def _ship_examples(self) -> None:
         """Once; a worker writes them while the first trial is in training."""
-        if self._has_examples or self._parent is None or not self._paths.examples.is_file():
+        examples = self._paths.examples
+        if self._has_examples or self._parent is None or not self._paths.has(examples):
             return
         with self._may_be_refused("the examples"):
-            self._client.log_artifact(self._parent, str(self._paths.examples))
+            self._client.log_artifact(self._parent, str(examples))
         self._has_examples = True
         self._write_shipped()
 
@@ -283,6 +306,7 @@ class Replica:
                 self._experiment_id, trial.began_ms, tags, run_name=f"trial {trial.number}"
             )
             run_id = self._runs[trial.number] = run.info.run_id
+            passing("run-made")
         with self._may_be_refused(f"trial {trial.number}"):
             if trial.again and trial.end is None:
                 self._client.update_run(run_id, status="RUNNING")
@@ -290,9 +314,10 @@ class Replica:
             self._client.log_batch(
                 run_id,
                 metrics=runs.epoch_metrics(trial.fresh) + runs.final_metrics(trial),
-                params=runs.params(params),
+                params=runs.params(params) + runs.own_params(trial),
                 tags=[] if new else runs.run_tags(tags),
             )
+            passing("epochs-sent")
             if trial.end is not None:
                 self._ship_end(run_id, trial.end)
 
@@ -301,6 +326,7 @@ class Replica:
         if end["traceback"]:
             self._client.log_text(run_id, end["traceback"], "traceback.txt")
         self._client.set_terminated(run_id, runs.STATUS[end["state"]], end["time_ms"])
+        passing("end-sent")
 
     def _ship_ensemble(self, ensemble: Record, study: Record) -> None:
         """A run of its own, with its members by their runs."""
@@ -360,10 +386,10 @@ class Replica:
     def _ship_files(self, run_id: str, what: str, artifacts: Mapping[str, str]) -> None:
         for name, path in artifacts.items():
             file = self._paths.root / path
-            if file.is_file():
+            if self._paths.has(file):
                 self._client.log_artifact(run_id, str(file), posixpath.dirname(name) or None)
             else:
-                logger.warning("%s: %s is gone and was not shipped", what, file)
+                logger.warning("%s: %s is not in its folder and was not shipped", what, file)
 
     def _ship_best(self, trial: TrialProgress) -> None:
         assert self._parent is not None

@@ -73,7 +73,20 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
             tags["hpo.duplicate_of"] = str(trial.end["duplicate_of"])
         if len(trial.spans) > 1:  # of one, the run's own times and hpo.worker say as much
             tags["hpo.spans"] = json.dumps(trial.spans[-MOST_SPANS:], separators=(",", ":"))
+        if clashing := _clashing(trial):
+            tags["hpo.not_adopted"] = ", ".join(clashing)
+        own = trial.end.get("logged", {}).get("tags", {})
+        tags = {name(key): text for key, text in own.items()} | tags
     return {key: cut(value, MAX_TAG) for key, value in tags.items()}
+
+
+def own_params(trial: TrialProgress) -> list[Param]:
+    """Those that a command has logged itself; what the trial was given has the name already."""
+    if trial.end is None:
+        return []
+    logged = trial.end.get("logged", {}).get("params", {})
+    given = _given(trial)
+    return params({key: text for key, text in logged.items() if name(key) not in given})
 
 
 def study_tags(study: Record) -> dict[str, str]:
@@ -88,10 +101,23 @@ def study_tags(study: Record) -> dict[str, str]:
         "hpo.workers": str(study["workers"]),
         "hpo.device": study["device_name"],
         "hpo.budget": json.dumps(study["budget"]),
+        **_changed(study),
         **_source_tags(study),
         **_notes(study["identity"]),
     }
     return {key: cut(str(value), MAX_TAG) for key, value in tags.items()}
+
+
+def _changed(study: Record) -> dict[str, str]:
+    """What has been changed since it was begun, by keys: what it was, what it is now."""
+    identity, began_with = study["identity"], study.get("began_with", {})
+    changed = {key: [value, identity.get(key)] for key, value in began_with.items()}
+    return {"hpo.changed": json.dumps(changed)} if changed else {}
+
+
+def study_params(study: Record) -> list[Param]:
+    """The settings of a study with which it was begun: MLflow lets none be changed later."""
+    return params({**study["identity"], **study.get("began_with", {})})
 
 
 def experiment_tags(study: Record) -> dict[str, str]:
@@ -307,6 +333,21 @@ def _notes(values: Mapping[str, Any]) -> dict[str, str]:
     if renamed:
         notes["hpo.renamed"] = ", ".join(renamed)
     return notes
+
+
+def _given(trial: TrialProgress) -> dict[str, str]:
+    """The parameters of a trial as they are in MLflow: name → text."""
+    config = trial.assigned["config"] if trial.assigned else {}
+    return {param.key: param.value for param in params(config)}
+
+
+def _clashing(trial: TrialProgress) -> list[str]:
+    """Parameters that a command has logged with another value than the trial was given."""
+    logged = (trial.end or {}).get("logged", {}).get("params", {})
+    given = _given(trial)
+    return [
+        f"{key} = {text}" for key, text in logged.items() if given.get(name(key), text) != text
+    ]
 
 
 def _infinite(trial: TrialProgress) -> str:

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -30,8 +29,6 @@ with warnings.catch_warnings():  # of MLflow's own imports
     warnings.simplefilter("ignore")
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-    from hpo.tracking.replica import _connect
 
 START_MS = 1_700_000_000_000
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
@@ -121,25 +118,12 @@ class Written:
         self.write("study_end", state=state, reason="budget used")
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, which take a second to make."""
-    home = Home(tmp_path_factory.mktemp("template"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _connect(home, home.tracking_uri)
-    path = home.mlruns / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all in the one file
-    return path
-
-
 @pytest.fixture
-def written(tmp_path: Path, empty_database: Path) -> Written:
+def written(tmp_path: Path, empty_store: Path) -> Written:
     """An outbox to write to, in a home with an empty embedded store."""
     home = Home(tmp_path / "a home")
     home.mlruns.mkdir(parents=True)
-    shutil.copy(empty_database, home.mlruns / "mlflow.db")
+    shutil.copy(empty_store, home.mlruns / "mlflow.db")
     return Written(home)
 
 

@@ -99,6 +99,22 @@ def test_a_budget_that_was_asked_for_replaces_the_one_before(written: Any, mlflo
     assert study.data.tags["hpo.state"] == "running"
 
 
+def test_a_wider_space_leaves_what_is_there_as_it_is(written: Any, mlflow_of: Any) -> None:
+    begun = {"trainer": "image_classifier", "search.train.lr.high": 0.1}
+    written.study(identity=begun)
+    written.whole_trial(0)
+    ship(written)
+    _, before = mlflow_of(written).runs()
+    wider = begun | {"search.train.lr.high": 1.0, "search.train.lr.low": 0.01}
+    written.study(identity=wider, began_with={"search.train.lr.high": 0.1})
+    ship(written)
+    study, trials = mlflow_of(written).runs()
+    assert study.data.params["search.train.lr.high"] == "0.1"  # MLflow lets none be changed
+    assert study.data.params["search.train.lr.low"] == "0.01"
+    assert json.loads(study.data.tags["hpo.changed"]) == {"search.train.lr.high": [0.1, 1.0]}
+    assert trials[0].to_dictionary() == before[0].to_dictionary()
+
+
 def test_what_a_worker_used_is_a_metric_of_its_epoch(written: Any, mlflow_of: Any) -> None:
     written.study()
     written.trial(0)
@@ -445,6 +461,24 @@ def test_a_duplicate_has_a_run_that_says_so(written: Any, mlflow_of: Any) -> Non
     run = mlflow_of(written).runs()[1][1]
     assert run.data.tags["hpo.reason"] == "same configuration as trial 0"
     assert run.info.status == "KILLED"
+
+
+def test_what_a_command_has_logged_itself_is_added_and_never_replaces(
+    written: Any, mlflow_of: Any
+) -> None:
+    logged = {
+        "params": {"depth": "3", "train.lr": "7", "train.nesterov": "true"},
+        "tags": {"team": "birds", "hpo.state": "mine"},
+    }
+    written.study()
+    written.whole_trial(0, logged=logged)
+    ship(written)
+    written.paths.shipped.unlink()
+    ship(written)  # once more: all is there already
+    data = mlflow_of(written).runs()[1][0].data
+    assert (data.params["depth"], data.params["train.lr"]) == ("3", "0.1")
+    assert (data.tags["team"], data.tags["hpo.state"]) == ("birds", "complete")
+    assert data.tags["hpo.not_adopted"] == "train.lr = 7"
 
 
 def test_several_objectives_have_no_best_trial(written: Any, mlflow_of: Any) -> None:
