@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import StorageInternalError
-
-from hpo import data_words, devices, lease, starting_weights
+from hpo import changes, data_words, devices, lease, starting_weights
 from hpo.budget import (
     limit_reached,
     more_trials,
@@ -22,7 +20,7 @@ from hpo.budget import (
     trials_done,
     with_asked_trials,
 )
-from hpo.errors import HpoError, Problem, StudyFileError, StudyLocked
+from hpo.errors import HpoError, NoRoom, Problem, StudyFileError, StudyLocked
 from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
 from hpo.messages import Ready, Refused, Setup
@@ -31,7 +29,7 @@ from hpo.paths import Home, StudyPaths
 from hpo.progress import View
 from hpo.record import Record
 from hpo.requests import Requests, Trials, ask_for_trials, session_of
-from hpo.search import check_unchanged, earlier_trials, open_search
+from hpo.search import earlier_trials, open_search
 from hpo.seats import Seat, restart
 from hpo.spec import Choice, FromStudy, StudySpec, check_data, yaml12
 from hpo.tracking import Shipper
@@ -42,11 +40,14 @@ SHIP_S = 600.0  # at most so long is MLflow waited for at the end
 SHIP_STOPPED_S = 10.0  # and when somebody wants it to stop: the outbox keeps the rest
 
 
-def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
+def run_study(spec: StudySpec, home: Home, view: View, *, accept_changes: bool = False) -> Ended:
     """Run the study until its budget is used, or go on where it stopped; feed MLflow meanwhile.
 
     Nothing is created before the study file, the data and the trainer have been found good (but
     for decoded images in ``studies/.cache``).
+
+    Args:
+        accept_changes: Whether to go on in a search space that has become wider.
 
     Raises:
         StudyFileError: The data or the trainer do not fit the file.
@@ -54,39 +55,58 @@ def run_study(spec: StudySpec, home: Home, view: View) -> Ended:
         StudyLocked: Another process runs it.
         StudyFailed: The first trials all failed alike, or no trial succeeded.
         WorkerLost: Workers die before they are ready.
-        HpoError: The disk is full, or the storage is gone.
+        StorageLost: The database of the study is away, or full.
+        HpoError: The disk is full.
     """
     paths = home.study(spec.study)
-    done = nothing_left(spec, paths)
+    done = nothing_left(spec, paths, accept_changes=accept_changes)
     if done:
         return Ended("complete", f"nothing left to do: {done}")
-    with contextlib.closing(Shipper()) as shipper, opened(spec, home, view) as orchestrator:
+    with (
+        contextlib.closing(Shipper()) as shipper,
+        _told_what_to_do(paths),
+        opened(spec, home, view, accept_changes=accept_changes) as orchestrator,
+    ):
         shipper.follow(paths, home, home.tracking_address(spec.tracking.uri))
         patience_s = SHIP_S
         try:
             ended = orchestrator.run()
             patience_s = SHIP_S if ended.state == "complete" else SHIP_STOPPED_S
-        except (OSError, StorageInternalError) as error:
-            raise HpoError(
-                f"what happened could not be recorded below {paths.root}: {error}\n"
-                "Nothing acknowledged is lost. Mend the cause (`hpo doctor` looks at the disk), "
-                "then run the same command: it goes on from here."
-            ) from error
+        except OSError as error:
+            raise _not_recorded(paths, error) from error
         finally:
             view.say("sending what is left to MLflow …")
             shipped = shipper.finish(patience_s)
     return replace(ended, shipped=shipped)
 
 
-def nothing_left(spec: StudySpec, paths: StudyPaths) -> str | None:
+@contextlib.contextmanager
+def _told_what_to_do(paths: StudyPaths) -> Iterator[None]:
+    """A disk may be full before the study runs, and still when its files are closed."""
+    try:
+        yield
+    except NoRoom as error:
+        raise _not_recorded(paths, error) from error
+
+
+def _not_recorded(paths: StudyPaths, error: OSError) -> HpoError:
+    return HpoError(
+        f"what happened could not be recorded below {paths.root}: {error}\n"
+        "Nothing acknowledged is lost, and older checkpoints are as they were. Mend the cause "
+        "(`hpo doctor` looks at the disk), then run the same command: it goes on from here."
+    )
+
+
+def nothing_left(
+    spec: StudySpec, paths: StudyPaths, *, accept_changes: bool = False
+) -> str | None:
     """Why there is nothing to run, or None. Creates nothing.
 
     Raises:
         StudyChanged, StudyLocked: It cannot be run.
     """
     history = _history(spec, paths)
-    if history.study:
-        check_unchanged(spec.study, history.study["identity"], spec.identity())
+    changes.check(history.study, spec, paths, accept=accept_changes)
     holder = lease.owner(paths.lease)
     if holder:
         raise StudyLocked(lease.locked_message(spec.study, holder))
@@ -111,8 +131,7 @@ def tell_running(spec: StudySpec, home: Home, wanted: Trials) -> str | None:
     if session is None:
         return None
     history = _history(spec, paths)
-    if history.study:
-        check_unchanged(spec.study, history.study["identity"], spec.identity())
+    changes.check(history.study, spec, paths, accept=False)
     if not ask_for_trials(paths, session, wanted):
         return None
     who = f"process {session['pid']} on {session['host']}"
@@ -143,7 +162,9 @@ def _differences(spec: StudySpec, paths: StudyPaths) -> list[str]:
 
 
 @contextlib.contextmanager
-def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
+def opened(
+    spec: StudySpec, home: Home, view: View, *, accept_changes: bool = False
+) -> Iterator[Orchestrator]:
     """The study with its workers started and its lease held, ready to `Orchestrator.run`."""
     paths = home.study(spec.study)
     spec = with_asked_trials(spec, _history(spec, paths))
@@ -162,15 +183,32 @@ def opened(spec: StudySpec, home: Home, view: View) -> Iterator[Orchestrator]:
         with lease.hold(paths.lease, spec.study) as session:
             history = _history(spec, paths)  # as it is under the lease
             spec = with_asked_trials(spec, history)
+            changes.check(history.study, spec, paths, accept=accept_changes)
+            _say_changed(view, spec, history)
+            signals: list[int] = []
             with (
-                contextlib.closing(Outbox(paths.outbox)) as outbox,
-                contextlib.closing(open_search(spec, paths, history, most_epochs(spec))) as search,
+                contextlib.closing(
+                    open_search(
+                        spec, paths, history, most_epochs(spec), view.say, lambda: bool(signals)
+                    )
+                ) as search,
+                contextlib.closing(Outbox(paths.outbox)) as outbox,  # once it is known to be good
             ):
                 record = Record(spec, paths, history, outbox)
                 requests = Requests(paths, session)
                 yield Orchestrator(
-                    spec, paths, record, search, executor, seats, view, ready, requests
+                    *(spec, paths, record, search, executor, seats, view, ready, requests),
+                    signals=signals,
                 )
+
+
+def _say_changed(view: View, spec: StudySpec, history: History) -> None:
+    """What is set otherwise than at the study's last run."""
+    if history.study is None:
+        return
+    wider = changes.differences(history.study, spec)
+    for line in (*wider, *changes.free_settings(history.study, spec)):
+        view.say(f"changed since its last run: {line}")
 
 
 def probe(spec: StudySpec, home: Home, view: View) -> Mapping[str, Any] | None:

@@ -23,8 +23,9 @@ from typing import Any, Literal
 from hpo import checkpoints, trial_log
 from hpo.budget import limit_reached, more_trials, trials_done
 from hpo.causes import DIVERGED, cause, most_often
-from hpo.errors import StudyChanged, StudyFailed, WorkerLost
+from hpo.errors import NoRoom, StudyChanged, StudyFailed, WorkerLost
 from hpo.executors import Event, Executor, Gone
+from hpo.fault_points import passing
 from hpo.history import History, State, TrialHistory, seed_for
 from hpo.kept_models import KeptModels
 from hpo.messages import (
@@ -52,6 +53,7 @@ from hpo.tracking import Shipped
 
 TICK_S = 0.2  # how often clocks, signals and the view are looked after
 OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
+SILENT_S = 1800.0  # without an epoch; it is said that a trial may hang
 TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
 ALIKE = 3  # so many first trials that fail alike end the study
 # So many where losses were no numbers: that is mostly a learning rate, and the next may be better.
@@ -118,6 +120,7 @@ class Orchestrator:
     ready: Ready
     requests: Requests
     waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not in training
+    asked: deque[TrialHistory] = field(default_factory=deque)  # by an earlier run, and not begun
     exhausted: str | None = None  # why no other trial can be asked for
     ending: Ended | None = None  # once nothing more is to be assigned
     signals: list[int] = field(default_factory=list)
@@ -138,6 +141,7 @@ class Orchestrator:
         self.record.study(self.search, [seat.setup for seat in self.seats], self.ready)
         if self.spec.trials_asked and self.spec.budget.trials != self.history.asked_trials:
             self.record.budget(self.spec)
+        passing("study-recorded")
         self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
         if not self.search.started:
             self._start_from()
@@ -152,18 +156,7 @@ class Orchestrator:
         try:
             with _signals_into(self.signals):
                 while not self._over():
-                    self._assign()
-                    events = self.executor.wait(0 if self._may_prepare() else TICK_S)
-                    if not events and self._may_prepare():
-                        self._prepare()
-                    self._record(events)
-                    for event in events:
-                        self._handle(event)
-                    self._look_at_clocks()
-                    if self._tick():
-                        self._look_at_requests()
-                        self._show()
-                    self._look_at_signals()
+                    self.turn()
             self._close_down()
         except BaseException as error:
             with contextlib.suppress(OSError):  # a full disk takes this line no better
@@ -173,6 +166,23 @@ class Orchestrator:
             self.executor.close()  # before MLflow gets the rest: it may use the cores now
         assert self.ending is not None
         return self.ending
+
+    def turn(self) -> None:
+        """Give out trials, follow up what arrives, and look at what others want: once."""
+        more = self._assign()
+        events = self.executor.wait(0 if more or self._may_prepare() else TICK_S)
+        if not events and self._may_prepare():
+            self._prepare()
+        self._record(events)
+        for event in sorted(events, key=_takes_long):
+            self._handle(event)
+        self._look_at_clocks()
+        if self._tick():
+            self.search.flush()
+            self._look_at_requests()
+            self._look_at_silence()
+            self._show()
+        self._look_at_signals()
 
     def _over(self) -> bool:
         return self._decide_on_the_end() and not in_training(self.seats)
@@ -202,6 +212,7 @@ class Orchestrator:
                 self.view.say(f"trial {report.number}: {note}")
         if reports:
             self.record.commit()
+            passing("epochs-recorded")
 
     def _handle(self, event: Event) -> None:
         seat = self.seats[event.worker]
@@ -221,11 +232,17 @@ class Orchestrator:
 
     # -- giving out trials
 
-    def _assign(self) -> None:
-        """Give trials to the workers that have none."""
-        for seat in self.seats:
-            if not seat.trainings and (chosen := self._choose(seat)):
+    def _assign(self) -> bool:
+        """Give trials to a worker that has none; whether to go on with others.
+
+        One worker a turn: to ask for trials takes time, in which others wait for their answers.
+        """
+        empty = [seat for seat in self.seats if seat.is_open and not seat.trainings]
+        for seat in empty:
+            if chosen := self._choose(seat):
                 self.executor.send(seat.number, Orders(begin=self._begin(seat, chosen)))
+                return len(empty) > 1
+        return False
 
     def _choose(self, seat: Seat) -> list[TrialHistory]:
         """What is to begin on a seat now: the oldest trial, and what can be trained with it.
@@ -314,10 +331,14 @@ class Orchestrator:
         """Ask for a trial, which then waits; answer duplicates from the record of their twin."""
         if not self._wants_more():
             return None
+        if self.asked:
+            self.waiting.append(self.asked.popleft())
+            return self.waiting[-1]
         for attempt in range(MOST_REPEATS):
             suggestion = self.search.ask_untried() if attempt else self.search.ask()
             if suggestion is None:
                 break
+            passing("asked")
             trial = TrialHistory(suggestion.number, suggestion.params)
             if suggestion.duplicate_of is None:
                 self.waiting.append(trial)
@@ -339,6 +360,7 @@ class Orchestrator:
         chosen = {trial.number for trial in trials}
         self.waiting = deque(trial for trial in self.waiting if trial.number not in chosen)
         self.search.commit()  # the params are on the disk before the outbox speaks of the trials
+        passing("params-kept")
         kind = self._kind(trials[0])
         lanes = self.lanes.limit(self.spec, kind) or 1
         log_start = trial_log.end_of(self.paths.worker_log(seat.number))
@@ -354,6 +376,7 @@ class Orchestrator:
             assignments.append(self._assignment(trial, folder, lanes))
         seat.kind = kind
         self.record.commit()
+        passing("begun")
         return assignments
 
     def _assignment(self, trial: TrialHistory, folder: Path, lanes: int) -> Assignment:
@@ -390,6 +413,7 @@ class Orchestrator:
         begin = self._begin(seat, chosen) if chosen else []
         if stop:
             self.record.commit()
+            passing("verdicts-recorded")
         self.executor.send(seat.number, Orders(stop, begin))
 
     def _is_to_stop(self, seat: Seat, report: Report) -> bool:
@@ -397,8 +421,11 @@ class Orchestrator:
         training = seat.trainings.get(report.number)
         if training is None:
             return False
+        if training.heard_s is not None:
+            training.heard_s = time.monotonic()
         trial = training.trial
         pruned = self.search.report(trial.number, report.epoch, trial.values[report.epoch])
+        passing("epoch-told")
         is_last = report.last or report.epoch == training.epochs  # then it is complete
         if training.stop is None and not is_last:
             training.stop = (
@@ -409,7 +436,7 @@ class Orchestrator:
         return training.stop is not None
 
     def _finished(self, seat: Seat, finished: Sequence[Finished]) -> None:
-        endings, again = [], []
+        endings, again, full = [], [], ""
         for each in finished:
             training = self._vacate(seat, each.number)
             if training is None:
@@ -425,12 +452,15 @@ class Orchestrator:
                     endings.append(Ending(trial, "failed", each.reason, each))
                 case "interrupted":
                     again.append(trial)
+                    full = full or each.reason
                 case "alone":
                     trial.broke_off = True
                     again.append(trial)
                     self.view.say(f"trial {trial.number} goes on alone: {each.reason}")
         self._end(*endings)
         self.waiting.extendleft(reversed(again))
+        if full:
+            raise NoRoom(full)
         if finished and self.spec.fresh_process:
             seat.leaving = True  # when it is gone, another is started
 
@@ -455,6 +485,7 @@ class Orchestrator:
         was_ready = seat.ready
         seat.ready = seat.leaving = False
         self._measured(seat, 1)  # it did not survive to measure more
+        passing("worker-lost")
         endings, again = [], []
         for training in lost:
             trial = training.trial
@@ -482,11 +513,14 @@ class Orchestrator:
             for each in endings
         ]
         if ends:
+            passing("end-decided")
             self.record.commit()
+            passing("end-recorded")
         metric = self.spec.objective[0].metric
         for ending, end in zip(endings, ends, strict=True):
             number, values = ending.trial.number, end["values"]
             self._tell(number, end)
+            passing("end-told")
             checkpoints.clear(self.paths.trial(number))
             self.kept.add(ending.trial)
             best = (
@@ -579,6 +613,20 @@ class Orchestrator:
             return "the study's wall time is used, in the middle of an epoch"
         return None
 
+    def _look_at_silence(self) -> None:
+        """Say of a trial, once, that it may hang, where no timeout will end it."""
+        if self.spec.timeout_s is not None:
+            return
+        for training in (each for seat in self.seats for each in seat.trainings.values()):
+            heard_s = training.heard_s
+            if heard_s is not None and time.monotonic() - heard_s > SILENT_S:
+                training.heard_s = None
+                self.view.say(
+                    f"trial {training.trial.number} has reported no epoch for "
+                    f"{SILENT_S / 60:.0f} minutes. If it hangs: Ctrl-C twice, then a `timeout` in "
+                    "the study file, and the same command again."
+                )
+
     def _look_at_signals(self) -> None:
         """The first asks workers to finish their epoch; the second, or patience lost, kills."""
         if not self.signals:
@@ -626,6 +674,8 @@ class Orchestrator:
             for epoch, values in sorted(trial.values.items()):
                 if epoch not in known:
                     pruned = self.search.report(number, epoch, values)
+            if trial.recorded in known:  # but perhaps nobody heard what the pruner said
+                pruned = self.search.judge(number, trial.recorded)
             if trial.end is not None:
                 self._tell(number, trial.end)
             elif trial.verdict is not None:
@@ -634,10 +684,11 @@ class Orchestrator:
                 self._end(Ending(trial, "pruned", pruned))
             elif suggestion.duplicate_of is not None and not trial.values:
                 self._answer(trial, suggestion.duplicate_of)
-            else:
+            elif trial.attempts:
                 self.waiting.append(trial)
-                if trial.attempts:
-                    self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
+                self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
+            else:  # perhaps with a larger budget than this run has
+                self.asked.append(trial)
 
     def _epochs(self, trial: TrialHistory) -> Any:
         """How many epochs a trial is to train; None where its configuration does not say."""
@@ -657,6 +708,7 @@ class Orchestrator:
         if self.ending.state == "complete" and failed and len(failed) == len(ends):
             raise StudyFailed(f"no trial succeeded; most often: {most_often(failed)}")
         self.record.study_end(self.ending.state, self.ending.reason)
+        passing("study-ended")
 
     # -- what others see and ask
 
@@ -715,6 +767,11 @@ class Orchestrator:
         if budget.wall_s is not None:
             guesses.append(max(0.0, budget.wall_s - self._spent_s()))
         return min(guesses, default=None)
+
+
+def _takes_long(event: Event) -> bool:
+    """Whether to follow up what happened takes so long that others are answered before."""
+    return not isinstance(event.message, Round) or bool(event.message.finished)
 
 
 def _first_line(error: BaseException) -> str:

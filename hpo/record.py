@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo import trial_log
+from hpo import changes, trial_log
 from hpo.history import History, State, TrialHistory, seed_for
 from hpo.messages import Finished, Ready, Report, Setup
 from hpo.paths import StudyPaths, replacing
@@ -39,6 +39,8 @@ class Record:
             slots: Of its workers.
         """
         spec = self.spec
+        began_with = changes.began_with(self.history.study, spec)
+        changed: dict[str, Any] = {"began_with": began_with} if began_with else {}
         self._append(
             "study",
             study=spec.study,
@@ -47,6 +49,7 @@ class Record:
             path=str(spec.file.absolute()),
             file=spec.resolved(),
             identity=spec.identity(),
+            **changed,
             objective=[{"metric": o.metric, "goal": o.goal} for o in spec.objective],
             budget=spec.budget.model_dump(),
             sampler=search.sampler_name,
@@ -119,6 +122,9 @@ class Record:
             values, epoch = twin.end["values"], twin.end["best_epoch"]
         folder = self.paths.trial(trial.number)
         artifacts = dict(finished.artifacts) if finished else {}
+        more: dict[str, Any] = {} if duplicate_of is None else {"duplicate_of": duplicate_of}
+        if finished and finished.logged:
+            more["logged"] = dict(finished.logged)
         if (folder / trial_log.NAME).is_file():
             artifacts[trial_log.NAME] = str(folder / trial_log.NAME)
         self._append(
@@ -131,14 +137,15 @@ class Record:
             last_epoch=trial.recorded,
             last_values=list(trial.values[trial.recorded]) if trial.values else None,
             epochs_trained=len(trial.values),
-            seconds=trial.train_s,
+            # Of a trial without an epoch what its attempt took.
+            seconds=trial.train_s or (finished.seconds if finished else 0.0),
             peak_memory_mb=finished.peak_memory_mb if finished else None,
             traceback=redact(finished.traceback) if finished and finished.traceback else None,
             artifacts={
                 name: str(Path(path).relative_to(self.paths.root))
                 for name, path in artifacts.items()
             },
-            **({} if duplicate_of is None else {"duplicate_of": duplicate_of}),
+            **more,
         )
         assert trial.end is not None
         return trial.end

@@ -23,6 +23,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from hpo import checkpoints, starting_weights
+from hpo.fault_points import passing
 from hpo.loaded import Data
 from hpo.messages import (
     Assignment,
@@ -35,7 +36,7 @@ from hpo.messages import (
     Round,
     Setup,
 )
-from hpo.paths import StudyPaths, replacing
+from hpo.paths import StudyPaths, is_full, replacing
 from hpo.resources import Meter
 from trainers.contract import PARTS, Epoch, NonFinite, Predictions, StopTraining, Trial
 
@@ -138,6 +139,7 @@ class AssignedTrial:
         epoch: The last one that was trained.
         began_s: When it was assigned (`time.monotonic`).
         artifacts: What else than its predictions is kept of it: name → file.
+        logged: The ``params`` and ``tags`` that its program has logged: name → text.
     """
 
     def __init__(self, assignment: Assignment, worker: Worker, together: Together) -> None:
@@ -157,6 +159,7 @@ class AssignedTrial:
         self._best: Predictions | None = None
         self._model: Mapping[str, Any] | None = None
         self.artifacts: Mapping[str, str] = {}
+        self.logged: Mapping[str, Mapping[str, str]] = {}
 
     @property
     def data(self) -> Dataset:
@@ -182,7 +185,8 @@ class AssignedTrial:
         if best is not None:
             self._best_value, self._model = best["value"], best.get("model")
             if "ids" in best:
-                self._best = Predictions(*(best[k].numpy() for k in ("ids", "target", "output")))
+                arrays = {k: v.numpy() for k, v in best.items() if k not in ("value", "model")}
+                self._best = Predictions(**arrays)
         state: dict[str, Any] = content["state"]
         self._saved_s = time.monotonic()
         return state
@@ -219,11 +223,8 @@ class AssignedTrial:
         if self._best_value is not None:
             best = {"value": self._best_value, "model": self._model}
             if self._best is not None:
-                best |= {
-                    "ids": torch.from_numpy(self._best.ids),
-                    "target": torch.from_numpy(self._best.target),
-                    "output": torch.from_numpy(self._best.output),
-                }
+                arrays = self._best.arrays()
+                best |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         content = {"state": dict(state), "best": best}
         checkpoints.write(self.assignment.folder, self.epoch, content)
         self._saved_s = time.monotonic()
@@ -245,10 +246,11 @@ class AssignedTrial:
         import numpy as np
 
         # Not in half precision: where a model is sure, the order of its scores would be lost.
-        output = self._best.output.astype(np.float32)
+        arrays: dict[str, Any] = {**self._best.arrays()}
+        arrays["output"] = self._best.output.astype(np.float32)
         path = self.assignment.folder / "predictions.npz"
         with replacing(path) as file:
-            np.savez_compressed(file, ids=self._best.ids, target=self._best.target, output=output)
+            np.savez_compressed(file, **arrays)
         return {**self.artifacts, "predictions.npz": str(path)}
 
     def _check(self, values: Mapping[str, float]) -> None:
@@ -267,7 +269,7 @@ class AssignedTrial:
         if self._best_value is None or better(value, self._best_value, self.assignment.maximize):
             # Copied: they may be parts of what all trials that train together predicted, and
             # would keep the whole of it.
-            kept = said and Predictions(said.ids.copy(), said.target.copy(), said.output.copy())
+            kept = said and Predictions(**{k: v.copy() for k, v in said.arrays().items()})
             self._best_value, self._best = value, kept
             self._model = None
             if epoch.model is not None and self.assignment.keep_model:
@@ -313,8 +315,10 @@ class Together:
         self._settle()
         patience_s = None if self._may_be_several() else WAIT_SHARE * wall_s
         reports = self._take(epochs, wall_s / lanes)
+        passing("epoch-trained")
         if reports or self._over:
             self._send(reports)
+            passing("epoch-sent")
         interrupted = self._line.interrupted.is_set()  # once: it may come at any moment
         self._checkpoint(epochs, force=interrupted)
         self._settle(None if interrupted else patience_s)
@@ -347,6 +351,7 @@ class Together:
             self._break_off(RuntimeError("the trainer returned before its trials were over"))
         if self._over:
             self._send(())
+            passing("trial-over")
         return self._next
 
     def _break_off(self, error: BaseException) -> None:
@@ -394,6 +399,7 @@ class Together:
                 began_s = time.monotonic()
                 trial.checkpoint(said.state())
                 self._worker.checkpoint_s = time.monotonic() - began_s
+                passing("checkpoint-written")
 
     def _send(self, reports: Sequence[Report]) -> None:
         self._settle()
@@ -425,6 +431,7 @@ class Together:
             return
         with ThreadPoolExecutor(min(len(trials), WRITERS)) as pool:
             writing = [pool.submit(trial.write_best) for trial in trials]
+        passing("best-written")
         for trial, written in zip(trials, writing, strict=True):
             if (error := written.exception()) is None:
                 self._leave(trial, outcome, artifacts=written.result())
@@ -438,17 +445,24 @@ class Together:
         error: BaseException | None = None,
         artifacts: Mapping[str, str] | None = None,
     ) -> None:
-        """A trial is over, which the next round tells."""
+        """A trial is over, which the next round tells.
+
+        A full disk is not the trial's fault: it is interrupted.
+        """
+        reason = "" if error is None else one_line(error)
+        if is_full(error):
+            outcome, reason = "interrupted", str(error)
         self.any_failed |= error is not None
         self._going.pop(trial.number, None)
         self._over[trial.number] = Finished(
             trial.number,
             outcome,
             time.monotonic() - trial.began_s,
-            "" if error is None else one_line(error),
+            reason,
             None if error is None else "".join(traceback.format_exception(error)),
             _peak_memory_mb(self._worker.setup.uses_gpu),
             artifacts or {},
+            trial.logged,
         )
 
 

@@ -10,93 +10,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from optuna.trial import TrialState
+from running import HPO, assert_whole, finish, start, wait_for_epochs, workers_of
 from workbench import Workbench
 
 from hpo import requests
 
-pytestmark = pytest.mark.slow
-
-HPO = [sys.executable, "-m", "hpo.cli"]
-
-
-def start(bench: Workbench, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *HPO,
-            "run",
-            str(bench.file),
-            "--home",
-            str(bench.folder),
-            "--set",
-            "executor=processes",
-            *options,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(bench: Workbench, *options: str) -> dict[str, Any]:
-    process = start(bench, *options, "--json")
-    output, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    status: dict[str, Any] = json.loads(output)
-    return status
-
-
-def wait_for_epochs(bench: Workbench, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while not (bench.paths.outbox.is_file() and len(bench.records("epoch")) >= count):
-        assert time.monotonic() < deadline, "no epochs"
-        time.sleep(0.02)
-
-
-def mlflow_curves(bench: Workbench) -> Counter[tuple[str, str, int, float]]:
-    import sqlite3
-
-    with sqlite3.connect(bench.home.mlruns / "mlflow.db") as store:
-        rows = store.execute(
-            "select t.value, m.key, m.step, m.value from metrics m "
-            "join tags t on t.run_uuid = m.run_uuid and t.key = 'hpo.trial' "
-            "where m.key in ('quality', 'cost') or m.key like 'train/%' or m.key like 'val/%'"
-        ).fetchall()
-    store.close()
-    return Counter((number, key, step, value) for number, key, step, value in rows)
-
-
-def assert_whole(bench: Workbench, trials: int, epochs: int) -> None:
-    """Each trial once and complete, the three records alike, nothing left behind."""
-    ends = bench.records("end")
-    assert sorted(end["number"] for end in ends) == list(range(trials))
-    assert {end["state"] for end in ends} == {"complete"}
-    reported = [(r["number"], r["epoch"]) for r in bench.records("epoch")]
-    assert sorted(reported) == [(n, e) for n in range(trials) for e in range(1, epochs + 1)]
-    optuna_trials = bench.optuna_trials()
-    assert [t.state for t in optuna_trials] == [TrialState.COMPLETE] * trials
-    assert all(len(t.intermediate_values) == epochs for t in optuna_trials)
-    in_outbox = Counter(
-        (str(r["number"]), key, r["epoch"], value)
-        for r in bench.records("epoch")
-        for key, value in r["metrics"].items()
-    )
-    assert mlflow_curves(bench) == in_outbox
-
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tables_made")]
 
 SLOW_EPOCHS = ("--set", "train.epochs=8", "--set", "train.seconds=0.05")
 
 
-@pytest.mark.parametrize("after_epochs", [3, 17, 30])
-def test_a_study_whose_orchestrator_is_killed_completes_on_the_next_run(
+@pytest.mark.parametrize("after_epochs", [3, 30])
+def test_row_3_a_study_whose_orchestrator_is_killed_completes_on_the_next_run(
     bench: Workbench, another_bench: Callable[[], Workbench], after_epochs: int
 ) -> None:
     killed = start(bench, *SLOW_EPOCHS)
@@ -118,7 +49,7 @@ def test_a_study_whose_orchestrator_is_killed_completes_on_the_next_run(
     ]
 
 
-def test_everything_killed_at_once_completes_on_the_next_run(bench: Workbench) -> None:
+def test_row_1_row_3_everything_killed_at_once_completes_on_the_next_run(bench: Workbench) -> None:
     options = (*SLOW_EPOCHS, "--set", "workers=2")
     killed = start(bench, *options)
     wait_for_epochs(bench, 10)
@@ -131,7 +62,7 @@ def test_everything_killed_at_once_completes_on_the_next_run(bench: Workbench) -
     assert_whole(bench, trials=5, epochs=8)
 
 
-def test_a_killed_worker_costs_its_trial_one_retry(bench: Workbench) -> None:
+def test_row_1_a_killed_worker_costs_its_trial_one_retry(bench: Workbench) -> None:
     told = json.dumps({"2:3": "kill once"})
     status = finish(bench, "--set", f"train.at={told}", "--set", f"train.folder={bench.folder}")
     assert status["trials"]["complete"] == 5
@@ -139,7 +70,7 @@ def test_a_killed_worker_costs_its_trial_one_retry(bench: Workbench) -> None:
     assert [r["attempt"] for r in bench.records("trial") if r["number"] == 2] == [1, 2]
 
 
-def test_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_on(
+def test_row_1_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_on(
     bench: Workbench,
 ) -> None:
     status = finish(bench, "--set", 'train.at={"2:3": kill}')
@@ -150,7 +81,7 @@ def test_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_on(
     assert end["reason"].endswith("(2 times)")
 
 
-def test_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
+def test_row_16_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
     status = finish(
         bench, "--set", 'train.at={"1:2": hang}', "--set", "timeout=2s", "--set", "budget.trials=3"
     )
@@ -167,17 +98,14 @@ def test_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
     assert end["last_epoch"] == 1
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
-)
-def test_a_signal_stops_the_study_at_an_epoch_s_end_and_it_can_go_on(
-    bench: Workbench, sent: signal.Signals, code: int
+def test_row_5_a_signal_stops_the_study_at_an_epoch_s_end_and_it_can_go_on(
+    bench: Workbench,
 ) -> None:
     process = start(bench, *SLOW_EPOCHS)
     wait_for_epochs(bench, 10)
-    os.killpg(process.pid, sent)
+    os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == code, error
+    assert process.returncode == 130, error
     trials = bench.optuna_trials()
     assert not [t for t in trials if t.state == TrialState.RUNNING]
     assert bench.records("study_end")[-1]["state"] == "interrupted"
@@ -187,7 +115,7 @@ def test_a_signal_stops_the_study_at_an_epoch_s_end_and_it_can_go_on(
     assert len(again) == 1
 
 
-def test_a_second_signal_ends_a_hung_trial_at_once(bench: Workbench) -> None:
+def test_row_6_a_second_signal_ends_a_hung_trial_at_once(bench: Workbench) -> None:
     process = start(
         bench, "--set", 'train.at={"0:2": hang once}', "--set", f"train.folder={bench.folder}"
     )
@@ -235,14 +163,14 @@ def test_the_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     assert_whole(bench, trials=5, epochs=4)
 
 
-def test_an_interruption_is_no_retry(bench: Workbench) -> None:
+def test_row_7_an_interruption_is_no_retry(bench: Workbench) -> None:
     told = json.dumps({"0:7": "kill once"})
     options = (*SLOW_EPOCHS, "--set", f"train.at={told}", "--set", f"train.folder={bench.folder}")
     process = start(bench, *options)
     wait_for_epochs(bench, 2)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 143
     finish(bench, *options)
     assert_whole(bench, trials=5, epochs=8)
     assert [r["crashes"] for r in bench.records("trial") if r["number"] == 0] == [0, 0, 1]
@@ -367,15 +295,8 @@ def curves(bench: Workbench) -> dict[tuple[int, int], dict[str, float]]:
     return {(r["number"], r["epoch"]): r["metrics"] for r in bench.records("epoch")}
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "hpo.worker" in child.cmdline()]
-
-
-@pytest.mark.parametrize(
-    ("killed", "after_epochs"), [("orchestrator", 5), ("both", 30), ("orchestrator", 50)]
-)
-def test_lanes_whose_study_is_killed_complete_on_the_next_run(
+@pytest.mark.parametrize(("killed", "after_epochs"), [("both", 5), ("orchestrator", 50)])
+def test_row_1_row_3_lanes_whose_study_is_killed_complete_on_the_next_run(
     stacked: Workbench, another_bench: Callable[[], Workbench], after_epochs: int, killed: str
 ) -> None:
     process = start(stacked)
@@ -395,7 +316,7 @@ def test_lanes_whose_study_is_killed_complete_on_the_next_run(
     assert [t.params for t in stacked.optuna_trials()] == [t.params for t in other.optuna_trials()]
 
 
-def test_a_killed_worker_costs_each_of_its_lanes_one_retry_alone(stacked: Workbench) -> None:
+def test_row_1_a_killed_worker_costs_each_of_its_lanes_one_retry_alone(stacked: Workbench) -> None:
     process = start(stacked, "--json")
     wait_for_epochs(stacked, 14)
     (worker,) = workers_of(process)
@@ -417,7 +338,7 @@ def test_a_killed_worker_costs_each_of_its_lanes_one_retry_alone(stacked: Workbe
     assert {r.get("lanes", 1) for r in alone} == {1}
 
 
-def test_lanes_of_two_workers_survive_the_loss_of_both(stacked: Workbench) -> None:
+def test_row_1_lanes_of_two_workers_survive_the_loss_of_both(stacked: Workbench) -> None:
     process = start(stacked, "--set", "workers=2", "--set", "budget.trials=16", "--json")
     wait_for_epochs(stacked, 20)
     for worker in workers_of(process):

@@ -1,4 +1,8 @@
-"""Workers as processes on this machine, each the leader of its own process group."""
+"""Workers as processes on this machine, each the leader of its own process group.
+
+A worker ends itself and its group when this process is gone. One that is frozen, or deep in C
+code, cannot; so a shell waits beside each for the end of a pipe that only this process holds.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,28 @@ from hpo.executors import Event, Gone
 from hpo.messages import Begin, Quit, Setup
 
 GRACE_S = 5.0  # between Quit and SIGKILL
+# Kills the process group that it is given when its standard input ends without a line.
+GUARD = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
     connection: Connection
     output: IO[bytes]  # what it prints before it is told its log
     log: Path | None = None
 
 
 class ProcessExecutor:
-    """`hpo.executors.Executor` with one process a worker."""
+    """`hpo.executors.Executor` with one process a worker.
+
+    Attributes:
+        command: How one is started; its connection's file descriptor comes last.
+    """
+
+    # -P: a module in the current folder must not pass for one of Python's or hpo's.
+    command: Sequence[str] = (sys.executable, "-P", "-m", "hpo.worker")
 
     def __init__(self) -> None:
         self._workers: dict[int, _Worker] = {}
@@ -40,8 +54,7 @@ class ProcessExecutor:
         ours, theirs = socket.socketpair()
         output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         process = subprocess.Popen(
-            # -P: a module in the current folder must not pass for one of Python's or hpo's.
-            [sys.executable, "-P", "-m", "hpo.worker", str(theirs.fileno())],
+            [*self.command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -50,8 +63,15 @@ class ProcessExecutor:
             start_new_session=True,  # so that Ctrl-C passes it by, and `kill` takes its children
         )
         theirs.close()
+        guard = subprocess.Popen(
+            [*GUARD, str(process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         connection = Connection(ours.detach())
-        self._workers[setup.worker] = _Worker(process, connection, output)
+        self._workers[setup.worker] = _Worker(process, guard, connection, output)
         self.send(setup.worker, setup)
 
     def send(self, worker: int, message: Any) -> None:
@@ -104,6 +124,7 @@ class ProcessExecutor:
                 break
             self._kill_group(worker)
         self._kill_group(worker)  # what it left running
+        worker.guard.communicate(b"\n")
         with worker.output as output:
             if worker.log is not None:
                 return f"{_ending(code)} (its log: {worker.log})"

@@ -1,0 +1,526 @@
+"""Studies of fast trials under kills at random, run again until they are done; then compared.
+
+``python tests/campaign/kills.py 1000 --seed 1``: so many kills; ``… points`` kills at each of
+`hpo.fault_points` instead, when it is passed for the first and for the second time. Ends with
+status 1 at the first violation, says what differed and with which seed, and keeps the folder.
+
+Of each study: which it is, what is killed, and after how many more epochs and milliseconds, are
+drawn from its seed. Where in the code a kill falls is up to the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from campaign.forked import Forked, adopt_orphans  # noqa: E402
+
+from hpo.fault_points import POINTS  # noqa: E402
+
+TRAINER = '''
+import os, signal, time
+
+def train(trial):
+    """As `workbench.TRAINER`; and each epoch that was trained is noted."""
+    options = trial.params["train"]
+    state = trial.resume()
+    quality = 0.0 if state is None else state["quality"]
+    trained = os.open(options["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for epoch in range(1 if state is None else state["epoch"] + 1, options["epochs"] + 1):
+        time.sleep(options["seconds"])
+        quality += (1 - (options["x"] - 0.3) ** 2 - quality) / (1 + epoch % 3)
+        die = options.get("die")
+        if die and (trial.number, epoch) == (2, 3) and not os.path.exists(die):
+            open(die, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(trained, f"{trial.number} {epoch}\\n".encode())
+        trial.save({"epoch": epoch, "quality": quality})
+        trial.report(epoch, {"quality": quality, "cost": options["x"] + 1 / epoch})
+    os.close(trained)
+'''
+IN_TURN = """
+trainer: noted:train
+train: {epochs: 6, seconds: 0.01, log: LOG}
+search:
+  train.x: {low: 0.0, high: 1.0}
+objective: {metric: quality, goal: maximize}
+budget: {trials: 12}
+"""
+IN_LANES = """
+trainer: tabular
+data: {source: table.csv, target: yFOLDS}
+model: {name: mlp, hidden: [8]}
+train: {epochs: 6, batch_size: 4}
+search:
+  train.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+  train.weight_decay: {low: 1.0e-6, high: 1.0e-2, log: true}
+lanes: 4
+budget: {trials: 12}
+tracking: {examples: 0}
+"""
+COMMON = "executor: processes\ndevice: cpu\nretries: 100\n"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of study.
+
+    Attributes:
+        repeats: Whether what comes out does not depend on what was killed: it then equals what
+            comes out of a study left alone.
+    """
+
+    name: str
+    text: str
+    repeats: bool
+    workers: int = 1
+
+
+MEDIAN = "pruner: {name: median, n_startup_trials: 3, n_warmup_steps: 1}\n"
+IN_SQLITE = "storage: sqlite:///DATABASE\n"  # what Optuna is told lasts at once
+DYING = Kind(
+    "in turn, with a trial that kills its worker",
+    IN_TURN.replace("LOG", "LOG, die: DIED") + "sampler: random\n" + MEDIAN + IN_SQLITE,
+    True,
+)
+ONCE = ("study-recorded", "study-ended", "study-run-made", "loaded", "worker-lost")  # in a process
+
+
+def kinds() -> list[Kind]:
+    lanes = IN_LANES.replace("FOLDS", "")
+    folds = IN_LANES.replace("FOLDS", ", folds: 3").replace("epochs: 6", "epochs: 3")
+    return [
+        Kind("in turn", IN_TURN + "sampler: random\n", True),
+        Kind("in turn, TPE, pruned", IN_TURN + "sampler: tpe\n" + MEDIAN, True),
+        Kind(
+            "in turn, TPE, pruned, in SQLite",
+            IN_TURN + "sampler: tpe\n" + MEDIAN + IN_SQLITE,
+            True,
+        ),
+        Kind("in turn, three workers", IN_TURN + "sampler: random\n", True, workers=3),
+        Kind("in turn, three workers, TPE, pruned", IN_TURN + "sampler: tpe\n" + MEDIAN, False, 3),
+        Kind("in lanes", lanes + "sampler: random\n", True),
+        Kind("in lanes, two workers, pruned", lanes + "sampler: tpe\n" + MEDIAN, False, 2),
+        Kind("in lanes, folds", folds + "sampler: random\n", True),
+    ]
+
+
+@dataclass
+class Totals:
+    kills: Counter[str] = field(default_factory=Counter)
+    pauses: int = 0
+    studies: Counter[str] = field(default_factory=Counter)
+    again: list[float] = field(default_factory=list)  # epochs trained again a kill, by study
+    recovery_s: list[float] = field(default_factory=list)
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+class Campaign:
+    def __init__(self, folder: Path) -> None:
+        from hpo.paths import Home
+
+        self.folder = folder
+        self.home = Home(folder)
+        self.totals = Totals()
+        self.undisturbed: dict[str, Any] = {}
+        (folder / "noted.py").write_text(TRAINER)
+        draw = random.Random(0)
+        rows = [[draw.gauss(0, 1) for _ in range(4)] for _ in range(300)]
+        lines = [",".join([*(f"{x:.4f}" for x in row), "ab"[row[0] > row[1]]]) for row in rows]
+        (folder / "table.csv").write_text("\n".join(["p,q,r,s,y", *lines]) + "\n")
+
+    def at_random(self, seed: int) -> None:
+        """One study, killed at random until it is done."""
+        kind = kinds()[seed % len(kinds())]
+        self._know(kind)
+        study = Study(self, kind, f"seed-{seed}")
+        study.disturb(random.Random(seed))
+        self._check(study)
+
+    def at(self, point: str, number: int) -> None:
+        """One study, killed at a point of the code, in which a trial kills its worker, too."""
+        self._know(DYING)
+        study = Study(self, DYING, f"{point}-{number}")
+        study.kill_at(point, number)
+        self._check(study)
+
+    def passes(self, point: str) -> Sequence[int]:
+        """At which passes of a point to kill: the first, and a later one."""
+        if point in ONCE:
+            return (1,)
+        if point != "epoch-told":
+            return 1, 2
+        self._know(DYING)  # there: when the pruner has said that the trial is to end
+        ends, curves = (self.undisturbed[DYING.name][part] for part in ("ends", "curves"))
+        pruned = min(number for number, end in ends.items() if end[0] == "pruned")
+        return 1, sum(1 for number, _ in curves if number <= pruned)
+
+    def _know(self, kind: Kind) -> None:
+        """Find out what comes out of a kind of study that is left alone."""
+        if kind.repeats and kind.name not in self.undisturbed:
+            alone = Study(self, kind, f"alone-{len(self.undisturbed)}")
+            alone.finish(alone.start())
+            self.undisturbed[kind.name] = alone.outcome()
+
+    def _check(self, study: Study) -> None:
+        study.check()
+        self.totals.studies[study.kind.name] += 1
+        shutil.rmtree(study.paths.root)
+
+
+class Study:
+    """A study of the campaign, and its processes."""
+
+    def __init__(self, campaign: Campaign, kind: Kind, name: str) -> None:
+        self.campaign, self.kind, self.name = campaign, kind, name
+        self.paths = campaign.home.study(name)
+        self.file = campaign.folder / f"{name}.yaml"
+        self.trained = campaign.folder / f"{name}.trained"
+        self.output = campaign.folder / f"{name}.out"
+        died = campaign.folder / f"{name}.trial-died"
+        self.database = campaign.folder / "optuna.db"
+        text = kind.text.replace("LOG", str(self.trained)).replace("DIED", str(died))
+        text = text.replace("DATABASE", str(self.database))
+        self.file.write_text(f"study: {name}\nworkers: {kind.workers}\n{COMMON}{text}")
+        self.kills = 0
+        self.acknowledged: dict[tuple[int, int], Mapping[str, float]] = {}
+
+    # -- running it
+
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "hpo.cli", "run", str(self.file)]
+        with open(self.output, "ab") as output:
+            return Forked(
+                [*command, "--home", str(self.campaign.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | environment,
+                start_new_session=True,
+            )
+
+    def finish(self, process: subprocess.Popen[bytes]) -> None:
+        if process.wait(120) != 0:
+            raise Violation(f"it ends with status {process.returncode}: {self._last_output()}")
+
+    def kill_at(self, point: str, number: int) -> None:
+        """Kill what passes a point for the `number`-th time; then let the study be finished."""
+        died = self.campaign.folder / f"{self.name}.died"
+        process = self.start(HPO_FAULT=f"{point}:{number}:{died}")
+        if process.wait(120) == -signal.SIGKILL:
+            process = self.start()
+        self.finish(process)
+        if not died.exists():
+            raise Violation("nobody came past that point")
+        self.kills += 2  # and the trial that kills its worker
+        self.campaign.totals.kills[point] += 1
+
+    def disturb(self, draw: random.Random) -> None:
+        """Kill as `draw` says, and start it again, until it has had its kills."""
+        process = self.start()
+        for _ in range(draw.randint(4, 12)):
+            wanted = draw.choices(
+                ["worker", "orchestrator", "all", "shipper", "pause"], [45, 30, 15, 5, 5]
+            )[0]
+            epochs = self._count() + draw.choice([0, 0, 1, 2, 3, 5])
+            late_s, pause_s = draw.random() * 0.06, draw.random() * 0.5
+            if not self._wait(process, epochs):
+                break
+            time.sleep(late_s)
+            victims = self._victims(process, wanted, draw.random())
+            if not victims or process.poll() is not None:
+                continue
+            self._note_acknowledged()
+            if wanted == "pause":
+                for victim in victims:
+                    victim.suspend()
+                time.sleep(pause_s)
+                for victim in victims:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        victim.resume()
+                self.campaign.totals.pauses += 1
+                continue
+            before = self._count()
+            for victim in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.kill()
+            killed_s = time.monotonic()
+            self.kills += 1
+            self.campaign.totals.kills[wanted] += 1
+            if wanted in ("orchestrator", "all"):
+                process.wait(10)
+                process = self.start()
+            if wanted != "shipper" and self._wait(process, before + 1):
+                self.campaign.totals.recovery_s.append(time.monotonic() - killed_s)
+        self.finish(process)
+
+    def _wait(self, process: subprocess.Popen[bytes], epochs: int) -> bool:
+        """Wait until so many epochs are on record; False when the study ended before."""
+        deadline_s = time.monotonic() + 60
+        while self._count() < epochs:
+            if process.poll() is not None:
+                return False
+            if time.monotonic() > deadline_s:
+                raise Violation(f"nothing happens for a minute: {self._last_output()}")
+            time.sleep(0.003)
+        return True
+
+    def _victims(
+        self, process: subprocess.Popen[bytes], wanted: str, which: float
+    ) -> list[psutil.Process]:
+        try:
+            orchestrator = psutil.Process(process.pid)
+            children = orchestrator.children()
+            by_name = {
+                "worker": [each for each in children if each.name() == "worker"],
+                "shipper": [each for each in children if each.name().startswith("tracking")],
+            }
+        except psutil.NoSuchProcess:
+            return []
+        if wanted == "all":
+            return [orchestrator, *children]
+        if wanted == "orchestrator":
+            return [orchestrator]
+        found = [orchestrator, *children] if wanted == "pause" else by_name[wanted]
+        return [found[int(which * len(found))]] if found else []
+
+    def _records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        from hpo.tracking import outbox
+
+        if not self.paths.outbox.is_file():
+            return []
+        return [r for r, _ in outbox.read(self.paths.outbox) if kind in (None, r["kind"])]
+
+    def _count(self) -> int:
+        """Epochs on record."""
+        try:
+            return self.paths.outbox.read_bytes().count(b'{"kind":"epoch"')
+        except FileNotFoundError:
+            return 0
+
+    def _note_acknowledged(self) -> None:
+        for record in self._records("epoch"):
+            self.acknowledged[record["number"], record["epoch"]] = record["metrics"]
+
+    def _last_output(self) -> str:
+        return self.output.read_text()[-2000:]
+
+    # -- checking it
+
+    def outcome(self) -> dict[str, Any]:
+        """What a repetition must give: params, curves and ends, by trial."""
+        params = {r["number"]: r["params"] for r in self._records("trial")}
+        curves = {(r["number"], r["epoch"]): r["metrics"] for r in self._records("epoch")}
+        ends = {r["number"]: (r["state"], r["values"], r["reason"]) for r in self._records("end")}
+        return {"params": params, "curves": curves, "ends": ends}
+
+    def check(self) -> None:
+        """Raises `Violation` if anything promised does not hold."""
+        self._check_processes()
+        self._check_outbox()
+        self._check_optuna()
+        self._check_mlflow()
+        if self.kind.repeats:
+            alone, here = self.campaign.undisturbed[self.kind.name], self.outcome()
+            for part in alone:
+                _equal(f"its {part} and those of the study left alone", here[part], alone[part])
+        if self.trained.is_file() and self.kills:
+            trained = Counter(self.trained.read_text().split("\n")[:-1])
+            again = sum(trained.values()) - len(trained)
+            # The epoch that was on its way to the record, and the one begun meanwhile.
+            most = 2 * self.kills * self.kind.workers
+            self.campaign.totals.again.append(again / self.kills)
+            if again > most:
+                raise Violation(f"{again} epochs were trained again after {self.kills} kills")
+
+    def _check_processes(self) -> None:
+        from hpo import lease
+
+        deadline_s = time.monotonic() + 30  # one feeds MLflow after another
+        while left := _children():
+            if time.monotonic() > deadline_s:
+                raise Violation(f"left running: {left}")
+            time.sleep(0.02)
+        _equal("the lease's owner", lease.owner(self.paths.lease), None)
+
+    def _check_outbox(self) -> None:
+        epochs = self._records("epoch")
+        reported = Counter((r["number"], r["epoch"]) for r in epochs)
+        _equal("epochs recorded twice", [e for e, times in reported.items() if times > 1], [])
+        curves = self.outcome()["curves"]
+        for key, metrics in self.acknowledged.items():
+            _equal(f"epoch {key} and what was acknowledged", curves.get(key), metrics)
+        ends = self._records("end")
+        _equal("trials that ended", sorted(r["number"] for r in ends), list(range(12)))
+        states = {r["state"] for r in ends} - {"complete", "pruned"}
+        _equal("other ends", states, set())
+        for end in ends:
+            of_trial = sorted(e for n, e in reported if n == end["number"])
+            _equal(f"epochs of trial {end['number']}", of_trial, list(range(1, len(of_trial) + 1)))
+            epoch = curves[end["number"], end["best_epoch"]]
+            _equal("its value", end["values"][0], epoch[_objective(self._records("study")[0])])
+
+    def _check_optuna(self) -> None:
+        import optuna
+        from optuna.storages import JournalStorage, RDBStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        if self.paths.journal.exists():
+            storage: Any = JournalStorage(JournalFileBackend(str(self.paths.journal)))
+        else:
+            storage = RDBStorage(f"sqlite:///{self.database}")
+        study = optuna.load_study(storage=storage, study_name=self.name)
+        in_optuna = {
+            t.number: (t.state.name, t.values, t.intermediate_values) for t in study.trials
+        }
+        if isinstance(storage, RDBStorage):  # what it has read stays locked else
+            storage.remove_session()
+            storage.engine.dispose()
+        metric = _objective(self._records("study")[0])
+        curves: dict[int, dict[int, float]] = {}
+        for record in self._records("epoch"):
+            curves.setdefault(record["number"], {})[record["epoch"]] = record["metrics"][metric]
+        in_outbox = {
+            r["number"]: (r["state"].upper(), r["values"], curves[r["number"]])
+            for r in self._records("end")
+        }
+        _equal("Optuna and the outbox", in_optuna, in_outbox)
+
+    def _check_mlflow(self) -> None:
+        from hpo import tracking
+
+        home = self.campaign.home
+        shipped = tracking.sync(self.paths, home, home.tracking_uri, verify=True)
+        compared = shipped.compared
+        if shipped.pending or compared is None or compared.different:
+            raise Violation(f"MLflow and the outbox differ: {shipped}")
+        _equal("runs in MLflow", compared.runs, 1 + 12)
+
+
+def _objective(study: Mapping[str, Any]) -> str:
+    metric: str = study["objective"][0]["metric"]
+    return metric
+
+
+def _equal(what: str, found: Any, expected: Any) -> None:
+    if found == expected:
+        return
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [k for k in found | expected if found.get(k) != expected.get(k)][:3]
+        found, expected = ({k: each.get(k) for k in keys} for each in (found, expected))
+    raise Violation(f"{what}: {found} instead of {expected}")
+
+
+def _children() -> list[str]:
+    """What of this process's family still runs; the dead are buried."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return [f"{each.name()} {each.pid}" for each in psutil.Process().children(recursive=True)]
+
+
+def prepare() -> None:
+    """Import everything that the processes of a study import, and have them forked from here."""
+    from hpo import tracking
+
+    os.environ |= tracking.MLFLOW_SETTINGS
+    import torch
+
+    import hpo.cli
+    import hpo.executors.processes
+    import hpo.launch
+    import hpo.rounds
+    import hpo.tracking.mlflow
+    import hpo.tracking.replica
+    import hpo.worker
+    import trainers.registry  # noqa: F401
+
+    torch.set_num_threads(1)
+    Forked.mains = {
+        "hpo.cli": hpo.cli.main,
+        "hpo.worker": hpo.worker.main,
+        "hpo.tracking.mlflow": hpo.tracking.mlflow.main,
+    }
+    subprocess.Popen = Forked  # type: ignore[misc]
+    # A checkpoint after each epoch: else epochs this short have none.
+    hpo.rounds.CHECKPOINT_AFTER_S, hpo.rounds.CHECKPOINT_SHARE = 0.0, float("inf")
+    adopt_orphans()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", help="how many, or `points`")
+    parser.add_argument("--seed", type=int, default=0, help="of the first study")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="at most so long")
+    chosen = parser.parse_args()
+    prepare()
+    folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+    campaign, began_s, now = Campaign(folder), time.monotonic(), ""
+    try:
+        if chosen.kills == "points":
+            for point in POINTS:
+                for number in campaign.passes(point):
+                    now = f"{point}, pass {number}"
+                    campaign.at(point, number)
+        else:
+            for seed in itertools.count(chosen.seed):
+                now = f"seed {seed} ({kinds()[seed % len(kinds())].name})"
+                enough = campaign.totals.kills.total() >= int(chosen.kills)
+                if enough or time.monotonic() - began_s > chosen.seconds:
+                    break
+                campaign.at_random(seed)
+    except Violation as error:
+        print(f"{now}, in {folder}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        print(json.dumps(summary(campaign.totals, time.monotonic() - began_s, now), indent=1))
+    shutil.rmtree(folder)
+    return 0
+
+
+def summary(totals: Totals, seconds: float, now: str) -> dict[str, Any]:
+    recovery_s = sorted(totals.recovery_s)
+    return {
+        "kills": totals.kills.total(),
+        "of": totals.kills,
+        "pauses": totals.pauses,
+        "studies": totals.studies,
+        "then": now,
+        "seconds": round(seconds, 1),
+        "again_a_kill": round(statistics.fmean(totals.again), 3) if totals.again else None,
+        "recovery_s": {
+            "p50": round(statistics.median(recovery_s), 2),
+            "p95": round(recovery_s[int(0.95 * len(recovery_s))], 2),
+            "max": round(recovery_s[-1], 2),
+        }
+        if recovery_s
+        else None,
+    }
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    sys.exit(main())
