@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ import click
 from hpo import __version__
 from hpo.errors import HpoError, UserError
 from hpo.paths import Home
+from hpo.tracking.redact import for_screen, redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,10 +84,20 @@ def cli() -> None:
     help="So many trials in total, or +N for N more than now; short for --set budget.trials=N. "
     "If another process runs the study, that one goes on to as many.",
 )
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Go on although the search space has become wider since the study was begun.",
+)
 @home_option
 @as_json
 def run(
-    file: Path, overrides: tuple[str, ...], trials: str | None, home: Path, json_: bool
+    file: Path,
+    overrides: tuple[str, ...],
+    trials: str | None,
+    accept_changes: bool,
+    home: Path,
+    json_: bool,
 ) -> None:
     """Run a study, or go on where it stopped.
 
@@ -93,6 +105,10 @@ def run(
     Twice stops at once. The number of trials that a command line asks for is kept: later runs
     without one go on to as many, or to the file's if that is more. With --json it ends with what
     `hpo status --json` prints.
+
+    A study whose file has changed goes on where the trials so far compare with those to come:
+    with another budget, sampler, pruner, number of workers and the like; and with wider ranges or
+    more choices after --accept-changes. Else the differences are shown.
 
     Example: hpo run studies/quickstart.yaml --trials 100
     """
@@ -117,7 +133,7 @@ def run(
     with _view(json_) as view:
         for warning in spec.warnings:
             view.say(f"warning: {warning.render(str(spec.file))}")
-        ended = run_study(spec, where, view)
+        ended = run_study(spec, where, view, accept_changes=accept_changes)
     if json_:
         _print_json(results.status(spec.study, where))
     else:
@@ -579,27 +595,34 @@ def reproduce(study: str, trial: int, home: Path, json_: bool) -> None:
 
 @cli.command()
 @study_argument
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Then compare every value there with what is on record.",
+)
 @home_option
 @as_json
-def sync(study: str, home: Path, json_: bool) -> None:
+def sync(study: str, verify: bool, home: Path, json_: bool) -> None:
     """Send to MLflow what it lacks of a study.
 
-    Example: hpo sync quickstart
+    Example: hpo sync quickstart --verify
     """
     from hpo import results, tracking
+    from hpo.outcome import print_synced
 
     where = Home(home.resolve())
     name = results.name_of(study)
     results.status(name, home)  # an unknown study is said so
     uri = where.tracking_address(results.tracking_uri(name, home))
-    shipped = tracking.sync(where.study(name), where, uri)
+    shipped = tracking.sync(where.study(name), where, uri, verify=verify)
+    compared = shipped.compared
     if json_:
-        _print_json({"study": name, "pending": shipped.pending, "error": shipped.error})
-    elif shipped.pending:
-        click.echo(f"{shipped.pending} records are still to be sent: {shipped.error}", err=True)
+        found = {"study": name, "pending": shipped.pending, "error": shipped.error}
+        verified = {"verified": compared and asdict(compared)} if verify else {}
+        _print_json(found | verified)
     else:
-        click.echo(f"MLflow has everything of {name}.")
-    sys.exit(1 if shipped.pending else 0)
+        print_synced(shipped, where.study(name), verify)
+    sys.exit(1 if shipped.pending or (verify and (compared is None or compared.different)) else 0)
 
 
 @cli.command()
@@ -856,6 +879,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """The console script: errors that hpo can explain have no traceback."""
+    sys.excepthook = _print_traceback
     for stream in (sys.stdout, sys.stderr):  # a terminal without our signs gets others
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -869,13 +893,18 @@ def main() -> None:
         sys.exit(error.exit_code)
     except HpoError as error:
         _print_error_as_json(str(error))
-        click.echo(str(error), err=True)
+        click.echo(for_screen(str(error)), err=True)
         sys.exit(error.exit_code)
 
 
 def _print_error_as_json(message: str) -> None:
     if "--json" in sys.argv:
-        _print_json({"error": message})
+        _print_json({"error": for_screen(message)})
+
+
+def _print_traceback(*of_error: Any) -> None:
+    """Python's own way, but without passwords."""
+    sys.stderr.write(redact("".join(traceback.format_exception(*of_error))))
 
 
 if __name__ == "__main__":

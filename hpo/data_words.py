@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def lines(dataset: Mapping[str, Any]) -> Iterator[str]:
     """
     report = dataset.get("report") or {}  # studies that were begun before there was one
     if dataset.get("skipped"):
-        yield f"left out, unreadable: {_named(dataset['skipped'])}"
+        yield _skipped(dataset["skipped"])
     if report.get("class_counts"):
         yield from _classes(dataset["classes"], report["class_counts"])
     if report.get("duplicates"):
@@ -34,6 +35,15 @@ def lines(dataset: Mapping[str, Any]) -> Iterator[str]:
     if report.get("suspicious"):
         named = [f"{name} {why}" for name, why in report["suspicious"].items()]
         yield f"may give the answer away: {_named(named)}; data.ignore leaves columns out"
+
+
+def _skipped(names: Sequence[str]) -> str:
+    *first, last = names
+    more = re.fullmatch(r"and (\d+) more", last)  # as of many files it ends
+    listed = first if more else names
+    count = len(listed) + (int(more[1]) if more else 0)
+    shown = ", ".join(listed[:SHOWN]) + (", …" if count > SHOWN else "")
+    return f"{count:,} left out, unreadable: {shown}"
 
 
 def _classes(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Iterator[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.spec import addresses, commands, estimators, sections
+from hpo.spec import addresses, commands, estimators, passwords, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL, Wilcoxon
@@ -44,6 +45,11 @@ def run(spec: StudySpec, document: Document, broken: set[str]) -> list[Problem]:
     for keys, check in _PROBLEMS:
         if not broken.intersection(keys):
             found += [document.problem(*what) for what in check(spec)]
+    if not broken.intersection(("command", "trainer", *sections.NAMES)):
+        # Their lines are not to be shown.
+        found += [
+            replace(document.problem(*what), source_line=None) for what in passwords.problems(spec)
+        ]
     for keys, check in _WARNINGS:
         if not broken.intersection(keys):
             found += [document.problem(*what, warning=True) for what in check(spec)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpo.errors import Problem
 from hpo.spec import yaml12
-from hpo.spec.yaml12 import Path, Place, YamlError
+from hpo.spec.yaml12 import MOST_DEPTH, Path, Place, YamlError
 
 # Passwords do not get into messages: user:password@ of an address, and password=… in a query.
 # A password that is only ``${NAME}`` is none.
@@ -32,9 +32,12 @@ class Document:
 
     def override(self, key: str, value: Any) -> Problem | None:
         """Put `value` at a dotted key; what is wrong with the key, or None."""
-        if "" in key.split("."):
-            return Problem(key, f"expected a key such as train.epochs (--set {key})")
+        if not key.isprintable() or "" in key.split("."):  # among others bytes that are no UTF-8
+            shown = ascii(key)[1:-1]
+            return Problem(shown, f"expected a key such as train.epochs (--set {shown})")
         path = self.path(key)
+        if len(path) + _depth(value) >= MOST_DEPTH:
+            return Problem(key, f"nested deeper than {MOST_DEPTH} levels (--set {key})")
         holder: Any = self.value
         for depth, part in enumerate(path[:-1]):
             below = _child(holder, part)
@@ -151,6 +154,13 @@ def _whole_file(error: YamlError, data: bytes) -> Problem:
     line = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line)
     column = min(error.place.column, len(line) + 1)
     return Problem("", redacted(error.message), error.hint, error.place.line, column, line)
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and mappings in a value."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def _child(at: Any, part: str | int) -> Any:

@@ -7,21 +7,22 @@ has an effect (`trainers.options`). Of the user's own trainer nothing is known.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hpo.spec import sections
 from hpo.spec.estimators import NAME
 from hpo.spec.explain import shown
-from hpo.spec.space import Choice, Scalar, allowed, values
+from hpo.spec.space import Choice, Float, Int, Scalar, allowed
 from hpo.spec.yaml12 import Path
+from trainers.options import ABOVE_0, GIVEN
 
 if TYPE_CHECKING:
     from hpo.spec.study import StudySpec
 
 # Of a setting, by the path of the other one, the values, or patterns of names, under which it has
-# an effect.
+# an effect; or `ABOVE_0`, `GIVEN`.
 Needs = Mapping[str, Sequence[Scalar]]
 
 Found = Iterator[tuple[Path, str, str | None]]
@@ -68,8 +69,13 @@ def needs(trainer: str, path: Path) -> Needs:
 
 def text(found: Needs) -> str:
     """A sentence for the documentation."""
-    each = [f"`{path}` {_listed([f'`{v}`' for v in known])}" for path, known in found.items()]
+    each = [f"`{path}` {_listed(map(_quoted, known))}" for path, known in found.items()]
     return f"Only with {' and '.join(each)}."
+
+
+def _quoted(value: Scalar) -> str:
+    words = {ABOVE_0: "above 0", GIVEN: "given"}
+    return words.get(_plain(value), f"`{_plain(value)}`")
 
 
 def _below(spec: StudySpec, path: Path, at: Any) -> Iterator[tuple[Path, Needs]]:
@@ -84,8 +90,9 @@ def _below(spec: StudySpec, path: Path, at: Any) -> Iterator[tuple[Path, Needs]]
 def _fixed(spec: StudySpec, path: Path, found: Needs) -> Found:
     for other, known in found.items():
         possible = _possible(spec, other)
-        if not any(_is_among(value, known) for value in possible):
-            yield path, _message(other, possible), f"it has one with {_listed(known)}"
+        among = any(_is_among(value, known) for value in possible)
+        if not among and not _is_a_member_s(spec, other, known):
+            yield path, _message(other, possible), _hint(known)
 
 
 def _of_member(spec: StudySpec, path: Path, own: Mapping[str, Any]) -> Found:
@@ -94,25 +101,47 @@ def _of_member(spec: StudySpec, path: Path, own: Mapping[str, Any]) -> Found:
     for key in own:
         known = needs(spec.trainer, ("model", key)).get(NAME, names)
         if not any(_is_among(name, known) for name in names):
-            yield (*path, key), _message(NAME, names), f"it has one with {_listed(known)}"
+            yield (*path, key), _message(NAME, names), _hint(known)
+
+
+def _is_a_member_s(spec: StudySpec, other: str, known: Sequence[Scalar]) -> bool:
+    """Whether a member of an ensemble has of its own what is needed, such as a weight decay."""
+    key = str(sections.as_path(other)[-1])
+    every = sections.members(spec.trainer, spec.ensemble)
+    return any(_is_among(own[key], known) for _, own in every if key in own)
 
 
 def _searched(spec: StudySpec, path: str) -> Found:
     when = _when(spec, path)
     for other, known in needs(spec.trainer, sections.as_path(path)).items():
-        possible = when.get(other) or _possible(spec, other)
+        possible = when.get(other) or _possible(spec, other, when)
         without = [value for value in possible if not _is_among(value, known)]
         rest = [value for value in possible if _is_among(value, known)]
-        if not rest:
-            yield ("search", path), _message(other, without), f"it has one with {_listed(known)}"
-        elif without:
-            condition = ", ".join(map(str, rest))
-            hint = f"when: {{{other}: {condition if len(rest) == 1 else f'[{condition}]'}}}"
-            yield ("search", path), _message(other, without), hint
+        if not without or _is_a_member_s(spec, other, known):
+            continue
+        hint = _hint(known) if not rest else f"when: {{{_condition(spec, other, rest)}}}"
+        yield ("search", path), _message(other, without), hint
+
+
+def _condition(spec: StudySpec, other: str, rest: Sequence[Scalar]) -> str:
+    """Under which another setting is one of `rest`; a range is where it is searched at all."""
+    parameter = spec.search.get(other)
+    conditions: dict[str, Sequence[Scalar]] = {other: rest}
+    if isinstance(parameter, Float | Int):
+        conditions = {parent: allowed(own) for parent, own in (parameter.when or {}).items()}
+    each = {parent: [*map(_plain, own)] for parent, own in conditions.items()}
+    return ", ".join(
+        f"{parent}: {own[0] if len(own) == 1 else '[' + ', '.join(own) + ']'}"
+        for parent, own in each.items()
+    )
 
 
 def _is_among(value: Scalar, known: Sequence[Scalar]) -> bool:
     """Names may be patterns, ``sklearn.*``."""
+    if ABOVE_0 in known:
+        return isinstance(value, int | float) and value > 0
+    if GIVEN in known:
+        return value is not None
     names = [name for name in known if isinstance(name, str)] if isinstance(value, str) else []
     return value in known or any(fnmatchcase(str(value), name) for name in names)
 
@@ -125,14 +154,24 @@ def _when(spec: StudySpec, path: str) -> dict[str, Sequence[Scalar]]:
     return found
 
 
-def _possible(spec: StudySpec, path: str) -> Sequence[Scalar]:
-    """What a setting can be in a trial."""
+def _possible(
+    spec: StudySpec, path: str, when: Mapping[str, Sequence[Scalar]] | None = None
+) -> Sequence[Scalar]:
+    """What a setting can be in a trial; of a range its end, as no other number matters.
+
+    Args:
+        when: What other parameters are in it, by `_when`.
+    """
     parameter = spec.search.get(path)
     fixed = _value(spec, sections.as_path(path))
     if parameter is None:
         return [fixed]
-    searched = parameter.choices if isinstance(parameter, Choice) else values(parameter) or ()
-    return [*searched, *([fixed] if parameter.when and fixed not in searched else [])]
+    searched = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
+    always = all(
+        parent in (when or {}) and set((when or {})[parent]) <= set(allowed(condition))
+        for parent, condition in (parameter.when or {}).items()
+    )
+    return [*searched, *([] if always or fixed in searched else [fixed])]
 
 
 def _value(spec: StudySpec, path: Path) -> Any:
@@ -151,10 +190,16 @@ def _message(other: str, without: Sequence[Scalar]) -> str:
     return f"has no effect with {other} {_listed([_plain(value) for value in without])}"
 
 
+def _hint(known: Sequence[Scalar]) -> str:
+    return f"it has one with {_listed(map(_plain, known))}"
+
+
 def _plain(value: Scalar) -> str:
+    if value is None:
+        return "null"
     return value if isinstance(value, str) else shown(value)
 
 
-def _listed(names: Sequence[Any]) -> str:
-    *first, last = map(str, names)
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
     return f"{', '.join(first)} or {last}" if first else last

@@ -154,6 +154,10 @@ def _explain(
         )
     if kind not in _EXPECTED:
         return str(error["msg"]), None
+    if kind == "string_pattern_mismatch":  # so that a person can read it
+        context = {
+            "pattern": context["pattern"].strip("^$").replace(r"\.", ".").replace(r"\w", "…")
+        }
     expected = _EXPECTED[kind].format(**context)
     if kind == "literal_error":
         expected = expected.replace("'", "")

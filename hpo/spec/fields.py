@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpo.spec.commands import COMMAND
+from hpo.spec.document import redacted
 from hpo.spec.explain import nearest, shown, wrong
 from trainers.registry import TRAINERS
 
@@ -24,7 +25,7 @@ _EXAMPLES = "such as 90s, 10m, 1h30m, 2d"
 def name(value: Any) -> Any:
     """A study's name: of a folder, and of an experiment."""
     if isinstance(value, str) and not re.fullmatch(NAME, value):
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", value).lstrip("._-")[:64]
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", redacted(value)).lstrip("._-")[:64]
         raise wrong(
             "expected at most 64 letters, digits, '.', '_' and '-', the first a letter or digit; "
             f"got {shown(value)}",

@@ -54,7 +54,8 @@ def find(content: Mapping[str, Any], trainer: str | None, path: str) -> Any:
 
 
 def searchable(trainer: str) -> list[str]:
-    """Every path that can be searched for a built-in trainer; items of lists as index 0."""
+    """Every path that can be searched for a built-in trainer; items of lists as index 0, of
+    mappings as NAME."""
     found: list[str] = []
 
     def collect(model: type[BaseModel], path: Path) -> None:
@@ -64,8 +65,9 @@ def searchable(trainer: str) -> list[str]:
             if sections.keys(model, (*path[1:], key)):
                 collect(model, (*path, key))
             else:
-                is_list = sections.field(model, (*path[1:], key, 0)) is not None
-                found.append(".".join((*map(str, path), key, *(["0"] if is_list else []))))
+                item = sections.field(model, (*path[1:], key, 0))
+                below = [] if item is None else ["NAME" if item[0] is Any else "0"]
+                found.append(".".join((*map(str, path), key, *below)))
 
     for section in sections.NAMES:
         model = sections.options(trainer, section)

@@ -75,6 +75,19 @@ def contains(parameter: Parameter, value: Scalar) -> bool:
     return abs(steps - round(steps)) < 1e-8
 
 
+def is_wider(new: Parameter, old: Parameter) -> bool:
+    """Whether `new` can take all that `old` can, and is else the same."""
+    taken: tuple[Scalar, ...]
+    if isinstance(new, Choice) and isinstance(old, Choice):
+        alike, taken = True, old.choices
+    elif isinstance(new, Choice) or isinstance(old, Choice):
+        return False
+    else:
+        alike = type(new) is type(old) and (new.log, new.step) == (old.log, old.step)
+        taken = (old.low, old.high)
+    return alike and new.when == old.when and all(contains(new, value) for value in taken)
+
+
 def values(parameter: Parameter) -> Sequence[Scalar] | None:
     """All that `parameter` can take, in order; None for a Float without a step."""
     if isinstance(parameter, Choice):

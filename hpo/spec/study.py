@@ -272,6 +272,15 @@ class StudySpec(_Part):
         return self._file.absolute().parent
 
     @property
+    def paths_as_written(self) -> dict[str, str]:
+        """The addresses in the sections as the file has them, by their keys."""
+        return {
+            key: text
+            for key, text in self._as_written.items()
+            if key.partition(".")[0] in sections.NAMES
+        }
+
+    @property
     def trials_asked(self) -> bool:
         """Whether ``budget.trials`` is from the command line, not from the file."""
         return self._document.is_overridden(("budget", "trials")) is not None

@@ -77,7 +77,7 @@ def identity(spec: StudySpec, as_written: Mapping[str, str]) -> dict[str, Any]:
         section, _, option = key.partition(".")
         if section in sections.NAMES:
             content[section][option] = text
-    return _flat(content)
+    return flat(content)
 
 
 def parameter(parameter: Parameter) -> dict[str, Any]:
@@ -121,15 +121,16 @@ def _method(method: Named) -> Any:
     return {"name": method.name, **method.options} if method.options else method.name
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, and lists of mappings, as dotted key → value; other lists stay whole."""
+    found: dict[str, Any] = {}
     items = content.items() if isinstance(content, dict) else enumerate(content)
     for key, value in items:
         if isinstance(value, dict) or (isinstance(value, list) and _has_mappings(value)):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _has_mappings(items: list[Any]) -> bool:

@@ -270,6 +270,7 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode):
                 _refuse(key_node, "a key must be text", "put it in quotes")
             key = str(key_node.value)
+            _refuse_half_characters(key_node)
             if key == "<<" and key_node.style is None:
                 _refuse(key_node, "merge keys (<<) are not YAML 1.2", "repeat the keys")
             if key in seen:
@@ -292,9 +293,13 @@ def _scalar_of(node: yaml.ScalarNode) -> Any:
             text = scalar(node.value)
         except YamlError as error:
             _refuse(node, error.message)
-    if isinstance(text, str) and (found := _UNPRINTABLE.search(text)) and found[0] >= "\ud800":
-        _refuse(node, f"\\u{ord(found[0]):04x} is half a character", "use \\U and eight digits")
+    _refuse_half_characters(node)
     return text
+
+
+def _refuse_half_characters(node: yaml.ScalarNode) -> None:
+    for found in re.findall("[\ud800-\udfff]", node.value):
+        _refuse(node, f"\\u{ord(found):04x} is half a character", "use \\U and eight digits")
 
 
 def _shortened(text: str) -> str:

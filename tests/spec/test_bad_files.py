@@ -6,12 +6,16 @@ shown, and is not part of the file. The numbers are those of the catalogue of ba
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hpo import spec
+from hpo.cli import main
 from hpo.errors import StudyFileError
 
 GOOD = {
@@ -277,6 +281,8 @@ BAD = [
     Bad("25 list as a key", "", "a key must be text", "", {"train": "train: {▸[a]: 1}"}),
     Bad("25 bad escape", "", "", "", {"train": "train: {optimizer: \"\\▸q\"}"}),
     Bad("25 half a character", "", "half a character", "", {"train": "train: {a: ▸\"\\ud800\"}"}),
+    Bad("25 half a character in a key", "", "half a character", "",
+        {"train": "train: {▸\"\\ud800\": 1}"}),
     Bad("26 two documents", "", "a second document begins", "one study",
         {"train": "▸---\ntrain: {}"}),
     Bad("27 many digits", "", "too large for a whole number", "",
@@ -395,6 +401,8 @@ BAD = [
     Bad("44 up", "study", "expected at most 64 letters", "", {"study": "study: ▸.."}),
     Bad("44 control characters", "study", "expected at most 64", "",
         {"study": "study: ▸\"a\\u0007\""}),
+    Bad("44 an address", "study", "got 'postgresql://***@host/db'", "try postgresql-host-db",
+        {"study": "study: ▸postgresql://me:hunter2@host/db"}),
     Bad("44 long", "study", "expected at most 64 letters", "try aaaa",
         {"study": f"study: ▸{'a' * 300}"}),
     Bad("45 unknown parent", "search.train.momentum.when.train.optimizr",
@@ -494,3 +502,95 @@ def test_a_problem_is_told_with_its_place_and_what_to_try(folder: Path, bad: Bad
         assert problem.column == len(before) - (before.rfind("\n") + 1) + 1
     assert "hunter2" not in str(error)
     assert [entry.name for entry in sorted(folder.iterdir())] == ["photos", "study.yaml"]
+
+
+# -- the same from outside; and what only the data, the trainer or the machine can tell
+
+# fmt: off
+IN_A_RUN = [
+    Bad("15 no such module", "trainer", "there is no module 'nowhere'", "",
+        {"trainer": "trainer: ▸nowhere:train"}),
+    Bad("15 no such function", "trainer", "mine has no 'trian'", "did you mean 'train'?",
+        {"trainer": "trainer: ▸mine:trian"}),
+    Bad("15 no function", "trainer", "mine:NUMBER is not a function but an int", "",
+        {"trainer": "trainer: ▸mine:NUMBER"}),
+    Bad("15 of nothing", "trainer", "is called with (trial); it takes ()", "def of_nothing(trial)",
+        {"trainer": "trainer: ▸mine:of_nothing"}),
+    Bad("15 broken", "trainer", "ZeroDivisionError: division by zero (", "",
+        {"trainer": "trainer: ▸broken:train"}),
+    Bad("29 one class", "data.source", "at least two classes; there is one, 'a'", "",
+        {"data": "data: {source: ▸./one}"}),
+    Bad("30 an empty class", "data.source", "c is empty", "",
+        {"data": "data: {source: ▸./hollow}"}),
+    Bad("31 no image", "data.source", "none of 6 files can be read", "",
+        {"data": "data: {source: ▸./blank}"}),
+    Bad("31 one that is none", "data.source", "b/2.png (image file is truncated", "skip_bad: true",
+        {"data": "data: {source: ▸./torn}"}),
+    Bad("32 more folds than a class has rows", "data.folds", "the smallest class has", "folds: ",
+        {"data": "data: {source: ./few, folds: ▸5}"}),
+    Bad("33 a batch of more rows than there are", "train.batch_size", "at most 1079, the rows", "",
+        {"train": "train: {epochs: 20, batch_size: ▸5000}"}),
+    Bad("34 nothing to validate on", "data.validation", "splitting 6 rows leaves none", "add data",
+        {"data": "data: {source: ./few, validation: ▸0.01}"}),
+    Bad("39 no GPU", "device", "no NVIDIA GPU is visible here", "device: cpu",
+        {"device": "device: ▸cuda"}),
+    Bad("48 weights that are none", "model.weights", "mine.py is not a state_dict", "torch.save",
+        {"model": "model: {name: mlp, weights: ▸mine.py}"}),
+]
+# fmt: on
+ELSEWHERE = {
+    5: "a warning: test_whole_files",
+    19: "good: test_yaml12",
+    35: "of a command, not of a file: tests/ensemble",
+    42: "tests/test_changes.py",
+    43: "tests/contracts",
+}
+ONE_OF_EACH = {int(bad.case.split()[0]): bad for bad in reversed(BAD) if bad.case[0].isdigit()}
+
+
+@pytest.fixture
+def stocked(tmp_path: Path) -> Path:
+    """A folder with data and code to be named in a study file."""
+    for name in ("one", "hollow", "few", "blank", "torn"):
+        for place, kind in enumerate("a" if name == "one" else "ab"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            for number in range(9 if name == "torn" else 3):
+                pixels = np.full((8, 8), 100 * place + number, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / kind / f"{number}.png")
+    (tmp_path / "hollow" / "c").mkdir()
+    for file in (tmp_path / "blank").glob("*/*"):
+        file.write_text("no image")
+    torn = tmp_path / "torn" / "b" / "2.png"
+    torn.write_bytes(torn.read_bytes()[:50])
+    (tmp_path / "mine.py").write_text("NUMBER = 3\ndef train(trial): ...\ndef of_nothing(): ...\n")
+    (tmp_path / "broken.py").write_text("import os\nvalue = 1 / 0\n")
+    return tmp_path
+
+
+def test_every_case_of_the_catalogue_is_tested() -> None:
+    in_a_run = {int(bad.case.split()[0]) for bad in IN_A_RUN}
+    assert sorted({*ONE_OF_EACH, *in_a_run, *ELSEWHERE}) == list(range(1, 49))
+
+
+@pytest.mark.parametrize("bad", [*ONE_OF_EACH.values(), *IN_A_RUN], ids=lambda bad: bad.case)
+def test_hpo_run_says_it_and_creates_nothing(
+    stocked: Path, bad: Bad, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marked = text_of(bad)
+    file = stocked / "study.yaml"
+    file.write_text(marked.replace(MARK, "") + ("executor: inline\n" if bad in IN_A_RUN else ""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "argv", ["hpo", "run", str(file), "--home", str(stocked)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = "".join(capsys.readouterr())
+    assert "Traceback" not in said
+    assert bad.message in said
+    assert bad.hint in said
+    if MARK in marked:
+        before = marked.partition(MARK)[0]
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        assert f"{file}:{line}:{column}: {bad.key}" in said
+    assert not (stocked / "mlruns").exists()
+    assert {path.name for path in stocked.glob("studies/*")} <= {".cache"}

@@ -11,7 +11,7 @@ from hpo.errors import StudyFileError
 from hpo.spec import load, loads
 from hpo.spec.effects import effective, text
 from trainers.optim import OPTIMIZERS, that_use
-from trainers.options import Train
+from trainers.options import GIVEN, Train
 
 HEAD = "study: s\ntrainer: image_classifier\ndata: {source: digits}\n"
 
@@ -105,12 +105,67 @@ def problems(tmp_path: Path, body: str, head: str = HEAD) -> list[tuple[str, str
             "has no effect with train.optimizer adamw",
             "when: {train.optimizer: [sgd, rmsprop]}",
         ),
+        (
+            "train: {decay_on: weights}",
+            "train.decay_on",
+            "has no effect with train.weight_decay 0.0",
+            "it has one with a number above 0",
+        ),
+        (
+            "train: {optimizer: sgd, nesterov: true, momentum: 0}",
+            "train.nesterov",
+            "has no effect with train.momentum 0.0",
+            "it has one with a number above 0",
+        ),
+        (
+            "train: {unfreeze_epoch: 3}",
+            "train.unfreeze_epoch",
+            "has no effect with train.freeze null",
+            "it has one with any value",
+        ),
+        (
+            "search: {train.decoupled: [true, false]}\ntrain: {optimizer: sgd}",
+            "search.train.decoupled",
+            "has no effect with train.weight_decay 0.0",
+            "it has one with a number above 0",
+        ),
+        (
+            "search:\n  train.weight_decay: [0, 0.01, 0.1]\n  train.decay_on: [all, weights]",
+            "search.train.decay_on",
+            "has no effect with train.weight_decay 0.0",
+            "when: {train.weight_decay: [0.01, 0.1]}",
+        ),
+        (  # of a range: where it is searched
+            "search:\n  train.optimizer: [sgd, adam, adamw]\n  train.weight_decay: "
+            "{low: 0, high: 0.1, when: {train.optimizer: [sgd, adam]}}\n"
+            "  train.decay_on: [all, weights]",
+            "search.train.decay_on",
+            "has no effect with train.weight_decay 0.0",
+            "when: {train.optimizer: [sgd, adam]}",
+        ),
+        (
+            "train: {augment: {hue: 0.1}}",
+            "train.augment.hue",
+            "has no effect with data.channels 1",
+            "it has one with 3 or null",
+        ),
+        (
+            "train: {epochs: 3}",
+            "data.validation",
+            "has no effect with data.folds 5",
+            "it has one with null",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_an_error(
     tmp_path: Path, body: str, key: str, message: str, hint: str
 ) -> None:
-    assert problems(tmp_path, body) == [(key, message, hint)]
+    data = {
+        "train.augment.hue": "channels: 1",
+        "data.validation": "folds: 5, validation: 0.1",
+    }
+    head = HEAD.replace("digits", f"digits, {data[key]}") if key in data else HEAD
+    assert problems(tmp_path, body, head) == [(key, message, hint)]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +177,13 @@ def test_a_setting_without_effect_is_an_error(
         "  train.momentum: {low: 0.5, high: 0.9, when: {train.optimizer: sgd}}",
         "search:\n  train.optimizer: [sgd, rmsprop]\n  train.momentum: {low: 0.5, high: 0.9}",
         "train: {schedule: plateau, plateau: {patience: 3}, gamma: 0.5}",
+        "train: {weight_decay: 0.1, decay_on: weights, freeze: 1, unfreeze_epoch: 3}",
+        "train: {augment: {hue: 0.1}}",
+        "train: {decay_on: weights}\nensemble: {method: bagging, members: [{weight_decay: 0.1}]}",
+        "search:\n  train.weight_decay: {low: 0, high: 0.1}\n  train.decay_on: [all, weights]",
+        "search:\n  train.optimizer: [sgd, adamw]\n"
+        "  train.weight_decay: {low: 0, high: 0.1, when: {train.optimizer: sgd}}\n"
+        "  train.decay_on: {choices: [all, weights], when: {train.optimizer: sgd}}",
     ],
 )
 def test_a_setting_that_has_an_effect_in_some_trials_is_none(tmp_path: Path, body: str) -> None:
@@ -162,3 +224,4 @@ def test_the_reference_says_what_a_setting_needs() -> None:
         text({"train.optimizer": ["sgd", "muon"]})
         == "Only with `train.optimizer` `sgd` or `muon`."
     )
+    assert text({"train.freeze": [GIVEN]}) == "Only with `train.freeze` given."

@@ -44,6 +44,20 @@ def test_what_has_no_effect(tmp_path: Path, model: str, train: str, search: str,
     assert "has no effect" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("model", "search", "said"),
+    [
+        ("cnn", "train.lr: [0.1, 0.2]", "embedding_mlp or text like sklearn.…; got 'cnn'"),
+        (FOREST, "model.max_depth: [3, 5]", "model.options.NAME"),
+    ],
+)
+def test_names_are_said_as_they_can_be_written(
+    tmp_path: Path, model: str, search: str, said: str
+) -> None:
+    with pytest.raises(StudyFileError, match=said):
+        load(tmp_path, model, "", search)
+
+
 def test_networks_and_estimators_in_one_study(tmp_path: Path) -> None:
     search = (
         f"model.name: [mlp, {FOREST}]\n"

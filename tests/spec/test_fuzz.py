@@ -6,7 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import pytest
+from fuzz import BASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,46 +17,7 @@ from hpo.errors import StudyFileError
 from hpo.spec import yaml12
 from hpo.spec.yaml_text import dump
 
-BASES = [
-    """\
-study: quickstart
-trainer: image_classifier
-data: {source: digits, validation: 0.2, test: 0.2}
-model: {name: mlp, hidden: [64]}
-train: {epochs: 20, lr: 0.05, batch_size: 32, optimizer: sgd, early_stopping: {patience: 3}}
-search:
-  train.lr:           {low: 1e-3, high: 1.0, log: true}
-  train.batch_size:   [16, 32, 64, 128]
-  model.hidden.0:     {low: 16, high: 64, step: 16}
-  train.optimizer:    [sgd, adamw]
-  train.momentum:     {low: 0.5, high: 0.99, when: {train.optimizer: sgd}}
-objective: {metric: val/f1_macro, goal: maximize}
-sampler: {name: tpe, n_startup_trials: 3}
-pruner: hyperband
-budget: {trials: 40, wall: 10m}
-start_from: [{train.lr: 0.1}, {study: other}]
-timeout: 1h
-tracking: {uri: 'http://host:5000'}
-storage: sqlite:///x.db
-seed: 3
-workers: 2
-""",
-    """\
-study: own
-trainer: my:train
-data: {source: ./here}
-train: {epochs: 4, x: 0.5, list: [1, {a: 2}]}
-search:
-  train.x: {low: 0.0, high: 1.0}
-  train.list.1.a: [1, 2, null]
-  train.y: {choices: [a, b], when: {train.list.1.a: [1, 2]}}
-objective:
-- {metric: quality, goal: maximize}
-- {metric: cost, goal: minimize}
-sampler: grid
-""",
-]
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, False, 0, 1, -1, 10**12, 0.5, -1e308, 1e308, float("inf"), float("nan"), "", "a",
      "auto", "sgd", "train.lr", "train.x", "${HOME}", "${", "~", "../x", "a:b", "é" * 300, "1h",
      "grid", "sqlite:///x", "postgresql://a:b@c/d", "http://", "val/loss", [], {}, [[]], [1],
@@ -153,7 +116,47 @@ def test_a_changed_file_is_good_or_explained(folder: Path, data: bytes) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changed_values() | changed_text())
 def test_many_changed_files_are_good_or_explained(folder: Path, data: bytes) -> None:
     check(folder, data)
+
+
+# -- spoilt by bytes and tokens, with values of --set
+
+
+def spoilt_files_are_told(folder: Path, count: int) -> None:
+    results = fuzz.run(count, folder)
+    assert results.failures == []
+    assert results.good + results.told == count
+    assert min(results.good, results.told) > count / 50  # neither all good nor all beyond reading
+    assert results.slowest_s < fuzz.MOST_S
+    assert results.grown_mb < fuzz.MOST_MB
+
+
+def test_spoilt_files_and_values_are_good_or_explained(folder: Path) -> None:
+    spoilt_files_are_told(folder, 100)
+
+
+@pytest.mark.slow
+def test_many_spoilt_files_and_values_are_good_or_explained(folder: Path) -> None:
+    spoilt_files_are_told(folder, 2000)
+
+
+def test_what_fails_is_found_and_can_be_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    def hangs(*_: Any) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(fuzz, "MOST_S", 0.05)
+    for bug, said in ((raises, "ValueError: a bug"), (hangs, "TookTooLong")):
+        monkeypatch.setattr(fuzz, "_load", bug)
+        ((number, traceback),) = fuzz.run(1, folder, first=7).failures
+        assert (number, said in traceback) == (7, True)
+    assert fuzz.spoilt(7, fuzz.corpus()) == fuzz.spoilt(7, fuzz.corpus())
+    assert fuzz.spoilt(7, fuzz.corpus()) != fuzz.spoilt(8, fuzz.corpus())

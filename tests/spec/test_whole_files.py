@@ -142,9 +142,9 @@ def test_a_password_is_in_no_message(file: Path) -> None:
         (GOOD + "workers: 4000\ndevice: cpu\n", "8:10: workers: 4000 workers share "),
         (GOOD.replace("search:\n  train.lr", "x") + "budget: {trials: 5}\n", ""),
         (
-            GOOD.replace("1.0, log: true}", "1.0, log: true}\n  train.decay_on: [all, weights]")
+            GOOD.replace("1.0, log: true}", "1.0, log: true}\n  train.batch_size: [16, 32]")
             + "sampler: cma-es\n",
-            "9:10: sampler: cma-es draws at random: train.decay_on",
+            "9:10: sampler: cma-es draws at random: train.batch_size",
         ),
     ],
 )
@@ -206,6 +206,7 @@ def test_overrides_win_over_the_file(file: Path, key: str, value: Any, expected:
         ("storage", "nowhere", "storage", "expected journal"),
         ("", 3, "", "expected a key such as"),
         ("train..lr", 3, "train..lr", "expected a key such as"),
+        ("model" + ".a" * 48, [[1]], "model" + ".a" * 48, "nested deeper than 50 levels"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isprintable() else None,
 )
@@ -217,6 +218,12 @@ def test_a_bad_override_is_told_as_one(
     assert message in problem.message
     assert problem.message.endswith(f"(--set {key})")
     assert problem.line is None
+
+
+@pytest.mark.parametrize("key", ["tra\udce9n.lr", "train.\x1b[31m"])
+def test_a_key_that_cannot_be_shown_is_told_in_escapes(file: Path, key: str) -> None:
+    (problem,) = problems(file, GOOD, {key: 3})
+    assert problem.message == f"expected a key such as train.epochs (--set {ascii(key)[1:-1]})"
 
 
 def test_a_password_from_outside_the_file_is_used_but_not_shown(file: Path) -> None:

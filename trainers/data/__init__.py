@@ -63,7 +63,10 @@ def _is_table(source: str) -> bool:
         return False
     path = Path(source).expanduser()
     if not path.exists():
-        raise DataError("data.source", f"there is no {source}", _near(path))
+        hint = _near(path)
+        if hint is None and not path.suffix:  # no file was meant
+            hint = f"a data set of torchvision is {TORCHVISION}NAME, in the folder root: FOLDER"
+        raise DataError("data.source", f"there is no {source}", hint)
     if path.is_dir():
         return False
     if path.suffix.lower() in TABLE_FILES:

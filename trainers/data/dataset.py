@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from trainers.augment import Drawn
+    from trainers.options import Resize
 
 # Data above this share of a GPU's free memory stays in main memory; models need the rest.
 DEVICE_SHARE = 0.5
@@ -30,6 +31,20 @@ TOKEN_NUMBERS = 512  # that a model makes of a token, about: where numbers bound
 
 # `trainers.data.encode.Encoding.plain` of columns, `trainers.data.tokens.Tokens.plain` of texts.
 Encoded = Sequence[Mapping[str, Any]] | Mapping[str, Any]
+
+
+class PixelForm(NamedTuple):
+    """How images are given to a model.
+
+    Attributes:
+        shape: (channels, height, width).
+        white: What a white pixel is.
+        resize: How those of another shape are brought to it (`trainers.data.decode.Form`).
+    """
+
+    shape: tuple[int, ...]
+    white: int
+    resize: Resize
 
 
 @dataclass(frozen=True)

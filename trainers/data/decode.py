@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainers.contract import DataError
+from trainers.data import folders
 from trainers.data.cleaning import first_of
 from trainers.data.splits import Rows
-from trainers.options import ImageData
+from trainers.options import ImageData, Resize
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")
@@ -55,6 +56,40 @@ class Look:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class Form:
+    """What all images are brought to.
+
+    Attributes:
+        mode: ``L`` or ``RGB``.
+        size: Width and height in pixels.
+        resize: How those of another shape are: ``crop``, ``pad`` or ``squash``.
+    """
+
+    mode: str
+    size: tuple[int, int]
+    resize: Resize
+
+    def of(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(C, H, W) of an image."""
+        if image.mode.startswith("I"):  # 16 bits a pixel
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert(self.mode)
+        if image.size != self.size:
+            image = RESIZED[self.resize](image, self.size, Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+        return pixels[None] if self.mode == "L" else pixels.transpose(2, 0, 1)
+
+
+RESIZED: Mapping[Resize, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,
+    "squash": Image.Image.resize,
+}
+
+
 class Images(Protocol):
     """Images that are to be decoded."""
 
@@ -68,8 +103,8 @@ class Images(Protocol):
     def look(self, row: int) -> Look:
         """Read an image and look at its header."""
 
-    def pixels(self, row: int, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
-        """(C, H, W) of an image, ``L`` or ``RGB``, of `size` (width, height); or why not."""
+    def pixels(self, row: int, form: Form) -> NDArray[np.uint8] | str:
+        """(C, H, W) of an image, or why not."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +124,8 @@ class Files:
     def look(self, row: int) -> Look:
         return _look(self._path(row))
 
-    def pixels(self, row: int, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
-        return _pixels(self._path(row), mode, size)
+    def pixels(self, row: int, form: Form) -> NDArray[np.uint8] | str:
+        return _pixels(self._path(row), form)
 
     def _path(self, row: int) -> str:
         return os.path.join(self.root, self.names[row])
@@ -151,7 +186,7 @@ def decode(images: Images, looks: Looks, keep: Rows, section: ImageData, cache: 
     """
     folder = made_once(
         cache,
-        _key(images, section.size, section.channels, keep.tobytes()),
+        _key(images, section.size, section.resize, section.channels, keep.tobytes()),
         lambda folder: _decode_into(folder, images, looks, keep, section),
     )
     about = json.loads((folder / "about.json").read_text())
@@ -182,36 +217,24 @@ def made_once(cache: Path, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def pixels_of(
-    images: Images, rows: Sequence[int], shape: tuple[int, ...]
+    images: Images, rows: Sequence[int], shape: tuple[int, ...], resize: Resize
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Images as they are decoded for training, without the cache.
 
     Args:
         shape: (channels, height, width) to which they are brought.
+        resize: How.
 
     Returns:
         (n, C, H, W) of those that can be read, in the order of `rows`; and why the others, by
         their places in it, cannot.
     """
-    mode, size = "L" if shape[0] == 1 else "RGB", (shape[2], shape[1])
+    form = Form("L" if shape[0] == 1 else "RGB", (shape[2], shape[1]), resize)
     with _bombs_are_errors():
-        found = list(_in_threads(lambda row: images.pixels(row, mode, size), rows))
+        found = list(_in_threads(lambda row: images.pixels(row, form), rows))
     bad = {place: image for place, image in enumerate(found) if isinstance(image, str)}
     good = [image for image in found if not isinstance(image, str)]
     return np.stack(good) if good else np.empty((0, *shape), np.uint8), bad
-
-
-def as_pixels(image: Image.Image, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(C, H, W) of an image, ``L`` or ``RGB``, of `size` (width, height)."""
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert(mode)
-    if image.size != size:
-        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
 def _key(images: Images, *made_with: object) -> str:
@@ -261,6 +284,7 @@ def _decode_into(
         raise DataError("data.source", f"none of {len(keep)} files can be read: {why}")
     size = _common_size(looks.sizes[seen], section)
     mode = "L" if (section.channels or (1 if looks.gray[seen].all() else 3)) == 1 else "RGB"
+    form = Form(mode, size, section.resize)
     bad = dict(looks.bad)
     kept = set(seen.tolist())
     rows = [row for row in range(len(images.names)) if row not in bad]
@@ -268,7 +292,7 @@ def _decode_into(
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
     place, spoilt = 0, []
     with _bombs_are_errors():
-        decoded = _in_threads(lambda row: images.pixels(row, mode, size), rows)
+        decoded = _in_threads(lambda row: images.pixels(row, form), rows)
         for row, image in zip(rows, decoded, strict=True):
             if isinstance(image, str):
                 bad[row] = image
@@ -291,7 +315,7 @@ def _decode_into(
 
 def _look(file: str) -> Look:
     try:
-        content = Path(file).read_bytes()
+        content = folders.content(file)
         digest = hashlib.sha256(content).hexdigest()
     except OSError as error:
         return Look("", problem=error.strerror or "cannot be read")
@@ -309,6 +333,8 @@ def _common_size(sizes: NDArray[np.int64], section: ImageData) -> tuple[int, int
     """(width, height) of every decoded image."""
     if section.size is not None:
         return section.size, section.size
+    if section.resize != "crop":
+        raise DataError("data.resize", "has an effect only with data.size", "size: 64")
     distinct = np.unique(sizes, axis=0).tolist()
     (w0, h0), (w1, h1) = distinct[0], distinct[-1]
     if len(distinct) > 1:
@@ -321,14 +347,14 @@ def _common_size(sizes: NDArray[np.int64], section: ImageData) -> tuple[int, int
     return w0, h0
 
 
-def _pixels(file: str, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
+def _pixels(file: str, form: Form) -> NDArray[np.uint8] | str:
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.format == "JPEG":
                 # Decodes at a fraction of the size where that is enough: much faster. Twice the
                 # size wanted, so that the scaling that follows still has something to average.
-                opened.draft(mode, (2 * size[0], 2 * size[1]))
-            return as_pixels(ImageOps.exif_transpose(opened), mode, size)
+                opened.draft(form.mode, (2 * form.size[0], 2 * form.size[1]))
+            return form.of(ImageOps.exif_transpose(opened))
     except Exception as error:  # a damaged file may raise anything
         return reason(error)
 

@@ -177,7 +177,7 @@ def is_number(column: pd.Series[Any]) -> bool:
     types = pd.api.types
     if types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column):
         return True
-    if types.is_timedelta64_dtype(column):
+    if types.is_timedelta64_dtype(column) or _holds_dates(column):
         return True
     present = column.dropna()
     if len(present) == 0 or isinstance(column.dtype, pd.CategoricalDtype):
@@ -185,9 +185,16 @@ def is_number(column: pd.Series[Any]) -> bool:
     return not np.isnan(numbers(present)).any()
 
 
+def _holds_dates(column: pd.Series[Any]) -> bool:
+    """Whether it holds dates without a time, as Parquet has them."""
+    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "date"
+
+
 def numbers(column: pd.Series[Any]) -> Column:
     """Values as float64; NaN for what is missing, infinite or no number. Dates in seconds."""
     types = pd.api.types
+    if _holds_dates(column):
+        column = pd.to_datetime(column)
     if types.is_datetime64_any_dtype(column):
         seconds = (column.dt.tz_localize(None) if column.dt.tz else column) - pd.Timestamp(0)
         values = seconds.dt.total_seconds().to_numpy(np.float64, na_value=np.nan)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +21,7 @@ VALIDATION = ("val", "valid", "validation")
 TEST = ("test",)
 
 TEXT_SUFFIXES = (".txt",)
+MOST_BYTES = 1_000_000_000  # of one file
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
 
@@ -30,7 +34,8 @@ class Listing:
         labels: The number of each one's class.
         classes: In alphabetical order.
         validation, test: Rows that lie in a folder of that name; None when there is none.
-        strays: Images that lie in no class's folder, with the reason.
+        strays: Files that are left out, with the reason: images that lie in no class's folder,
+            and those whose name is no text.
     """
 
     root: Path
@@ -42,18 +47,23 @@ class Listing:
     strays: list[str]
 
 
-def listing(
-    root: Path, what: str = "images", suffixes: tuple[str, ...] = IMAGE_SUFFIXES
-) -> Listing:
+# What folders of classes hold: of which trainer they are, and the files by their suffixes.
+KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "images": ("image_classifier", IMAGE_SUFFIXES),
+    "texts": ("text_classifier", TEXT_SUFFIXES),
+}
+
+
+def listing(root: Path, what: Literal["images", "texts"] = "images") -> Listing:
     """List ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``.
 
     Args:
-        what: There should be, for messages.
-        suffixes: By which they are known where they lie in no class's folder.
+        what: There should be.
 
     Raises:
         DataError: There are fewer than two classes, one of them is empty, a folder cannot be
-            read, or ``val/`` or ``test/`` has a class that ``train/`` has not.
+            read, ``val/`` or ``test/`` has a class that ``train/`` has not, or all is of another
+            kind.
     """
     # A class may itself be called "train": it is a split only when there are folders in it.
     splits = (root / "train").is_dir() and bool(_folders(root / "train"))
@@ -69,6 +79,7 @@ def listing(
         )
     names: list[str] = []
     labels: list[int] = []
+    strays: list[str] = []
     rows: dict[str, list[int]] = {}
     for top in tops:
         for unknown in sorted(set(_folders(top)) - set(classes)):
@@ -76,17 +87,28 @@ def listing(
                 "data.source", f"{top / unknown} is of a class that {tops[0]} does not have"
             )
         for label, name in enumerate(classes):
-            found = list(_files(top / name))
-            if not found and top == tops[0]:
+            there = list(_files(top / name))
+            if not there and top == tops[0]:
                 raise DataError("data.source", f"the class folder {top / name} is empty")
+            found = [file for file in there if _is_text(file)]
+            strays += [
+                f"{_escaped(file.removeprefix(f'{root}/'))} (its name is not UTF-8)"
+                for file in there
+                if not _is_text(file)
+            ]
             rows.setdefault(top.name, []).extend(range(len(names), len(names) + len(found)))
             names += [file.removeprefix(f"{root}/") for file in found]
             labels += [label] * len(found)
-    strays = [
+    for other, (trainer, endings) in KINDS.items():
+        if other != what and names and all(name.lower().endswith(endings) for name in names):
+            message = f"{root} has {other} in it, for another trainer"
+            raise DataError("data.source", message, f"trainer: {trainer}")
+    _, suffixes = KINDS[what]
+    strays += [
         f"{entry.path.removeprefix(f'{root}/')} (in no class's folder)"
         for top in dict.fromkeys([root, *tops])
         for entry in _visible(top)
-        if entry.is_file() and entry.name.lower().endswith(suffixes)
+        if _is_file(entry) and entry.name.lower().endswith(suffixes)
     ]
     validation = _together(rows, VALIDATION) if splits else None
     test = _together(rows, TEST) if splits else None
@@ -98,6 +120,34 @@ def files_below(path: Path, suffixes: tuple[str, ...]) -> list[str]:
     if not path.is_dir():
         return [str(path)]
     return [file for file in _files(path) if file.lower().endswith(suffixes)]
+
+
+def content(file: str | Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        OSError: It cannot be read: also because it is a pipe or a device, or larger than
+            `MOST_BYTES`.
+    """
+    facts = os.stat(file)
+    if not stat.S_ISREG(facts.st_mode):  # to read a pipe might take for ever
+        raise OSError(errno.EINVAL, "not a regular file")
+    if facts.st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES / 1e9:g} GB")
+    return Path(file).read_bytes()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is one that can be stored and shown: Linux allows any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _together(rows: dict[str, list[int]], names: tuple[str, ...]) -> Rows | None:
@@ -116,7 +166,28 @@ def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _visible(folder) if entry.is_dir()]
+    found = [entry.name for entry in _visible(folder) if _is_folder(entry)]
+    for name in found:
+        if not _is_text(name):
+            raise DataError(
+                "data.source", f"the name of the folder {folder / _escaped(name)} is not UTF-8"
+            )
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return True  # a link that leads to itself: found out when it is opened
 
 
 def _files(folder: Path | str) -> Iterator[str]:
@@ -125,5 +196,5 @@ def _files(folder: Path | str) -> Iterator[str]:
         for entry in _visible(folder):
             if entry.is_dir(follow_symlinks=False):  # a link may lead back up
                 yield from _files(entry.path)
-            elif not entry.is_dir():
+            elif not _is_folder(entry):
                 yield entry.path

@@ -25,7 +25,7 @@ from trainers import metrics
 from trainers.contract import DataError
 from trainers.data import folders
 from trainers.data.cleaning import first_of, report
-from trainers.data.dataset import Dataset, Split
+from trainers.data.dataset import Dataset, PixelForm, Split
 from trainers.data.decode import Files, Images, decode, look, pixels_of
 from trainers.data.splits import Partition, Rows, partition
 from trainers.options import TORCHVISION, ImageData
@@ -46,12 +46,9 @@ def load(section: ImageData, cache: Path) -> Dataset:
 
 
 def test_rows(
-    section: ImageData, shapes: Iterable[tuple[int, ...]]
-) -> tuple[Rows, NDArray[np.int64], dict[tuple[int, ...], torch.Tensor]]:
-    """Of the test split: row numbers, labels, and the images in each of some shapes.
-
-    Args:
-        shapes: (channels, height, width) each.
+    section: ImageData, forms: Iterable[PixelForm]
+) -> tuple[Rows, NDArray[np.int64], dict[PixelForm, torch.Tensor]]:
+    """Of the test split: row numbers, labels, and the images in each of some forms.
 
     Raises:
         DataError: As `load` does.
@@ -59,27 +56,29 @@ def test_rows(
     if section.source == "digits":
         table = _digit_table()
         test = _digit_parts(section, table).test
-        pixels = dict.fromkeys(shapes, _digit_pixels(table, test))
+        pixels = dict.fromkeys(forms, _digit_pixels(table, test))
         return test, table[test, 64].astype(np.int64), pixels
     (images, source), copies = _opened(section), None
     if section.duplicates == "together":
         with TemporaryDirectory() as folder:
             copies = look(images, Path(folder)).copies
     test = _parts(section, source, copies).test
-    decoded = {shape: pixels_of(images, test.tolist(), shape) for shape in shapes}
+    decoded = {form: pixels_of(images, test.tolist(), form.shape, form.resize) for form in forms}
     bad = sorted({place for _, found in decoded.values() for place in found})
     if bad and not section.skip_bad:
         names = [images.names[test[place]] for place in bad]
         raise DataError("data.source", _named(names, len(test)))
     pixels = {}
-    for shape, (readable, own_bad) in decoded.items():
+    for form, (readable, own_bad) in decoded.items():
         good = [place not in bad for place in range(len(test)) if place not in own_bad]
-        pixels[shape] = torch.from_numpy(readable[good])
+        pixels[form] = torch.from_numpy(readable[good])
     test = np.delete(test, bad)
     return test, source.labels[test], pixels
 
 
 def _digits(section: ImageData) -> Dataset:
+    if section.resize != "crop":
+        raise DataError("data.resize", "has no effect on digits, which are 8 × 8 pixels")
     if section.size not in (None, 8) or section.channels not in (None, 1):
         raise DataError("data.size", "digits are 8 × 8 pixels with 1 channel, and stay so")
     if section.group is not None:

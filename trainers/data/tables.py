@@ -7,10 +7,13 @@ the target alone is looked at in all rows, for its classes and to split by them.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import os
+import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainers import metrics
-from trainers.contract import DataError
+from trainers.contract import DataError, did_you_mean
 from trainers.data import cleaning
 from trainers.data import columns as column_facts
 from trainers.data.dataset import Dataset, Split
@@ -34,7 +37,9 @@ from trainers.options import TableData
 # Whole numbers are classes when there are at most so many of them.
 MOST_NUMBERED_CLASSES = 20
 MOST_CLASSES = 1000
+MOST_COLUMNS = 50_000  # each is looked at by itself
 SHOWN = 10  # missing columns named in a message
+SEPARATORS = ",;\t"
 
 
 @dataclass(frozen=True)
@@ -227,14 +232,21 @@ def _read(source: str, texts: str | None) -> tuple[pd.DataFrame, str]:
     with _explained(path):
         with open(path, "rb") as file:
             fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+        _check_size(path)
         if _is_parquet(path):
+            _check_names(path, _parquet_names(path))
             frame = pd.read_parquet(path)
         else:
             separator = _separator(path)
-            frame = pd.read_csv(path, sep=separator, low_memory=False)
+            frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False)
             if texts in frame.columns:
                 only = pd.read_csv(
-                    path, sep=separator, dtype="str", keep_default_na=False, usecols=[texts]
+                    path,
+                    sep=separator,
+                    dtype="str",
+                    keep_default_na=False,
+                    usecols=[texts],
+                    index_col=False,
                 )
                 frame[texts] = only[texts]
     frame.columns = [str(column) for column in frame.columns]
@@ -274,8 +286,8 @@ def check_columns(what: str, needed: Sequence[str], there: Sequence[str]) -> Non
         return
     lines = []
     for name in missing[:SHOWN]:
-        close = get_close_matches(name, there, n=1)
-        lines.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        hint = did_you_mean(name, there)
+        lines.append(f"{name!r}" + (f" ({hint})" if hint else ""))
     more = f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     raise DataError(
         "data.source",
@@ -289,6 +301,7 @@ def _parts(path: Path, text: Collection[str], rows: int, na: bool) -> Iterator[p
     if _is_parquet(path):
         from pyarrow.parquet import ParquetFile
 
+        _check_names(path, _parquet_names(path))
         with ParquetFile(path) as file:
             for batch in file.iter_batches(rows):
                 yield batch.to_pandas()
@@ -300,6 +313,7 @@ def _parts(path: Path, text: Collection[str], rows: int, na: bool) -> Iterator[p
         dtype=types,
         keep_default_na=na,
         chunksize=rows,
+        index_col=False,
         low_memory=False,
     ) as reader:
         yield from reader
@@ -317,7 +331,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise DataError("data.source", f"{path} cannot be read: {why}") from None
     except UnicodeDecodeError:
         raise DataError("data.source", f"{path} is not UTF-8 text", "save it as UTF-8") from None
-    except (ValueError, ArithmeticError, LookupError) as error:  # what pandas and pyarrow raise
+    # What pandas, pyarrow and csv raise.
+    except (ValueError, ArithmeticError, LookupError, MemoryError, csv.Error) as error:
         what = "Parquet" if _is_parquet(path) else "CSV"
         why = " ".join(str(error).split())[:200]
         raise DataError("data.source", f"{path} cannot be read as {what}: {why}") from None
@@ -328,10 +343,91 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _separator(path: Path) -> str:
-    """Comma, semicolon or tab: whichever the first line has most of."""
+    """Comma, semicolon or tab: whichever the first line has most of.
+
+    Raises:
+        DataError: Of what pandas would read, but not as it was meant: NUL characters, too many
+            columns, two of one name, or rows longer than the first line.
+    """
+    if line := _line_of_nul(path):
+        raise DataError(
+            "data.source",
+            f"{path} has the character NUL in line {line}",
+            "is it UTF-16? Save it as UTF-8",
+        )
     with open(path, encoding="utf-8-sig") as file:
         first = file.readline()
-    return max(",;\t", key=first.count)
+    separator = max(SEPARATORS, key=first.count)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=separator)
+        header = next((row for row in rows if row), [])
+    _check_names(path, [name for name in header if name])
+    _check_width(path, separator)
+    return separator
+
+
+def _line_of_nul(path: Path) -> int | None:
+    line = 1
+    with open(path, "rb") as file:
+        while some := file.read(1 << 20):
+            at = some.find(0)
+            if at >= 0:
+                return line + some.count(b"\n", 0, at)
+            line += some.count(b"\n")
+    return None
+
+
+def _check_width(path: Path, separator: str) -> None:
+    """Refuse rows that are longer than the header, of which pandas would leave the rest out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            pd.read_csv(path, sep=separator, nrows=1, index_col=False)
+        except pd.errors.ParserWarning:
+            raise DataError(
+                "data.source",
+                f"{path} has more values in a row than names in its first line",
+                "name every column",
+            ) from None
+
+
+def _parquet_names(path: Path) -> list[str]:
+    from pyarrow.parquet import read_schema
+
+    return list(read_schema(path).names)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what would not fit into memory, by what the file says of itself."""
+    needed, rows = path.stat().st_size, ""
+    if _is_parquet(path):
+        from pyarrow.parquet import read_metadata
+
+        facts = read_metadata(path)
+        stored = sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
+        # Rows that are alike take no space in the file.
+        needed = max(stored, 8 * facts.num_rows * facts.num_columns)
+        rows = f" ({facts.num_rows:,} rows of {facts.num_columns:,} columns)"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise DataError(
+            "data.source",
+            f"{path} would take {needed / 1e9:,.0f} GB of memory{rows}; "
+            f"this machine has {memory / 1e9:,.0f}",
+        )
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if len(names) > MOST_COLUMNS:
+        raise DataError(
+            "data.source",
+            f"{path} has {len(names):,} columns; at most {MOST_COLUMNS:,} can be used",
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            "data.source", f"{path} has two columns {twice[0]!r}", "give each its own name"
+        )
 
 
 def _built_in(name: str) -> tuple[pd.DataFrame, str]:
@@ -363,11 +459,11 @@ def _targets(section: TableData, frame: pd.DataFrame) -> Sequence[str]:
 
 def _check_column(key: str, name: str, frame: pd.DataFrame) -> None:
     if name not in frame.columns:
-        close = get_close_matches(name, list(frame.columns), n=1)
+        hint = did_you_mean(name, frame.columns)
+        if frame.shape[1] == 1:
+            hint = "columns are separated by commas, semicolons or tabs"
         raise DataError(
-            key,
-            f"there is no column {name!r}; there are {_listed(frame.columns)}",
-            f"did you mean {close[0]!r}?" if close else None,
+            key, f"there is no column {name!r}; there are {_listed(frame.columns)}", hint
         )
 
 

@@ -133,7 +133,7 @@ def read(file: str | Path) -> str:
         ValueError: It is not UTF-8, or there is nothing in it; says so in a few words.
         OSError: It cannot be read.
     """
-    return _text(Path(file).read_bytes())
+    return _text(folders.content(file))
 
 
 def _words(
@@ -190,12 +190,12 @@ def _folder(section: TextData) -> _Opened:
         if getattr(section, key) is not None:
             raise DataError(f"data.{key}", f"names a column; {section.source} is a folder")
     root = Path(section.source).expanduser()
-    listed = folders.listing(root, "texts", folders.TEXT_SUFFIXES)
+    listed = folders.listing(root, "texts")
     texts, bad, digest = [], {}, hashlib.sha256()
     for row, name in enumerate(listed.names):
         content, problem = b"", None
         try:
-            content = (root / name).read_bytes()
+            content = folders.content(root / name)
             texts.append(_text(content))
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or str(error)
@@ -236,6 +236,9 @@ def _text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"not UTF-8 in line {line}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"the character NUL in line {line}")
     if not text.strip():
         raise ValueError("empty")
     return text

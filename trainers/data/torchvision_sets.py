@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainers.contract import DataError
-from trainers.data.decode import GRAY_MODES, Look, as_pixels, reason, stamp
+from trainers.data.decode import GRAY_MODES, Form, Look, reason, stamp
 from trainers.data.splits import Rows
 from trainers.options import TORCHVISION, ImageData
 
@@ -103,9 +103,9 @@ class Pictures:
         except Exception as error:  # a damaged file may raise anything
             return Look("", problem=reason(error))
 
-    def pixels(self, row: int, mode: str, size: tuple[int, int]) -> NDArray[np.uint8] | str:
+    def pixels(self, row: int, form: Form) -> NDArray[np.uint8] | str:
         try:
-            return as_pixels(self._image(row), mode, size)
+            return form.of(self._image(row))
         except Exception as error:  # a damaged file may raise anything
             return reason(error)
 
