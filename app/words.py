@@ -102,7 +102,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "{why} What is shown is what was known before.",
         "{why} 页面显示的是此前已知的内容。",
     ),
-    "compare.chosen": ("{count} runs chosen to compare", "已选 {count} 个试验"),
+    "compare.chosen": ("Chosen to compare: {count}", "已选 {count} 个试验"),
     "compare.open": ("Compare", "对比"),
     "compare.clear": ("Clear", "清空"),
     "compare.these": ("Compare these {count}", "对比这 {count} 个"),
@@ -200,8 +200,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "column.last_epoch": ("Epoch", "当前轮次"),
     "leaderboard": ("Leaderboard", "排行榜"),
     "leaderboard.where": (
-        "Filter, e.g. value > 0.9 and \\`params.train.lr\\` < 0.1",
-        "筛选，例如 value > 0.9 and \\`params.train.lr\\` < 0.1",
+        "Filter, e.g. value > 0.9 and lr < 0.1",
+        "筛选，例如 value > 0.9 and lr < 0.1",
     ),
     "leaderboard.bad_where": (
         "The filter is not understood: {why}. Names with a dot or a slash stand in backquotes: "
@@ -273,14 +273,14 @@ WORDS: dict[str, tuple[str, str]] = {
         "对数坐标无法显示 {count} 个不大于零的值。",
     ),
     "caption.outside": (
-        "{count} points lie far outside; a double click shows them too.",
+        "Points far outside: {count}; a double click shows them too.",
         "有 {count} 个点远在视野之外；双击图表可全部显示。",
     ),
     "caption.no_value": (
         "Left out: {count} without a value.",
         "已略去 {count} 个没有结果的试验。",
     ),
-    "caption.more_runs": ("{count} more runs are not drawn.", "另有 {count} 个试验未画出。"),
+    "caption.more_runs": ("Further runs, not drawn: {count}.", "另有 {count} 个试验未画出。"),
     # -- charts of a study
     "history.by_trial": ("over trials", "随试验的变化"),
     "history.by_time": ("over time", "随时间的变化"),
@@ -307,6 +307,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "parallel.next": ("next {percent} %", "其后 {percent}%"),
     "parallel.worst": ("worst {percent} %", "最差 {percent}%"),
     "parallel.not_set": ("not set", "未设置"),
+    "parallel.beyond": (
+        "Values far from the others, at the end of their axis: {count}.",
+        "有 {count} 个远离其余的值画在坐标轴的末端。",
+    ),
     "parallel.caption": (
         "Draw boxes on the axes to choose trials: several on one axis add up, those on different "
         "axes must all hold. With Shift a box is added.",
@@ -336,12 +340,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "rungs.ended": ("ended here otherwise", "在此以其他方式结束"),
     "failures.title": ("Failed trials by cause", "失败试验的原因"),
     "failures.more": (
-        "{count} rarer causes are in the CSV.",
+        "Rarer causes, in the CSV: {count}.",
         "另有 {count} 种较少见的原因见 CSV。",
     ),
     "pareto.title": ("Trade-offs between the objectives", "多个目标之间的权衡"),
     "pareto.front": ("Pareto front", "Pareto 前沿"),
-    "pareto.beaten": ("beaten in all objectives", "被支配"),
+    "pareto.beaten": ("dominated by another trial", "被支配"),
     "pareto.caption": (
         "{front} of {all} complete trials are on the front: no other is at least as good in "
         "everything and better in something.",
@@ -418,7 +422,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "数字为样本数；颜色表示占该真实类别的比例。",
     ),
     "confusion.left_out": (
-        "{count} classes with fewer errors are left out.",
+        "Classes with fewer errors, left out: {count}.",
         "已略去错误较少的 {count} 个类别。",
     ),
     "confusion.difference": ("{a} minus {b}", "{a} 减 {b}"),
@@ -433,7 +437,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "classes.f1": ("F1", "F1"),
     "classes.auc": ("AUC", "AUC"),
     "classes.left_out": (
-        "{count} classes with better values are left out.",
+        "Classes with better values, left out: {count}.",
         "已略去数值较好的 {count} 个类别。",
     ),
     "intervals.title": ("{metric} with 95 % intervals", "{metric} 及其 95% 区间"),
@@ -457,7 +461,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "errors.histogram": ("Residuals", "残差分布"),
     "errors.residual": ("actual − predicted {target}", "真实值 − 预测值 {target}"),
     "errors.row": ("row", "样本"),
-    "errors.thinned": ("{count} rows are not drawn, evenly.", "均匀略去了 {count} 个样本点。"),
+    "errors.thinned": ("Rows left out evenly: {count}.", "均匀略去了 {count} 个样本点。"),
     "errors.tails": (
         "The outermost bars hold everything beyond them.",
         "最外侧的区间包含其外的全部样本。",
@@ -675,17 +679,19 @@ WORDS: dict[str, tuple[str, str]] = {
         "Saying yes from a probability of {threshold} on:",
         "概率不低于 {threshold} 即判为正类：",
     ),
+    "probabilities.label": (
+        "Of one label, chosen above, there are also calibration and scores.",
+        "在上方选择一个标签，可查看其校准曲线与得分分布。",
+    ),
     "average.macro": ("all classes, macro average", "全部类别，宏平均"),
+    "average.labels.macro": ("all labels, macro average", "全部标签，宏平均"),
+    "average.labels.micro": ("all labels, micro average", "全部标签，微平均"),
     "average.micro": ("all classes, micro average", "全部类别，微平均"),
     "errors.none": (
         "This view needs predictions, and these runs kept none.",
         "此视图需要预测结果，而所选试验没有保存。",
     ),
-    "errors.labels": (
-        "Not drawn for rows with several labels; val/f1/LABEL and the other metrics of each label "
-        "are under Metrics, if train.metrics names them.",
-        "行有多个标签时不绘制此图；若 train.metrics 中列出，val/f1/LABEL 等各标签的指标见“指标”。",
-    ),
+    "errors.label": ("Label", "标签"),
     "errors.runs": ("Runs (up to four)", "试验（最多四个）"),
     "examples.need_two": (
         "Examples need two runs that kept their predictions.",
@@ -699,7 +705,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "examples.agree": ("These two never disagree.", "这两个试验没有分歧。"),
     "examples.count": (
-        "{count} examples, the most confident conflicts first.",
+        "Examples: {count}, the most confident conflicts first.",
         "{count} 个样本，最有把握的分歧在前。",
     ),
     "examples.not_kept": (
@@ -717,6 +723,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "run.unknown": ("Study {study} has no trial {trial}.", "研究 {study} 没有试验 {trial}。"),
     "run.no_epochs": ("No epoch has been reported yet.", "还没有任何轮次的记录。"),
+    "run.predictions": ("Its errors and probabilities", "查看其错误与概率"),
     "run.parameters": ("Settings", "设置"),
     "run.setting": ("Setting", "设置项"),
     "run.searched": ("Searched", "被搜索"),
@@ -844,7 +851,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "ensemble.weight": ("Weight", "权重"),
     "ensemble.temperature": ("Temperature", "温度"),
     "ensemble.more_members": (
-        "{count} lighter members are not drawn.",
+        "Lighter members, not drawn: {count}.",
         "另有 {count} 个较轻的成员未画出。",
     ),
     "ensemble.sizes": ("Gain by size", "规模与增益"),
@@ -970,7 +977,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "report.began": ("Began", "开始时间"),
     "report.objective": ("Objective", "目标"),
     "report.budget": ("Budget", "预算"),
-    "report.budget.trials": ("{count} trials", "{count} 个试验"),
+    "report.budget.trials": ("trials: {count}", "{count} 个试验"),
     "report.budget.device": ("{hours} device hours", "{hours} 设备小时"),
     "report.budget.target": ("until {value} is reached", "达到 {value} 为止"),
     "report.budget.patience": (
@@ -988,7 +995,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "report.python": ("Python", "Python"),
     "study.busy": (
-        "{workers} workers, {share:.0%} busy",
+        "workers: {workers}, {share:.0%} busy",
         "{workers} 个工作进程，忙碌 {share:.0%}",
     ),
     "study.behind": (

@@ -47,6 +47,7 @@ def run(
     *,
     home: str | Path | None = None,
     view: View | None = None,
+    accept_changes: bool = False,
 ) -> Ended:
     """Run a study until its budget is used, or go on where it stopped.
 
@@ -55,6 +56,7 @@ def run(
         overrides: As for `load`.
         home: Where ``studies/`` and ``mlruns/`` lie; the current folder by default.
         view: Told of every event; silent by default.
+        accept_changes: Whether to go on in a search space that has become wider.
 
     Raises:
         hpo.errors.HpoError: See `hpo.launch.run_study`.
@@ -64,4 +66,5 @@ def run(
     from hpo.progress import Silent
 
     study = load(file, overrides) if isinstance(file, str | Path) else file
-    return run_study(study, Home(Path(home or ".").resolve()), view or Silent())
+    where = Home(Path(home or ".").resolve())
+    return run_study(study, where, view or Silent(), accept_changes=accept_changes)

@@ -33,6 +33,7 @@ from hpo.paths import replacing
 from hpo.rounds import AssignedTrial
 from hpo.spec import commands
 from hpo.spec.explain import did_you_mean, nearest
+from hpo.tracking.redact import redactor
 from trainers.contract import DataError, StopTraining
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -98,7 +99,7 @@ class Command:
         program = _Program(commands.filled(self._command, values), environment, self._folder)
         try:
             _follow(program, _Metrics(trial, recorded), run)
-            trial.artifacts = run.adopt(folder)
+            trial.artifacts, trial.logged = run.adopt(folder), run.facts()
         except StopTraining:
             raise
         except Exception as error:
@@ -355,12 +356,15 @@ class _Output:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._redact = redactor()
         self._logged = 0
         self._held = bytearray()
         self._held_back = 0
         self._last: deque[bytes] = deque(maxlen=LAST_LINES)
 
     def add(self, line: bytes) -> None:
+        text = self._redact(line.decode(errors="surrogateescape"))
+        line = text.encode(errors="surrogateescape")
         with self._lock:
             self._last.append(line[:1000])
             if self._logged < FIRST_BYTES:

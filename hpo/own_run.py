@@ -2,11 +2,13 @@
 
 MLflow's own classes are not used: they take seconds to import, and a trial may take less. The
 layout is that of MLflow's file store: ``EXPERIMENT/RUN/metrics/NAME`` has a line a value,
-``milliseconds value step``, and ``EXPERIMENT/RUN/meta.yaml`` when the run began.
+``milliseconds value step``, ``params/NAME`` and ``tags/NAME`` each have a value, and
+``EXPERIMENT/RUN/meta.yaml`` when the run began.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shutil
@@ -14,8 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.request import pathname2url
 
+from hpo.tracking.redact import redact
+
 MOST_FILES = 1000
 MOST_BYTES = 2**30
+MOST_FACTS = 200  # parameters, and as many tags
+MOST_CHARACTERS = 6000  # of one
 FOLDER = "run"  # of what is adopted, in a trial's folder and in its run in MLflow
 
 Epoch = tuple[int, dict[str, float]]
@@ -79,6 +85,17 @@ class OwnRun:
                     found[path.relative_to(folder).as_posix()] = str(path)
         return found
 
+    def facts(self) -> dict[str, dict[str, str]]:
+        """``params`` and ``tags``: name → text, without tags of MLflow's own.
+
+        The first `MOST_FACTS` of each, by name.
+        """
+        run = self._run()
+        if run is None:
+            return {}
+        found = {kind: _texts(run / kind) for kind in ("params", "tags")}
+        return {kind: texts for kind, texts in found.items() if texts}
+
     def discard(self) -> None:
         """Delete the store."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -98,10 +115,23 @@ def _began_ms(run: Path) -> int:
 
 
 def _metrics(run: Path) -> Iterator[tuple[str, Path]]:
-    metrics = run / "metrics"
-    for path in metrics.rglob("*"):
-        if path.is_file():
-            yield path.relative_to(metrics).as_posix(), path
+    yield from _files(run / "metrics")
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """The first `MOST_FACTS` names, and what stands there."""
+    kept = (named for named in sorted(_files(folder)) if not named[0].startswith("mlflow."))
+    found = {}
+    for name, path in itertools.islice(kept, MOST_FACTS):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found[name] = redact(file.read(MOST_CHARACTERS))
+    return found
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield path.relative_to(folder).as_posix(), path
 
 
 def _values(path: Path) -> list[tuple[int, float]]:

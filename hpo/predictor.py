@@ -65,8 +65,11 @@ class Predictor:
         stack = recipe["stack"]
         if stack is None:
             return cls(members)
-        arrays = (np.asarray(stack[name], np.float64) for name in ("coefficients", "intercept"))
-        return cls(members, Stack(*arrays))
+        coefficients, intercept = (
+            np.asarray(stack[name], np.float64) for name in ("coefficients", "intercept")
+        )
+        of_labels = members[0].model.task == "multilabel"
+        return cls(members, Stack(coefficients, intercept, of_labels))
 
     @classmethod
     def in_folder(cls, folder: Path) -> Predictor:
@@ -157,8 +160,9 @@ def read_model(path: Path, trial: int) -> Model:
 
 def _said(member: Member, rows: Rows) -> Singles:
     output = member.model.output(rows)
-    has_classes = member.model.task == "classification"
-    return sharpened(output, member.sharpness) if has_classes else output
+    if output.ndim == 1:
+        return output
+    return sharpened(output, member.sharpness, member.model.task == "multilabel")
 
 
 def _sharpness(member: Mapping[str, Any]) -> int:

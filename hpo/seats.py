@@ -31,6 +31,7 @@ class Training:
         log_start: How much its worker had printed when it was assigned, in bytes.
         before_s: Seconds it had trained before that, on the clock.
         began_s: When it was assigned (`time.monotonic`).
+        heard_s: When its last epoch came; None: it was said that none has come for long.
         stop: The state and reason with which it is to end, once that is decided.
     """
 
@@ -39,6 +40,7 @@ class Training:
     log_start: int
     before_s: float
     began_s: float = field(default_factory=time.monotonic)
+    heard_s: float | None = field(default_factory=time.monotonic)
     stop: tuple[State, str] | None = None
 
     @property

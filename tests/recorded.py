@@ -240,7 +240,8 @@ def keep(path: Path, predicted: Predicted) -> None:
     """Write predictions as a worker does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     output = predicted.output.astype(np.float32)
-    np.savez(path, ids=predicted.ids, target=predicted.target, output=output)
+    groups = {} if predicted.groups is None else {"groups": predicted.groups}
+    np.savez(path, ids=predicted.ids, target=predicted.target, output=output, **groups)
 
 
 def keep_images(recorded: Recorded, ids: Sequence[int]) -> None:

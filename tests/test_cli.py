@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
@@ -170,7 +172,7 @@ def test_the_command_as_a_process_has_exit_code_and_no_traceback(here: Workbench
     assert "Traceback" not in ran.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error(finished: Finished) -> None:
+def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -m hpo.cli schema | head -1"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("{\n", "")
@@ -352,6 +354,7 @@ def test_a_changed_study_exits_2_with_the_difference(finished: Finished) -> None
     assert "seed: 0 → 5" in called.err
 
 
+@pytest.mark.slow
 def test_sync_has_nothing_to_do(finished: Finished) -> None:
     called = hpo("sync", "s", "--json")
     assert called.code == 0
@@ -361,6 +364,7 @@ def test_sync_has_nothing_to_do(finished: Finished) -> None:
 # -- a study that fails, and one whose MLflow is away
 
 
+@pytest.mark.slow
 def test_a_study_that_fails_exits_1_with_the_cause(here: Workbench) -> None:
     called = hpo("run", "study.yaml", "--set", "train.always=raise", "--json")
     assert called.code == 1
@@ -448,6 +452,18 @@ def test_training_goes_on_without_mlflow_and_sync_sends_the_rest_later(
     there = hpo("sync", "s")
     assert (there.code, there.out) == (0, "MLflow has everything of s.\n")
     assert hpo("status", "s").err == ""
+    assert hpo("sync", "s", "--verify").out.endswith(" values: equal.\n")
+    with contextlib.closing(sqlite3.connect(here.home.mlruns / "mlflow.db")) as store:
+        store.execute("update metrics set value = 7 where key = 'quality' and step = 2")
+        store.commit()
+    altered = hpo("sync", "s", "--verify")
+    assert altered.code == 1
+    assert "trial 3: metric quality at step 2 is 7.0 in MLflow, 0." in altered.out
+    assert altered.out.endswith(" values: 5 differ.\n")
+    assert f"delete them in MLflow and delete {here.paths.shipped}" in altered.err
+    verified = hpo("sync", "s", "--verify", "--json").json["verified"]
+    assert (verified["runs"], verified["different"], verified["gone"]) == (6, 5, 0)
+    assert len(verified["differences"]) == 5
 
 
 def test_several_objectives_have_a_front_instead_of_a_best(here: Workbench) -> None:

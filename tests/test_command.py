@@ -35,7 +35,8 @@ budget: {trials: 1}
 REPORT = 'for e in 1 2 3; do echo "{\\"epoch\\": $e, \\"quality\\": $1}"; done\n'
 MLFLOW = """\
 import mlflow
-mlflow.log_param("depth", 3)
+mlflow.log_params({"depth": 3, "train.lr": 7})
+mlflow.set_tag("team", "birds")
 for step in (10, 20, 30):
     mlflow.log_metric("cost", step / 10, step=step)
     mlflow.log_metric("quality", 1 - step / 100, step=step)
@@ -121,6 +122,7 @@ def test_the_run_that_a_program_keeps_in_mlflow_becomes_the_trial_s(bench: Workb
     (end,) = bench.records("end")
     adopted = end["artifacts"]["run/trees/first.txt"]
     assert (bench.paths.root / adopted).read_text() == "a tree"
+    assert end["logged"] == {"params": {"depth": "3", "train.lr": "7"}, "tags": {"team": "birds"}}
     assert not (bench.paths.trial(0) / "mlflow").exists()
     assert not (bench.folder / "mlruns").exists()
 

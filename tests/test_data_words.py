@@ -87,3 +87,14 @@ def test_it_is_said_before_the_search_and_kept_in_mlflow(bench: Workbench) -> No
     assert kept["duplicates"]["rows"] == 40
     # Many rows would not fit there, and the page of a run reads it.
     assert "report" not in json.loads(runs.dataset_input(study["dataset"]).dataset.profile)
+
+
+def test_what_is_left_out_is_counted_beyond_what_is_on_record() -> None:
+    skipped = [f"{number}.png (empty)" for number in range(100)]
+    few, many = (
+        next(data_words.lines({"skipped": names, "rows": 5}))
+        for names in (skipped[:2], [*skipped, "and 900 more"])
+    )
+    assert few == "2 left out, unreadable: 0.png (empty), 1.png (empty)"
+    assert many.startswith("1,000 left out, unreadable: 0.png (empty), ")
+    assert many.endswith("4.png (empty), …")

@@ -24,7 +24,7 @@ budget: {trials: 1}
 """
 
 
-@pytest.mark.parametrize("executor", ["inline", "processes"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_study_keeps_examples_once(bench: Workbench, executor: str) -> None:
     bench.file.write_text(DIGITS.replace("EXECUTOR", executor))
     bench.run(tracking__examples=20)

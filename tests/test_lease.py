@@ -40,7 +40,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_second_holder_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> None:
+def test_row_19_a_second_holder_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> None:
     process = start_holder(tmp_path / "lease")
     try:
         with (
@@ -55,7 +55,7 @@ def test_a_second_holder_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> 
         end(process)
 
 
-def test_the_lease_of_a_killed_owner_is_free_at_once(tmp_path: Path) -> None:
+def test_row_19_the_lease_of_a_killed_owner_is_free_at_once(tmp_path: Path) -> None:
     end(start_holder(tmp_path / "lease"))
     assert lease.owner(tmp_path / "lease") is None
     with lease.hold(tmp_path / "lease", "s"):

@@ -75,6 +75,8 @@ def test_a_study_whose_first_trials_fail_alike_stops_with_the_cause(bench: Workb
         bench.run(train__always="raise")
     assert states(bench) == {"failed": 3}
     assert bench.records("study_end")[0]["state"] == "failed"
+    assert not bench.records("epoch")
+    assert all(end["seconds"] > 0 for end in bench.records("end"))  # what the attempts took
 
 
 def test_a_metric_that_is_not_reported_is_named_with_those_that_are(bench: Workbench) -> None:
@@ -82,7 +84,7 @@ def test_a_metric_that_is_not_reported_is_named_with_those_that_are(bench: Workb
         bench.run(objective__metric="accuracy")
 
 
-def test_non_finite_values_fail_the_trial(bench: Workbench) -> None:
+def test_row_14_non_finite_values_fail_the_trial(bench: Workbench) -> None:
     (bench.folder / "not_finite.py").write_text(
         "def train(trial):\n"
         "    value = float('nan') if trial.number == 1 else 0.5\n"
@@ -267,6 +269,15 @@ def test_a_timeout_stops_a_trial_at_an_epoch_s_end(bench: Workbench) -> None:
     for end in bench.records("end"):
         assert (end["state"], end["reason"]) == ("stopped", "the trial's timeout of 1 s")
         assert 4 <= end["last_epoch"] <= 10
+
+
+@pytest.mark.parametrize(("timeout", "told"), [(None, 1), ("1h", 0)])
+def test_of_a_trial_that_is_long_silent_it_is_said_once(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, timeout: str | None, told: int
+) -> None:
+    monkeypatch.setattr("hpo.orchestrator.SILENT_S", 0.2)
+    bench.run(timeout=timeout, train__epochs=2, train__seconds=0.8, budget__trials=1)
+    assert sum("has reported no epoch for" in text for text in bench.said) == told
 
 
 def test_device_hours_end_the_study(bench: Workbench) -> None:
@@ -502,6 +513,26 @@ def test_an_unknown_study_to_start_from_is_told_before_anything_is_created(
     assert bench.optuna_trials()[0].params == {"train.x": 0.25}
 
 
+def test_a_trial_that_was_asked_for_before_a_crash_is_beyond_a_smaller_budget(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Record.trial
+
+    def crash_at_the_third(self: Record, trial: Any, worker: Any) -> None:
+        if trial.number == 2:
+            raise RuntimeError("as if killed here")
+        begin(self, trial, worker)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "trial", crash_at_the_third)
+        with pytest.raises(RuntimeError):
+            bench.run()
+    bench.run(budget__trials=2)
+    assert [end["number"] for end in bench.records("end")] == [0, 1]
+    bench.run(budget__trials=4)
+    assert [end["number"] for end in bench.records("end")] == [0, 1, 2, 3]
+
+
 def test_a_duplicate_is_answered_once_whatever_crashes(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,7 +577,7 @@ def test_a_storage_of_another_optuna_is_refused_with_what_to_do(bench: Workbench
     with sqlite3.connect(bench.folder / "newer.db") as store:
         store.execute("update alembic_version set version_num = 'v99.0.0.a'")
     store.close()
-    with pytest.raises(UserError, match="Install the Optuna that wrote it"):
+    with pytest.raises(UserError, match="install the Optuna that wrote it"):
         bench.run(storage=url)
 
 

@@ -17,6 +17,10 @@ class Logged:
         (self.folder / "metrics").mkdir(parents=True)
         (self.folder / "meta.yaml").write_text(f"run_id: {name}\nstart_time: {began_ms}\n")
 
+    def fact(self, kind: str, name: str, text: str) -> None:
+        (self.folder / kind).mkdir(exist_ok=True)
+        (self.folder / kind / name).write_text(text)
+
     def log(self, metric: str, text: str) -> None:
         with (self.folder / "metrics" / metric).open("a") as file:
             file.write(text)
@@ -46,3 +50,16 @@ def test_of_several_runs_it_is_the_first_one_and_no_other_later(store: Path) -> 
     parent.log("loss", "4 0.1 0\n4 0.1 1\n4 0.1 2\n")
     assert run.epochs(is_over=True) == [(2, {"loss": 0.4})]
     assert OwnRun(store, ["loss"]).epochs(is_over=True)[0] == (1, {"loss": 0.1})
+
+
+def test_its_parameters_and_tags_are_taken_over_without_secrets(store: Path) -> None:
+    run, logged = OwnRun(store, ["loss"]), Logged(store, "a", 1)
+    logged.log("loss", "1 0.5 0\n")
+    logged.fact("params", "depth", "3")
+    logged.fact("params", "uri", "postgresql://ann:s3cret@db/x")
+    logged.fact("tags", "team", "birds")
+    logged.fact("tags", "mlflow.user", "ann")
+    facts = run.facts()
+    assert facts["params"]["depth"] == "3"
+    assert "s3cret" not in facts["params"]["uri"]
+    assert facts["tags"] == {"team": "birds"}

@@ -119,12 +119,14 @@ class Workbench:
             self.file, {key.replace("__", "."): value for key, value in overrides.items()}
         )
 
-    def run(self, **overrides: Any) -> Ended:
+    def run(self, *, accept_changes: bool = False, **overrides: Any) -> Ended:
         study = self.load(**overrides)
-        done = nothing_left(study, self.home.study(study.study))
+        done = nothing_left(study, self.home.study(study.study), accept_changes=accept_changes)
         if done:
             return Ended("complete", done)
-        with opened(study, self.home, _Listener(self.said)) as orchestrator:
+        with opened(
+            study, self.home, _Listener(self.said), accept_changes=accept_changes
+        ) as orchestrator:
             return orchestrator.run()
 
     def records(self, kind: str, study: str = "s") -> list[dict[str, Any]]:

@@ -33,8 +33,9 @@ A trainer that can train several trials as one program, in lanes, has a second f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class DataError(ValueError):
         self.hint = hint
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The hint that names the closest of the known names; None: none is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
 class NonFinite(ArithmeticError):
     """A loss or the objective is NaN or infinite."""
 
@@ -81,11 +88,17 @@ class Predictions:
         ids: (N,) int64, row numbers in the source (its order before splitting).
         target: (N,) int64 class indices, (N, L) bool labels, or float32 values for regression.
         output: (N, C) or (N, L) float32 probabilities, or (N,) float32 values for regression.
+        groups: (N,) int64, of each row the number of its group; None: each row is for itself.
     """
 
     ids: np.ndarray
     target: np.ndarray
     output: np.ndarray
+    groups: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those that there are, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
 
 
 class Trial(Protocol):

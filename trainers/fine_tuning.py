@@ -7,12 +7,11 @@ none, nothing is dropped. From the epoch `train.unfreeze_epoch` on all blocks le
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from trainers.contract import DataError
+from trainers.contract import DataError, did_you_mean
 from trainers.models.blocks import Block, blocks
 
 SHOWN = 20  # blocks of a model, in a message
@@ -67,11 +66,10 @@ def frozen(model: nn.Module, freeze: int | str) -> Sequence[Block]:
     last = max((i for i, name in enumerate(names) if _within(name, freeze)), default=None)
     if last is None:
         known = dict.fromkeys(part for name in names for part in _prefixes(name))
-        close = get_close_matches(freeze, ["backbone", *known], n=1)
         raise DataError(
             "train.freeze",
             f"the model has no block {freeze!r}; {there}",
-            f"did you mean {close[0]!r}?" if close else None,
+            did_you_mean(freeze, ["backbone", *known]),
         )
     return backbone[: last + 1]
 

@@ -190,7 +190,7 @@ class InTurn:
                 break  # nothing is to be learned any more; asked once a chunk, as a GPU waits
         numerics.compiling.end()
         lane.done = epoch
-        if options["swa"] is not None and epoch > options["swa"] * options["epochs"]:
+        if lane.averaged:
             self._averages[lane].update()
             self._averages[lane].normalize(self._training_inputs(lane, size))
         norm = torch.stack(norms).nanmean().reshape(1) if norms else None

@@ -316,10 +316,12 @@ class Fitting:
         validated = validated[:folds]
         rows = torch.cat([split.validation for split in self.data.splits[:folds]])
         outputs = [output(said) for said in validated]
+        groups = self.data.splits[0].groups  # the same in every split
         return Predictions(
             self.data.ids[rows].numpy(),
             torch.cat([said.target for said in validated]).cpu().numpy(),
             torch.cat(outputs).cpu().numpy(),
+            None if groups is None else groups[rows].numpy(),
         )
 
 

@@ -72,6 +72,11 @@ def _metric(name: str) -> str:
 MetricName = Annotated[str, AfterValidator(_metric)]
 
 
+# Of a setting that others need: any value with which it does something.
+ABOVE_0 = "a number above 0"
+GIVEN = "any value"
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -83,8 +88,9 @@ class _Data(_Options):
         0.2,
         gt=0,
         lt=1,
-        description="The share of the rows that the search is judged on. Not used with `folds`, "
-        "nor where the folder has a `val` folder.",
+        description="The share of the rows that the search is judged on. Not used where the "
+        "folder has a `val` folder.",
+        json_schema_extra={"needs": {"data.folds": [None]}},
     )
     test: float = Field(
         0.2,
@@ -134,6 +140,9 @@ class _Data(_Options):
         return self
 
 
+Resize = Literal["crop", "pad", "squash"]
+
+
 class ImageData(_Data):
     """The ``data`` section of `image_classifier`."""
 
@@ -148,8 +157,13 @@ class ImageData(_Data):
         None,
         ge=4,
         le=1024,
-        description="Scale and crop images to size × size pixels. Absent: as they are, when all "
-        "are alike.",
+        description="Bring images to size × size pixels. Absent: as they are, when all are alike.",
+    )
+    resize: Resize = Field(
+        "crop",
+        description="How images that are not square are brought to `size`. crop: their middle; "
+        "pad: the whole, with black beside it; squash: the whole, out of shape.",
+        json_schema_extra={"needs": {"data.size": [GIVEN]}},
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale, 3: colour. Absent: grayscale if every image is."
@@ -634,6 +648,10 @@ class EarlyStopping(_Options):
     metric: StoppingMetric = Field("val/loss", description="What is watched.")
 
 
+# Of gray images there is none; without `channels` it is the images that say what they are.
+_OF_COLOUR: JsonDict = {"needs": {"data.channels": [3, None]}}
+
+
 class Augment(_Options):
     """What is done to training images, drawn anew for each of them in every epoch."""
 
@@ -661,13 +679,18 @@ class Augment(_Options):
         0.0, ge=0, le=1, description="The same of their distance from the image's mean grey."
     )
     saturation: float = Field(
-        0.0, ge=0, le=1, description="The same of their distance from grey; colour images only."
+        0.0,
+        ge=0,
+        le=1,
+        description="The same of their distance from grey; colour images only.",
+        json_schema_extra=_OF_COLOUR,
     )
     hue: float = Field(
         0.0,
         ge=0,
         le=0.5,
         description="Turn hues by up to this share of their circle; colour images only.",
+        json_schema_extra=_OF_COLOUR,
     )
     policy: Literal["none", "randaugment", "trivialaugment"] = Field(
         "none",
@@ -751,9 +774,14 @@ def _of_schedules(setting: str) -> JsonDict:
     return {"needs": {"train.schedule": [*schedules.that_use(setting)]}}
 
 
-def _of_optimizers(setting: str) -> JsonDict:
-    """Of a setting that has an effect with some optimizers only."""
-    return {"needs": {"train.optimizer": [*that_use(setting)]}}
+def _of_optimizers(setting: str, **others: str) -> JsonDict:
+    """Of a setting that has an effect with some optimizers only.
+
+    Args:
+        others: What it needs of other settings of the section.
+    """
+    needs: JsonDict = {"train.optimizer": [*that_use(setting)]}
+    return {"needs": needs | {f"train.{name}": [value] for name, value in others.items()}}
 
 
 def _of_losses(setting: str) -> JsonDict:
@@ -777,7 +805,7 @@ class Train(_Options):
     nesterov: bool = Field(
         False,
         description="Nesterov's momentum.",
-        json_schema_extra=_of_optimizers("nesterov"),
+        json_schema_extra=_of_optimizers("nesterov", momentum=ABOVE_0),
     )
     weight_decay: float = Field(
         0.0,
@@ -790,11 +818,12 @@ class Train(_Options):
         False,
         description="Weight decay apart from the gradient: a step takes lr × weight_decay of a "
         "weight away (Loshchilov and Hutter 2019).",
-        json_schema_extra=_of_optimizers("decoupled"),
+        json_schema_extra=_of_optimizers("decoupled", weight_decay=ABOVE_0),
     )
     decay_on: Literal["all", "weights"] = Field(
         "all",
         description="What weight decay shrinks: all parameters, or all but norms and biases.",
+        json_schema_extra={"needs": {"train.weight_decay": [ABOVE_0]}},
     )
     beta1: float = Field(
         0.9,
@@ -969,7 +998,10 @@ class Train(_Options):
         examples=["backbone", 4, "layer3"],
     )
     unfreeze_epoch: int | None = Field(
-        None, ge=2, description="From this epoch on, what is frozen learns as well."
+        None,
+        ge=2,
+        description="From this epoch on, what is frozen learns as well.",
+        json_schema_extra={"needs": {"train.freeze": [GIVEN]}},
     )
     lr_backbone: float | None = Field(
         None,

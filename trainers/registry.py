@@ -11,14 +11,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel
 
 from trainers import options, together
-from trainers.contract import DataError, TogetherTrainer, Trainer
+from trainers.contract import DataError, TogetherTrainer, Trainer, did_you_mean
 from trainers.models import PADDED
 from trainers.padding import padded
 
@@ -101,7 +100,7 @@ def resolve(name: str, folder: Path) -> Trainer:
         raise DataError(
             "trainer",
             f"expected {', '.join(TRAINERS)}, or your own as module:function; got {name!r}",
-            _did_you_mean(name, TRAINERS),
+            did_you_mean(name, TRAINERS),
         )
     module = _module(reference["module"], folder, "trainer")
     function = _attribute(module, reference["attribute"], "trainer")
@@ -220,14 +219,14 @@ def _module(name: str, folder: Path | None, key: str) -> Any:
         raise DataError(
             key,
             f"there is no module {name!r} in {folder}, and none is installed",
-            _did_you_mean(name, there),
+            did_you_mean(name, there),
         ) from None
 
 
 def _attribute(module: Any, name: str, key: str) -> Any:
     if not hasattr(module, name):
         there = [key for key, value in vars(module).items() if callable(value)]
-        raise DataError(key, f"{module.__name__} has no {name!r}", _did_you_mean(name, there))
+        raise DataError(key, f"{module.__name__} has no {name!r}", did_you_mean(name, there))
     return getattr(module, name)
 
 
@@ -243,11 +242,6 @@ def _check_signature(name: str, function: Any, key: str, arguments: Sequence[str
             f"{name} is called with ({', '.join(arguments)}); it takes {signature}",
             f"def {name.partition(':')[2]}({', '.join(arguments)}):",
         ) from None
-
-
-def _did_you_mean(name: str, there: Any) -> str | None:
-    close = get_close_matches(name, list(there), n=1)
-    return f"did you mean {close[0]!r}?" if close else None
 
 
 def _article(noun: str) -> str:

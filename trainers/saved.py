@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainers import ensembles
-from trainers.data.dataset import Dataset, Encoded, row_numbers
+from trainers.data.dataset import Dataset, Encoded, PixelForm, row_numbers
 from trainers.metrics import Estimates, Labels, Predicted, Scores, Task, output
 from trainers.models import build
 from trainers.models.columns import Layout
@@ -157,13 +157,13 @@ class TextRows:
 
 @dataclass(frozen=True)
 class PixelRows:
-    """Images, of as many shapes as the models have.
+    """Images, in as many forms as the models take them.
 
     Attributes:
-        pixels: (channels, height, width) and what white is → (N, C, H, W) uint8 images.
+        pixels: Form → (N, C, H, W) uint8 images.
     """
 
-    pixels: Mapping[tuple[tuple[int, ...], int], Tensor]
+    pixels: Mapping[PixelForm, Tensor]
 
     def __len__(self) -> int:
         return len(next(iter(self.pixels.values())))
@@ -171,7 +171,7 @@ class PixelRows:
     def inputs(self, model: Model, fold: Fold, some: slice) -> Tensor:
         assert fold.mean is not None
         assert fold.std is not None
-        pixels = self.pixels[model.shape, model.white][some]
+        pixels = self.pixels[model.form][some]
         return pixels.float().sub_(fold.mean).div_(fold.std)
 
 
@@ -266,6 +266,11 @@ class Model:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             why = " ".join(str(error).split())[:200]
             raise NotAModel(f"it is no model: {type(error).__name__}: {why}") from error
+
+    @property
+    def form(self) -> PixelForm:
+        """How it takes images."""
+        return PixelForm(self.shape, self.white, self.data.get("resize", "crop"))
 
     @cached_property
     def text_columns(self) -> frozenset[str]:

@@ -109,7 +109,9 @@ class Grouped:
 
 def _shape(lane: Lane) -> Hashable:
     """What lanes have in common that can be stacked; None: this one cannot be."""
-    settings = {f"train.{name}": value for name, value in lane.options.items()}
+    settings = {f"train.{name}": value for name, value in lane.options.items() if name != "swa"}
+    if lane.options["swa"] is not None and (lane.normalizes or lane.options["vmap"]):
+        return None
     if why_not(settings) or (unsupported(lane.model) and not lane.options["vmap"]):
         return None
     shapes = tuple(parameter.shape for parameter in lane.model.parameters())

@@ -35,6 +35,6 @@ def rows(section: Mapping[str, Any], models: Sequence[Model]) -> Batch:
         return Batch(numbers.tolist(), TextRows(texts), target)
     from trainers.data.images import test_rows as of_images
 
-    shapes = {(model.shape, model.white) for model in models}
-    numbers, target, pixels = of_images(ImageData.model_validate(section), [s for s, _ in shapes])
-    return Batch(numbers.tolist(), PixelRows({both: pixels[both[0]] for both in shapes}), target)
+    forms = {model.form for model in models}
+    numbers, target, pixels = of_images(ImageData.model_validate(section), forms)
+    return Batch(numbers.tolist(), PixelRows(pixels), target)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from trainers import optim
-from trainers.models import STACKED
+from trainers.models import PADDED, STACKED
 
 # Settings that lanes know only some values of: a trial with another one is trained in turn
 # (`trainers.in_turn`), which knows all.
@@ -49,6 +49,7 @@ PER_LANE = frozenset(
         "train.focal_gamma",
         "train.huber_delta",
         "train.ema",
+        "train.swa",
         "train.schedule",
         "train.warmup",
         "train.gamma",
@@ -73,6 +74,9 @@ def why_not(settings: Mapping[str, Any]) -> str | None:
     for path, known in KNOWN.items():
         if path == "model.name" and settings.get("train.vmap"):
             continue
+        by_itself = settings.get("model.name") in PADDED and not settings.get("train.vmap")
+        if path == "train.swa" and by_itself:
+            continue  # there are no statistics of batch norm to be estimated anew
         if path in settings and settings[path] not in known:
             return f"lanes have no rule for {path} {settings[path]}"
     return None

@@ -91,12 +91,13 @@ def pixel_rows(pixels: NDArray[np.uint8], models: Sequence[Model]) -> PixelRows:
     """
     if pixels.ndim == 3:
         pixels = pixels[:, None]
-    shapes = {(model.shape, model.white) for model in models}
-    if any(pixels.shape[1:] != shape for shape, _ in shapes):
-        wanted = " or ".join(" × ".join(map(str, shape)) for shape, _ in sorted(shapes))
+    forms = {model.form for model in models}
+    if any(pixels.shape[1:] != form.shape for form in forms):
+        shapes = sorted({form.shape for form in forms})
+        wanted = " or ".join(" × ".join(map(str, shape)) for shape in shapes)
         got = " × ".join(map(str, pixels.shape[1:]))
         raise DataError("data.source", f"expected images of {wanted}; got {got}")
-    return PixelRows(dict.fromkeys(shapes, torch.from_numpy(np.ascontiguousarray(pixels))))
+    return PixelRows(dict.fromkeys(forms, torch.from_numpy(np.ascontiguousarray(pixels))))
 
 
 def columns(models: Sequence[Model]) -> list[str]:
@@ -158,16 +159,16 @@ def _images(inputs: Sequence[Path], models: Sequence[Model]) -> Iterator[Batch]:
 def _decoded(files: Sequence[str], models: Sequence[Model]) -> Batch:
     from trainers.data.decode import Files, pixels_of
 
-    shapes = {(model.shape, model.white) for model in models}
     images = Files("", files)
     decoded = {
-        (shape, white): pixels_of(images, range(len(files)), shape) for shape, white in shapes
+        form: pixels_of(images, range(len(files)), form.shape, form.resize)
+        for form in {model.form for model in models}
     }
     bad = {place: why for _, found in decoded.values() for place, why in found.items()}
     pixels = {}
-    for (shape, white), (readable, found) in decoded.items():
+    for form, (readable, found) in decoded.items():
         kept = [place not in bad for place in range(len(files)) if place not in found]
-        pixels[shape, white] = torch.from_numpy(_as_bright(readable[kept], white))
+        pixels[form] = torch.from_numpy(_as_bright(readable[kept], form.white))
     return Batch(
         [file for place, file in enumerate(files) if place not in bad],
         PixelRows(pixels),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from app.charts.style import Floats, compact, plain
+from app.charts.style import Floats, compact, plain, usual_range
 
 Positions = npt.NDArray[np.float64]
 NOT_SET = -0.16  # where a parameter stands that a trial did not have
@@ -105,11 +105,12 @@ def parameter_axis(path: str, search: Search, values: pd.Series) -> Axis:
 
 
 def value_axis(metric: str, values: Floats) -> Axis:
-    """The axis of the objective."""
+    """The axis of the objective; what is far off the usual values lies beyond its ends."""
     finite = values[np.isfinite(values)]
-    return Axis(
-        metric, "linear", *(map(float, (finite.min(), finite.max())) if len(finite) else ())
-    )
+    if not len(finite):
+        return Axis(metric, "linear")
+    low, high = usual_range(values) or (float(finite.min()), float(finite.max()))
+    return Axis(metric, "linear", low, high)
 
 
 def _choices(path: str, texts: Sequence[str]) -> Axis:

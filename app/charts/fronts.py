@@ -64,22 +64,38 @@ def pareto(trials: pd.DataFrame, objective: Objective, w: Words, columns: int = 
             style.note(style.figure(title, names[0], names[-1]), w("empty.no_values")), table
         )
     caption = w("pareto.caption", front=int(table["front"].sum()), all=len(table))
+    ranges = {name: _usual(table, name) for name in names}
+    outside = np.zeros(len(table), bool)
+    for name, (low, high) in ranges.items():
+        outside |= ~table[name].between(low, high).to_numpy()
+    caption = style.said(caption, style.left_out(w, int(outside.sum()), "caption.outside"))
+    shown = ranges if outside.any() else dict.fromkeys(names)
     if len(names) == 2:
         x_title, y_title = (_axis_name(goal, w) for goal in objective)
         fig = style.figure(title, x_title, y_title, height=420)
         fig.add_traces([_line(table, objective, w), *_points(table, names[0], names[1], w)])
+        fig.update_layout(xaxis_range=shown[names[0]], yaxis_range=shown[names[1]])
         return Chart(fig, table, caption)
     pairs = list(combinations(range(len(names)), 2))
     fig = panels(
         title,
         [""] * len(pairs),
         columns,
-        x=[{"title": _axis_name(objective[x], w)} for x, _ in pairs],
-        y=[{"title": _axis_name(objective[y], w)} for _, y in pairs],
+        x=[{"title": _axis_name(objective[x], w), "range": shown[names[x]]} for x, _ in pairs],
+        y=[{"title": _axis_name(objective[y], w), "range": shown[names[y]]} for _, y in pairs],
     )
     for index, (x, y) in enumerate(pairs):
         fig.add_traces(at(index, _points(table, names[x], names[y], w)))
     return Chart(fig, table, caption)
+
+
+def _usual(table: pd.DataFrame, name: str) -> tuple[float, float]:
+    """What an axis shows: all values, or the usual ones and the front."""
+    values = table[name].to_numpy(np.float64)
+    low, high = style.usual_range(values) or (values.min(), values.max())
+    front = values[table["front"].to_numpy(bool)]
+    room = 0.05 * (high - low)
+    return min(low, front.min() - room), max(high, front.max() + room)
 
 
 def _axis_name(goal: Mapping[str, str], w: Words) -> str:

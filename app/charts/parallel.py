@@ -77,10 +77,16 @@ def parallel(
     line = {"color": PINK, "width": 2, "dash": "dot"}
     fig.update_layout(dragmode="select", newselection={"line": line})
     left = len(trials) - len(drawn)
+    away = np.abs(axes[-1].positions(drawn["value"]) - 0.5) - 0.5
+    beyond = int((away > 1e-6).sum())  # of float32
     return Chart(
         fig,
         table,
-        style.said(w("parallel.caption"), style.left_out(w, left, "caption.no_value")),
+        style.said(
+            w("parallel.caption"),
+            style.left_out(w, beyond, "parallel.beyond"),
+            style.left_out(w, left, "caption.no_value"),
+        ),
     )
 
 
@@ -112,9 +118,11 @@ def _drawn(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(drawn: pd.DataFrame, axes: Sequence[Axis]) -> Positions:
-    """(trials, axes) in [0, 1], NaN where a parameter was not set."""
+    """(trials, axes) in [0, 1], NaN where a parameter was not set; values beyond their axis are at
+    its end."""
     columns = [axis.positions(drawn[f"params.{axis.path}"]) for axis in axes[:-1]]
-    return np.stack([*columns, axes[-1].positions(drawn["value"])], axis=1)
+    values = np.clip(axes[-1].positions(drawn["value"]), 0, 1)
+    return np.stack([*columns, values], axis=1)
 
 
 def _class_traces(drawn: pd.DataFrame, places: Positions, maximize: bool, w: Words) -> list[Trace]:

@@ -125,9 +125,9 @@ def learned(about: Subject, w: Words) -> Section | None:
 def predictions(about: Subject, w: Words) -> Section | None:
     """Where the best trials are right and wrong."""
     first = next(iter(about.predicted.values()), None)
-    if first is None or first.is_multilabel:
+    if first is None:
         return None
-    parts = _classes if first.is_classification else _residuals
+    parts = _classes if first.output.ndim == 2 else _residuals
     return Section(
         "predictions", w("report.predictions", count=len(about.predicted)), list(parts(about, w))
     )
@@ -136,24 +136,27 @@ def predictions(about: Subject, w: Words) -> Section | None:
 def _classes(about: Subject, w: Words) -> Iterator[Figure]:
     run, first = next(iter(about.predicted.items()))
     names = class_names(first)
-    kind: Literal["macro"] | int = 1 if len(names) == 2 else "macro"
-    of = names[1] if kind == 1 else w("average.macro")
+    two = first.is_classification and len(names) == 2
+    kind: Literal["macro"] | int = 1 if two else "macro"
+    macro = "average.labels.macro" if first.is_multilabel else "average.macro"
+    of = names[1] if two else w(macro)
     runs = about.predicted
     areas = {name: ranking.auc(one, kind) for name, one in runs.items()}
     roc = {name: ranking.roc(one, kind) for name, one in runs.items()}
     yield _figure(about, "roc", thresholds.roc(roc, w, of, areas), half=True)
     precisions = {name: ranking.average_precision(one, kind) for name, one in runs.items()}
     falls = {name: ranking.precision_recall(one, kind) for name, one in runs.items()}
-    chance = float((first.target == 1).mean()) if kind == 1 else None
+    chance = float((first.target == 1).mean()) if two else None
     yield _figure(
         about,
         "precision-recall",
         thresholds.precision_recall(falls, w, of, precisions, chance=chance),
         half=True,
     )
-    counts = {run: evaluation.confusion(first)}
     small = len(names) <= matrices.MOST_WRITTEN
-    yield _figure(about, "confusion", confusion.confusions(counts, names, w), half=small)
+    if first.is_classification:
+        counts = {run: evaluation.confusion(first)}
+        yield _figure(about, "confusion", confusion.confusions(counts, names, w), half=small)
     by_class = {run: evaluation.per_class(first)}
     yield _figure(about, "classes", confusion.class_metrics(by_class, "f1", w), half=small)
 

@@ -84,9 +84,9 @@ def _view(found: Compared, runs: list[address.Run], w: Words) -> None:
 
 
 def _may_have_classes(found: Compared) -> bool:
-    """Whether a run predicts one class a row, as far as is known."""
+    """Whether a run predicts classes or labels, as far as is known."""
     tasks = {tables.dataset.get("task") for tables in found.studies.values()}
-    return not tasks <= {"regression", "multilabel"}
+    return tasks != {"regression"}
 
 
 # -- the overview: curves and ROC

@@ -8,13 +8,15 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from app import address
 from app.charts import confusion, errors
+from app.charts.style import cut
 from app.compared import Compared, predictions
 from app.parts import chart, csv, made_of_run, panels
 from app.words import Words
 from hpo.results import evaluation
 from hpo.results.predicted import Predicted
-from hpo.results.rows import class_names
+from hpo.results.rows import class_names, of_label
 
 SHOWN = 4
 CLASS_METRICS = ("f1", "precision", "recall", "auc")
@@ -25,16 +27,14 @@ def show(found: Compared, w: Words) -> None:
     kept = predictions(found)
     if not kept:
         st.info(w("errors.none"))
-    elif next(iter(kept.values())).is_multilabel:
-        st.info(w("errors.labels"))
-    elif next(iter(kept.values())).is_classification:
+    elif next(iter(kept.values())).output.ndim == 2:
         _classes(found, kept, w)
     else:
         _residuals(found, kept, w)
 
 
 def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
-    names = class_names(next(iter(kept.values())))
+    """Of classes, or of one of several labels and then of all."""
     shown = st.multiselect(
         w("errors.runs"),
         list(kept),
@@ -45,7 +45,15 @@ def _classes(found: Compared, kept: Mapping[str, Predicted], w: Words) -> None:
     )
     if not shown:
         return
-    counts = {run: evaluation.confusion(kept[run]) for run in shown}
+    first = next(iter(kept.values()))
+    names, looked_at = class_names(first), kept
+    if first.is_multilabel:
+        label = address.choice_of_many(
+            "label", range(len(names)), lambda index: cut(names[index]), w("errors.label")
+        )
+        looked_at = {run: of_label(kept[run], label) for run in shown}
+        names = class_names(looked_at[shown[0]])
+    counts = {run: evaluation.confusion(looked_at[run]) for run in shown}
     chart(confusion.confusions(counts, names, w, panels()), "confusion", w)
     if len(shown) >= 2:
         a, b = shown[:2]

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app.compared import Compared, predictions
-from app.parts import catalog, csv, inert, made
+from app.parts import catalog, csv, digits, inert, made
 from app.sentences import number
 from app.words import Words
 from hpo.results import UserError, differences
@@ -44,14 +44,14 @@ def show(found: Compared, w: Words) -> None:
     st.caption(w("examples.count", count=len(table)))
     if examples is None:
         st.info(w("examples.not_kept"))
-        st.dataframe(table, hide_index=True, key="disagreements")
+        st.dataframe(table, hide_index=True, key="disagreements", column_config=digits(table))
         csv(table, "disagreements", w)
         return
     joined = table.merge(examples, on="id", how="left", suffixes=("", " (data)"))
     if "image" in examples:
         _images(joined, w)
     else:
-        st.dataframe(joined, hide_index=True, key="disagreements")
+        st.dataframe(joined, hide_index=True, key="disagreements", column_config=digits(joined))
     csv(joined.drop(columns="image", errors="ignore"), "disagreements", w)
 
 

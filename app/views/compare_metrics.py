@@ -11,7 +11,7 @@ from app import sentences
 from app.charts import comparisons
 from app.charts.style import cut
 from app.compared import Compared, metrics, predictions
-from app.parts import chart, csv, inert, made, made_of_run
+from app.parts import chart, csv, digits, inert, made, made_of_run
 from app.sentences import explained, interval, number
 from app.words import Words
 from hpo.results import differences, evaluation, significance
@@ -86,7 +86,8 @@ def _metric_tables(found: Compared, further: tuple[str, ...]) -> dict[str, pd.Da
 def _intervals(found: Compared, w: Words) -> None:
     st.header(w("metrics.intervals"))
     if not predictions(found):
-        st.dataframe(_recorded(found), key="recorded")
+        recorded = _recorded(found)
+        st.dataframe(recorded, key="recorded", column_config=digits(recorded))
         return
     names = metrics(found)
     metric = st.selectbox(w("column.metric"), names, key="interval-metric", bind="query-params")

@@ -1,4 +1,7 @@
-"""Compared classifiers by their probabilities: ROC, precision-recall, calibration, scores."""
+"""Compared classifiers by their probabilities: ROC, precision-recall, calibration, scores.
+
+Of several labels a row, each is looked at alone.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from app import address
 from app.charts import probabilities, thresholds
 from app.charts.style import Chart, Trace, cut
 from app.compared import Compared, predictions
-from app.parts import Made, chart, csv, made, made_of_run
+from app.parts import Made, chart, csv, digits, made, made_of_run
 from app.words import Words
 from hpo.results import evaluation, ranking
 from hpo.results.predicted import Predicted
-from hpo.results.rows import class_names
+from hpo.results.rows import belonging, class_names, of_label
 
 MOST_BANDS = 4
 
@@ -25,16 +28,17 @@ MOST_BANDS = 4
 def show(found: Compared, w: Words) -> None:
     """Draw the view."""
     kept = predictions(found)
-    if not kept or not next(iter(kept.values())).is_classification:
+    if not kept or next(iter(kept.values())).output.ndim == 1:
         st.info(w("probabilities.none"))
         return
     st.fragment(_curves)(found, w)
 
 
 def roc_chart(found: Compared, w: Words) -> None:
-    """The ROC curves of all runs, averaged over classes (of class 1 where there are two)."""
+    """The ROC curves of all runs, averaged over classes (of class 1 where there are two) or
+    labels."""
     kept = predictions(found)
-    if not kept or not next(iter(kept.values())).is_classification:
+    if not kept or next(iter(kept.values())).output.ndim == 1:
         return
     of = _kinds(next(iter(kept.values())))[0]
     one = made(
@@ -74,22 +78,30 @@ def _curves(found: Compared, w: Words) -> None:
         chart(one, "precision-recall", w, over=_over(points, kept, "recall", "precision", w))
     if points is not None:
         st.caption(w("probabilities.point", threshold=f"{threshold:.2f}"))
-        st.dataframe(points, hide_index=True, key="operating-points")
+        st.dataframe(points, hide_index=True, key="operating-points", column_config=digits(points))
         csv(points, "operating-points", w)
+    sure, of_one = kept, None  # what is as sure as it is right: the class that is said
+    if first.is_multilabel:
+        if not isinstance(of, int):
+            st.caption(w("probabilities.label"))
+            return
+        sure, of_one = {run: of_label(predicted, of) for run, predicted in kept.items()}, of
     left, right = st.columns(2)
     with left:
         one = made(
             lambda: probabilities.calibration(
-                {run: evaluation.calibration(predicted) for run, predicted in kept.items()}, w
+                {run: evaluation.calibration(predicted) for run, predicted in sure.items()}, w
             ),
-            *("calibration", w.language, tuple(kept), *found.version),
+            *("calibration", of_one, w.language, tuple(kept), *found.version),
         )
         chart(one, "calibration", w)
         errors = made(
-            lambda: calibration_errors(kept, w),
-            *("calibration-errors", w.language, tuple(kept), *found.version),
+            lambda: calibration_errors(sure, w),
+            *("calibration-errors", of_one, w.language, tuple(kept), *found.version),
         )
-        st.dataframe(errors, hide_index=True, key="calibration-errors")
+        st.dataframe(
+            errors, hide_index=True, key="calibration-errors", column_config=digits(errors)
+        )
     with right:
         if isinstance(of, int):
             histograms = {
@@ -113,7 +125,7 @@ def _precision_recall(found: Compared, kept: Mapping[str, Predicted], of: Any, w
     curves = _of_each(ranking.precision_recall, kept, of, found)
     areas = _of_each(ranking.average_precision, kept, of, found)
     first = next(iter(kept.values()))
-    chance = float((first.target == of).mean()) if isinstance(of, int) else None
+    chance = float(belonging(first, of).mean()) if isinstance(of, int) else None
     return thresholds.precision_recall(curves, w, _name(kept, of, w), areas, chance)
 
 
@@ -131,15 +143,18 @@ def calibration_errors(kept: Mapping[str, Predicted], w: Words) -> pd.DataFrame:
 
 
 def _kinds(predicted: Predicted) -> list[Any]:
-    """What may be ranked: averages and each class; of two classes, the second."""
+    """What may be ranked: averages and each class or label; of two classes, the second."""
     count = predicted.output.shape[1]
-    return [1, 0] if count == 2 else ["macro", "micro", *range(count)]
+    if count == 2 and predicted.is_classification:
+        return [1, 0]
+    return ["macro", "micro", *range(count)]
 
 
 def _name(kept: Mapping[str, Predicted], of: Any, w: Words) -> str:
+    first = next(iter(kept.values()))
     if isinstance(of, int):
-        return cut(class_names(next(iter(kept.values())))[of])
-    return w(f"average.{of}")
+        return cut(class_names(first)[of])
+    return w(f"average.{'labels.' if first.is_multilabel else ''}{of}")
 
 
 def _of_each(

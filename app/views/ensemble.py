@@ -19,6 +19,7 @@ from app.parts import (
     chart,
     csv,
     current_words,
+    digits,
     heading,
     inert,
     made,
@@ -299,10 +300,12 @@ def _members(facts: Mapping[str, Any], members: pd.DataFrame, w: Words) -> None:
         **{measure: w(f"ensemble.measure.{measure}") for measure in facts["diversity"]},
     }
     shown = members[[name for name in names if name in members]].dropna(axis=1, how="all")
+    titled = shown.rename(columns=names)
     event = st.dataframe(
-        shown.rename(columns=names).style.format(precision=4),
+        titled,
         hide_index=True,
         key="members",
+        column_config=digits(titled),
         on_select="rerun",
         selection_mode="multi-row",
     )

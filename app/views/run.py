@@ -17,6 +17,7 @@ from app.parts import (
     chart,
     csv,
     current_words,
+    digits,
     heading,
     inert,
     made,
@@ -111,7 +112,7 @@ def _details(epochs: pd.DataFrame, best: int | None, w: Words) -> None:
     with st.expander(w("run.details")):
         table = pd.DataFrame({"metric": values.index, "value": values.to_numpy()})
         shown = table.set_axis([w("column.metric"), w("column.value")], axis=1)
-        st.dataframe(shown, hide_index=True, key="run-details")
+        st.dataframe(shown, hide_index=True, key="run-details", column_config=digits(shown))
         with st.container(horizontal=True):
             st.caption(inert(w("run.details.how"), 400))
             csv(table, "run-details-values", w)
@@ -164,6 +165,10 @@ def _files(tables: StudyTables, trial: int, w: Words) -> None:
         return
     if not files:
         return
+    if "predictions.npz" in files:
+        run = address.name((tables.key, trial))
+        icon = ":material/query_stats:"
+        address.link(address.COMPARE, w("run.predictions"), icon, runs=run, view="errors")
     st.header(w("run.files"))
     with st.container(horizontal=True):
         for name, size in files.items():

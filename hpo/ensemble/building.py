@@ -172,7 +172,7 @@ def build(
     )
     left_out += unusable
     _need_two(tables.name, library.trials, left_out)
-    variants = variants_of(methods, first.is_classification, non_negative)
+    variants = variants_of(methods, first.output.ndim == 2, non_negative)
     made = nested(library, variants, top, say)
     places = made.fitted.places
     return Built(
@@ -188,14 +188,14 @@ def build(
 
 
 def variants_of(
-    methods: Sequence[Method], is_classification: bool, non_negative: bool
+    methods: Sequence[Method], of_probabilities: bool, non_negative: bool
 ) -> list[Variant]:
     """Each method with and without calibration, where that makes a difference: a stack's
     coefficients are temperatures, too, and values have none."""
     found = []
     for method in methods:
         for calibrated in (False, True):
-            sensible = is_classification and (method != "stack" or non_negative)
+            sensible = of_probabilities and (method != "stack" or non_negative)
             if sensible or not calibrated:
                 found.append(Variant(method, calibrated, method == "stack" and non_negative))
     return found

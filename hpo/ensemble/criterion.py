@@ -3,8 +3,9 @@
 An ensemble's output is the weighted mean of its members'. So of a classifier only the probability
 of the true class is needed for its log loss, and of a regression only the error, since weights
 sum to 1: both are one number a member and row, and a candidate is scored without its other
-classes. Accuracy, F1 and areas are fitted by the log loss, too: they are steps with many ties,
-and what is chosen by them on few rows fits these rows (docs/decisions/0009-ensembles.md).
+classes. Of several labels it is one a label, the probability of what is true of it. Accuracy, F1
+and areas are fitted by the log loss, too: they are steps with many ties, and what is chosen by
+them on few rows fits these rows (docs/decisions/0009-ensembles.md).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.errors import UserError
 from hpo.results.intervals import Floats
 
 Singles = NDArray[np.float32]
@@ -44,9 +44,12 @@ class Criterion:
     gains_shrink: bool = False
 
     def values(self, output: Singles, target: NDArray[Any]) -> Singles:
-        """(n,) what a member's output (n, C) or (n,) comes to: see the module."""
+        """(n,) what a member's output (n, C) or (n,) comes to, or (n, L) of labels: see the
+        module."""
         if output.ndim == 1:
             return (output - target.astype(np.float64)).astype(np.float32)
+        if target.ndim == 2:
+            return np.asarray(np.maximum(np.where(target, output, 1 - output), LEAST))
         of_truth = np.arange(len(output)) * output.shape[1] + target.astype(np.int64)
         return np.asarray(np.maximum(output.ravel().take(of_truth), LEAST))
 
@@ -106,16 +109,7 @@ ABSOLUTE = Criterion("mae", _absolute)
 
 
 def for_metric(metric: str, task: str) -> Criterion:
-    """By what an ensemble that is judged by `metric` is fitted.
-
-    Raises:
-        UserError: There is nothing for several labels.
-    """
-    if task == "multilabel":
-        raise UserError(
-            "ensembles over trials are of trials that predict one class or value, not several "
-            "labels; ensemble.method in the study file has ensembles within a trial"
-        )
-    if task == "classification":
+    """By what an ensemble that is judged by `metric` is fitted."""
+    if task != "regression":
         return LOG_LOSS
     return ABSOLUTE if metric in ("mae", "mape") else SQUARES

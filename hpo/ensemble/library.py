@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from hpo.ensemble.calibration import AS_IT_IS, log_losses, sharpened
 from hpo.ensemble.criterion import Criterion, Singles
+from hpo.errors import UserError
 from hpo.results.catalog import UNREADABLE
 from hpo.results.evaluation import value
 from hpo.results.intervals import Floats
@@ -50,8 +52,8 @@ class Library:
 
     Attributes:
         trials: (M,) their numbers.
-        ids, target, classes: Of the rows, as in `Predicted`.
-        fold: (n,) in which of FOLDS folds each row is.
+        ids, target, classes, groups: Of the rows, as in `Predicted`.
+        fold: (n,) in which of FOLDS folds each row is; rows of a group are in one.
         metric: By which ensembles are judged.
         criterion: By which they are fitted.
         losses: (M, FOLDS, S) the criterion's sums over each fold, at each sharpness; one for a
@@ -63,6 +65,7 @@ class Library:
     ids: NDArray[np.int64]
     target: NDArray[Any]
     classes: tuple[str, ...] | None
+    groups: NDArray[np.int64] | None
     fold: NDArray[np.intp]
     metric: str
     criterion: Criterion
@@ -121,10 +124,12 @@ class Library:
             output = by_id(self.read(self.trials[place])).output
         if rows is not None:
             output = output[rows]
-        return sharpened(output, sharpness) if output.ndim == 2 else output
+        if output.ndim == 1:
+            return output
+        return sharpened(output, sharpness, self.target.ndim == 2)
 
     def values(self, candidates: Candidates) -> Singles:
-        """(m, n) the criterion's values; the same fits share them."""
+        """(m, n) or (m, n, L) the criterion's values; the same fits share them."""
         pairs = list(zip(candidates.places, candidates.sharpness, strict=True))
         for pair in pairs:
             if pair not in self._values:
@@ -139,7 +144,8 @@ class Library:
     def predicted(self, output: Singles, rows: Rows | None = None) -> Predicted:
         """An output of some rows, or of all, as predictions."""
         where: Any = slice(None) if rows is None else rows
-        return Predicted(self.ids[where], self.target[where], output, self.classes)
+        groups = None if self.groups is None else self.groups[where]
+        return Predicted(self.ids[where], self.target[where], output, self.classes, groups)
 
     def score(self, output: Singles, rows: Rows | None = None) -> float:
         """The metric of an output of some rows, or of all."""
@@ -160,9 +166,12 @@ def open_library(
 
     Returns:
         The library, and why trials are not in it: reason → how many.
+
+    Raises:
+        UserError: There are fewer groups of rows than folds.
     """
     first = by_id(read(trials[0]))
-    fold = folds_of(first.ids, first.target)
+    fold = folds_of(first.ids, first.target, first.groups)
 
     def look(trial: int) -> tuple[Singles, Floats, Floats | None] | str:
         try:
@@ -194,6 +203,7 @@ def open_library(
         ids=first.ids,
         target=first.target,
         classes=first.classes,
+        groups=first.groups,
         fold=fold,
         metric=metric,
         criterion=criterion,
@@ -215,24 +225,58 @@ def rows_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def folds_of(ids: NDArray[np.int64], target: NDArray[Any], seed: int = 0) -> NDArray[np.intp]:
-    """(n,) the fold of each row: as many of each class, or of each range of values, in all folds.
+def folds_of(
+    ids: NDArray[np.int64],
+    target: NDArray[Any],
+    groups: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> NDArray[np.intp]:
+    """(n,) the fold of each row: as many of each class, set of labels, or range of values in all
+    folds, as far as whole groups allow.
 
-    Rows with the same id (predicted more than once) are in the same fold.
+    Rows with the same id (predicted more than once) are in the same fold, and those of a group.
     """
+    if groups is not None:
+        return _folds_of_groups(target, groups, seed)
     random = np.random.default_rng(seed)
     _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    order = np.lexsort((random.random(len(first)), target[first]))
-    groups = -(-len(first) // FOLDS)
-    shuffled = np.concatenate([random.permutation(FOLDS) for _ in range(groups)])
+    alike = target[first]
+    if target.ndim == 2:
+        alike = np.unique(alike, axis=0, return_inverse=True)[1]
+    order = np.lexsort((random.random(len(first)), alike))
+    rounds = -(-len(first) // FOLDS)
+    shuffled = np.concatenate([random.permutation(FOLDS) for _ in range(rounds)])
     fold = np.empty(len(first), np.intp)
     fold[order] = shuffled[: len(first)]
     return fold[inverse]
 
 
+def _folds_of_groups(
+    target: NDArray[Any], groups: NDArray[np.int64], seed: int
+) -> NDArray[np.intp]:
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    count = len(np.unique(groups))
+    if count < FOLDS:
+        raise UserError(
+            f"the validation rows are of {count} groups; an ensemble that is made and judged on "
+            f"different ones of them needs {FOLDS} or more: data with more groups, or data.folds"
+        )
+    has_classes = target.ndim == 1 and target.dtype.kind in "iu"
+    balances = has_classes and np.bincount(target).max() >= FOLDS
+    kind = StratifiedGroupKFold if balances else GroupKFold
+    dealer = kind(FOLDS, shuffle=True, random_state=seed)
+    fold = np.empty(len(groups), np.intp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class with few rows
+        for number, (_, rows) in enumerate(dealer.split(groups, target, groups)):
+            fold[rows] = number
+    return fold
+
+
 def _losses(predicted: Predicted, fold: NDArray[np.intp], criterion: Criterion) -> Floats:
-    if predicted.is_classification:
-        return log_losses(predicted.output, predicted.target.astype(np.int64), fold, FOLDS)
+    if predicted.output.ndim == 2:
+        return log_losses(predicted.output, predicted.target, fold, FOLDS)
     values = criterion.values(predicted.output, predicted.target)
     sizes = np.bincount(fold, minlength=FOLDS)
     means = [criterion.of(values[None, fold == each])[0] for each in range(FOLDS)]

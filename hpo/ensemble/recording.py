@@ -66,6 +66,8 @@ def _keep(built: Built, paths: StudyPaths, number: int) -> dict[str, str]:
             "output": predicted.output,
         }
     }
+    if predicted.groups is not None:
+        files["predictions.npz"]["groups"] = predicted.groups
     if stack is not None:
         files["stack.npz"] = {"coefficients": stack.coefficients, "intercept": stack.intercept}
     artifacts = {}

@@ -153,8 +153,9 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
 
     Returns:
         ``id`` (row number in the data), ``target``, and ``output`` (regression) or ``output.0``,
-        ``output.1``, … (probabilities of classes or labels; of labels ``target.0``, …, too); the
-        classes' or labels' names, if known, are in ``.attrs["classes"]``.
+        ``output.1``, … (probabilities of classes or labels; of labels ``target.0``, …, too), and
+        ``group`` (a number) where rows are in groups; the classes' or labels' names, if known,
+        are in ``.attrs["classes"]``.
 
     Raises:
         UnknownStudy: There is no such study.
@@ -174,6 +175,8 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
             table[f"output.{index}"] = column
     else:
         table["output"] = found.output
+    if found.groups is not None:
+        table["group"] = found.groups
     table.attrs["classes"] = found.classes and list(found.classes)
     return table
 

@@ -352,12 +352,12 @@ class _Here:
 
     def file(self, trial: int | None, name: str) -> Path | None:
         folder = self._paths.root if trial is None else self._paths.trial(trial)
-        return folder / name if (folder / name).is_file() else None
+        return folder / name if self._paths.has(folder / name) else None
 
     def files(self, trial: int) -> dict[str, int]:
         folder = self._paths.trial(trial)
-        found = [path for path in folder.glob("*.*") if path.is_file()] if folder.is_dir() else []
-        return {path.name: path.stat().st_size for path in sorted(found)}
+        found = sorted(folder.glob("*.*")) if folder.is_dir() else []
+        return {path.name: path.stat().st_size for path in found if self.file(trial, path.name)}
 
     def text(self, trial: int | None, name: str) -> str | None:
         if trial is None and name in ("git.diff", "versions.txt"):

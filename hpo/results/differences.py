@@ -13,6 +13,8 @@ from hpo.results import intervals
 from hpo.results.predicted import Predicted
 from hpo.results.rows import by_id, chosen, class_names, finite, labelled, right, select
 from hpo.results.scores import task_of
+from hpo.spec.estimators import USED
+from trainers.models import is_estimator
 
 REPEATS = ("seed", "split_seed", "fold")  # settings that only tell repetitions apart
 
@@ -24,8 +26,10 @@ def differing(params: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         params: Run → path → value.
 
     Returns:
-        Values as they are, None where a run has none. In the order in which paths appear.
+        Values as they are, None where a run has none, or ignores it. In the order in which paths
+        appear.
     """
+    params = {run: _used(settings) for run, settings in params.items()}
     paths = dict.fromkeys(path for settings in params.values() for path in settings)
     rows = {path: [settings.get(path) for settings in params.values()] for path in paths}
     kept = {
@@ -36,6 +40,18 @@ def differing(params: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         list(kept.values()), index=list(kept), columns=list(params), dtype=object
     ).rename_axis("param")
+
+
+def _used(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without those of a network's training where there is none."""
+    if not is_estimator(str(settings.get("model.name"))):
+        return settings
+    train = tuple(f"train.{name}" for name in USED)
+    return {
+        path: value
+        for path, value in settings.items()
+        if not path.startswith("train.") or path.startswith(train)
+    }
 
 
 def disagreements(a: Predicted, b: Predicted) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from hpo.results import intervals
 from hpo.results.intervals import Estimate, Floats
 from hpo.results.predicted import Predicted
 from hpo.results.ranking import AREAS, area, area_shares, auc
-from hpo.results.rows import chosen, class_names, finite, is_finite
+from hpo.results.rows import belonging, chosen, class_names, finite, is_finite, labelled
 from hpo.results.scores import STANDARD, score, task_of
 from trainers.metrics import BINS
 
@@ -108,10 +108,9 @@ def confusion(predicted: Predicted) -> NDArray[np.int64]:
 
 
 def per_class(predicted: Predicted) -> pd.DataFrame:
-    """``class``, ``support`` (rows of it), then ``precision``, ``recall``, ``f1`` and ``auc``,
-    each with ``_low`` and ``_high``; NaN where there is nothing to divide by."""
-    counts = confusion(predicted).astype(np.float64)
-    hits, wanted, said = np.diag(counts), counts.sum(1), counts.sum(0)
+    """``class`` (or label), ``support`` (rows of it), then ``precision``, ``recall``, ``f1`` and
+    ``auc``, each with ``_low`` and ``_high``; NaN where there is nothing to divide by."""
+    hits, wanted, said = _of_each_class(predicted)
     missed = wanted + said - 2 * hits
     table: dict[str, Any] = {"class": class_names(predicted), "support": wanted.astype(np.int64)}
     for name, above, below, bounds in (
@@ -185,9 +184,10 @@ def calibration(predicted: Predicted, bins: int = BINS) -> pd.DataFrame:
 
 
 def score_histogram(predicted: Predicted, class_index: int, bins: int = 20) -> pd.DataFrame:
-    """``from``, ``to``, ``positives``, ``negatives``: rows by their probability of a class."""
+    """``from``, ``to``, ``positives``, ``negatives``: rows by their probability of a class, or
+    label."""
     shown = finite(predicted)
-    score, positive = shown.output[:, class_index], shown.target == class_index
+    score, positive = shown.output[:, class_index], belonging(shown, class_index)
     edges = np.linspace(0, 1, bins + 1)
     return pd.DataFrame(
         {
@@ -211,10 +211,22 @@ def residuals(predicted: Predicted) -> pd.DataFrame:
     )
 
 
+def _of_each_class(predicted: Predicted) -> tuple[Floats, Floats, Floats]:
+    """Rows of each class or label that are said to be of it; all of it; all said to be."""
+    if predicted.is_multilabel:
+        shown = finite(predicted)
+        there, said = shown.target.astype(bool), labelled(shown)
+        parts = (there & said, there, said)
+        hits, wanted, named = (part.sum(0).astype(np.float64) for part in parts)
+        return hits, wanted, named
+    counts = confusion(predicted).astype(np.float64)
+    return np.diag(counts), counts.sum(1), counts.sum(0)
+
+
 def _counts(predicted: Predicted, class_index: int, threshold: float) -> tuple[int, ...]:
     """tp, fp, fn, tn. A probability of NaN is not above any threshold."""
     said = predicted.output[:, class_index] >= threshold
-    wanted = predicted.target == class_index
+    wanted = belonging(predicted, class_index)
     tp = int((said & wanted).sum())
     fp, fn = int(said.sum()) - tp, int(wanted.sum()) - tp
     return tp, fp, fn, len(said) - tp - fp - fn

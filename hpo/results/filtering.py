@@ -1,4 +1,4 @@
-"""Rows that fit what a person wrote: ``value > 0.9 and `params.train.lr` < 0.1``.
+"""Rows that fit what a person wrote: ``value > 0.9 and lr < 0.1``.
 
 The text may come from a link, so it can compare and calculate, and nothing else: what pandas'
 own ``query`` also takes (calls, attributes, ``@``) would run any code.
@@ -27,7 +27,8 @@ def filtered(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
     Args:
         where: Column names, in backquotes unless they are Python names, numbers and quoted text,
-            with ``== != < > <= >= in`` and ``and or not + - * / %``.
+            with ``== != < > <= >= in`` and ``and or not + - * / %``. The end of a name will do,
+            as ``lr`` or ```train.lr```, where only one column has it.
 
     Raises:
         ValueError: It is not understood; the message says why.
@@ -35,16 +36,19 @@ def filtered(table: pd.DataFrame, where: str) -> pd.DataFrame:
     if len(where) > MOST_CHARACTERS:
         raise ValueError(f"it is longer than {MOST_CHARACTERS} characters")
     text, named = _without_backquotes(table, where)
-    _check(text)
+    names = {node.id for node in ast.walk(_checked(text)) if isinstance(node, ast.Name)}
+    for name in names - named.keys() - set(map(str, table)):
+        if found := _ending(table, name):
+            named[name] = table[found]
     try:
-        found: Any = table.assign(**named).eval(
+        fitting: Any = table.assign(**named).eval(
             text, engine="python", parser="pandas", local_dict={}, global_dict={}
         )
     except Exception as error:  # whatever pandas and the columns' types raise
         raise ValueError(str(error) or type(error).__name__) from error
-    if str(getattr(found, "dtype", "")) not in ("bool", "boolean"):
+    if str(getattr(fitting, "dtype", "")) not in ("bool", "boolean"):
         raise ValueError("it is not true or false for each row")
-    fits: pd.Series = found.fillna(False).astype(bool)
+    fits: pd.Series = fitting.fillna(False).astype(bool)
     return table[fits]
 
 
@@ -53,10 +57,11 @@ def _without_backquotes(table: pd.DataFrame, where: str) -> tuple[str, dict[str,
     named: dict[str, pd.Series] = {}
 
     def rename(quoted: re.Match[str]) -> str:
-        if quoted[1] not in table:
+        column = quoted[1] if quoted[1] in table else _ending(table, quoted[1])
+        if column is None:
             raise ValueError(f"there is no column {quoted[1]!r}")
         name = f"_column_{len(named)}"
-        named[name] = table[quoted[1]]
+        named[name] = table[column]
         return name
 
     text = re.sub(r"`([^`]*)`", rename, where.strip())
@@ -65,7 +70,16 @@ def _without_backquotes(table: pd.DataFrame, where: str) -> tuple[str, dict[str,
     return text, named
 
 
-def _check(text: str) -> None:
+def _ending(table: pd.DataFrame, name: str) -> str | None:
+    """The column whose name ends so, after a dot."""
+    found = [column for column in map(str, table) if column.endswith(f".{name}")]
+    if len(found) > 1:
+        there = " or ".join(f"`{column}`" for column in found)
+        raise ValueError(f"{name} may be {there}")
+    return found[0] if found else None
+
+
+def _checked(text: str) -> ast.Expression:
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -75,6 +89,7 @@ def _check(text: str) -> None:
             raise ValueError("it may only compare and calculate")
         if isinstance(node, ast.BinOp) and not all(map(_is_number, (node.left, node.right))):
             raise ValueError("only numbers can be calculated with")
+    return tree
 
 
 def _is_number(node: ast.expr) -> bool:

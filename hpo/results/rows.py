@@ -22,6 +22,7 @@ def select(predicted: Predicted, rows: NDArray[Any]) -> Predicted:
         ids=predicted.ids[rows],
         target=predicted.target[rows],
         output=predicted.output[rows],
+        groups=None if predicted.groups is None else predicted.groups[rows],
     )
 
 
@@ -69,6 +70,25 @@ def right(predicted: Predicted) -> NDArray[np.bool_]:
 def labelled(predicted: Predicted) -> NDArray[np.bool_]:
     """(n, L) the labels that are as likely as not, or likelier."""
     return np.asarray(predicted.output >= THRESHOLD)
+
+
+def belonging(predicted: Predicted, index: int) -> NDArray[np.bool_]:
+    """(n,) whether a row is of a class, or has a label."""
+    if predicted.is_multilabel:
+        return np.asarray(predicted.target[:, index], bool)
+    return np.asarray(predicted.target == index)
+
+
+def of_label(predicted: Predicted, index: int) -> Predicted:
+    """One of several labels alone: two classes, not to have it and to have it."""
+    there = predicted.output[:, index]
+    name = class_names(predicted)[index]
+    return replace(
+        predicted,
+        target=belonging(predicted, index).astype(np.int64),
+        output=np.stack([1 - there, there], axis=1),
+        classes=(f"¬ {name}", name),
+    )
 
 
 def class_names(predicted: Predicted) -> list[str]:

@@ -150,3 +150,13 @@ def test_no_more_axes_than_can_be_told_apart() -> None:
     assert len(parallel.parallel_axes(table, {}, UP)) == parallel.MOST_AXES + 1
     chosen = parallel.parallel_axes(table, {}, UP, ["p3", "no such", "p1"])
     assert [axis.path for axis in chosen] == ["p3", "p1", "val/accuracy"]
+
+
+def test_a_value_far_off_does_not_flatten_the_others() -> None:
+    values = [*np.linspace(0.1, 0.4, 20), 1e5]
+    table = trials(values)
+    axes = parallel.parallel_axes(table, SEARCH, UP)
+    assert axes[-1].high < 1
+    chart = parallel.parallel(table, axes, UP, words("en"))
+    assert "at the end of their axis: 1." in chart.caption
+    assert parallel.brushed([box(2.9, 3.1, 0.99, 1.1)], table, axes) == [20]

@@ -330,7 +330,7 @@ def test_of_very_many_classes_the_most_confused_are_shown() -> None:
     names = chart.figure.layout.xaxis.ticktext
     assert len(names) == 40
     assert {"c70", "c90"} <= set(names)
-    assert "60 classes" in chart.caption
+    assert "left out: 60" in chart.caption
     assert len(chart.table) == 10_000
 
 
@@ -338,7 +338,7 @@ def test_four_matrices_at_most_are_drawn_and_the_rest_said() -> None:
     counts = np.eye(2, dtype=np.int64)
     chart = confusion.confusions({f"s/{i}": counts for i in range(6)}, ["a", "b"], W)
     assert sum(trace.type == "heatmap" for trace in chart.figure.data) == 4
-    assert "2 more runs" in chart.caption
+    assert "Further runs, not drawn: 2" in chart.caption
 
 
 def test_a_difference_is_blue_where_the_first_is_better() -> None:
@@ -419,7 +419,7 @@ def test_of_very_many_rows_some_are_drawn_evenly_and_that_is_said() -> None:
     table = evaluation.residuals(regressed(20_001))
     chart = errors.predicted_actual({"s/0": table}, W)
     assert len(chart.figure.data[1].x) <= 4_000
-    assert "rows are not drawn" in chart.caption
+    assert "Rows left out evenly" in chart.caption
     assert len(chart.table) == 20_001
 
 

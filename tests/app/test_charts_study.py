@@ -85,7 +85,7 @@ def test_a_diverged_trial_does_not_flatten_the_others() -> None:
     values = [*np.linspace(0.1, 0.2, 40), 1e9]
     chart = progress.history(trials(values), DOWN, W)
     assert chart.figure.layout.yaxis.range[1] < 1
-    assert "1 points lie far outside" in chart.caption
+    assert "Points far outside: 1;" in chart.caption
 
 
 def test_each_objective_has_its_history() -> None:
@@ -280,7 +280,7 @@ def test_rare_causes_are_left_to_the_table() -> None:
     table["reason"] = [f"cause {'abcdefghijklmnopqrst'[i]}" for i in range(20)]
     chart = endings.failures(table, W)
     assert len(chart.figure.data[0].x) == 12
-    assert "8 rarer causes" in chart.caption
+    assert "Rarer causes, in the CSV: 8" in chart.caption
     assert len(chart.table) == 20
 
 
@@ -307,8 +307,24 @@ def test_pareto_draws_complete_trials_and_says_how_many_are_on_the_front() -> No
     objective = [{"metric": name, "goal": "minimize"} for name in "ab"]
     chart = fronts.pareto(table, objective, W)
     np.testing.assert_array_equal(named(chart.figure, "Pareto front").customdata, [0, 2])
-    np.testing.assert_array_equal(named(chart.figure, "beaten in all objectives").customdata, [1])
+    np.testing.assert_array_equal(
+        named(chart.figure, "dominated by another trial").customdata, [1]
+    )
     assert "2 of 3" in chart.caption
+
+
+def test_a_value_far_off_does_not_flatten_the_front() -> None:
+    table = trials([0.0] * 30)
+    usual = np.linspace(1, 2, 30)
+    table = table.assign(**{"value.a": usual, "value.b": 3 - usual})
+    table.loc[3, ["value.a", "value.b"]] = 1e6  # dominated
+    table.loc[4, "value.b"] = 0.5  # the best
+    objective = [{"metric": name, "goal": "minimize"} for name in "ab"]
+    chart = fronts.pareto(table, objective, W)
+    low, high = chart.figure.layout.yaxis.range
+    assert low < 0.5
+    assert high < 3
+    assert "Points far outside: 1;" in chart.caption
 
 
 def test_three_objectives_are_shown_in_pairs() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import classifier, spoilt
+from made_up import classifier, labels, spoilt
 from recorded import (
     LOSS,
     Recorded,
@@ -286,6 +286,7 @@ def test_an_unknown_study_is_said(study_key: str, home: Path, open_page: OpenPag
     assert "Not here" in test.warning[0].value
 
 
+@pytest.mark.slow
 def test_an_unknown_run_is_said(home: Path, open_page: OpenPage) -> None:
     finished(home)
     test = open_page("run", runs="digits/99")
@@ -499,6 +500,31 @@ def test_the_calibration_error_of_each_run_is_said(home: Path, open_page: OpenPa
     assert table[W("calibration.error")].between(0, 1).all()
 
 
+def test_of_several_labels_each_has_its_charts(
+    home: Path, open_page: OpenPage, rerun: Rerun
+) -> None:
+    of_labels(home)
+    test = open_page("compare", runs="labels/0,labels/1", view="probabilities")
+    assert any(caption.value == W("probabilities.label") for caption in test.caption)
+    (of,) = [box for box in test.selectbox if box.label == W("probabilities.of")]
+    assert of.options[:3] == [W("average.labels.macro"), W("average.labels.micro"), "cat"]
+    of.set_value(1)
+    test = rerun(test)
+    assert param(test, "of") == "1"
+    (points,) = [f.value for f in test.dataframe if "tpr" in f.value]
+    said = labels(seed=0)
+    recall = said.output[said.target[:, 1], 1] >= 0.5
+    assert points["recall"][0] == recall.mean()
+    assert any(W("calibration.error") in frame.value for frame in test.dataframe)
+
+    test = open_page("compare", runs="labels/0,labels/1", view="errors", label="2")
+    (label,) = [box for box in test.selectbox if box.label == W("errors.label")]
+    assert label.value == 2
+    links = open_page("run", runs="labels/0").get("page_link")
+    assert any(link.proto.label == W("run.predictions") for link in links)
+    assert len(test.get("bidi_component")) >= 3  # two confusions' chart, their difference, labels
+
+
 def test_at_most_200_runs_are_compared(home: Path, open_page: OpenPage) -> None:
     recorded = Recorded(home)
     for number in range(210):
@@ -507,6 +533,7 @@ def test_at_most_200_runs_are_compared(home: Path, open_page: OpenPage) -> None:
     assert len(test.multiselect("pick-out").options) == 200
 
 
+@pytest.mark.slow
 def test_a_run_in_training_is_compared(home: Path, open_page: OpenPage) -> None:
     recorded = Recorded(home)
     recorded.trial(rising(0.8), predicted=classifier())
@@ -520,10 +547,9 @@ def test_a_run_in_training_is_compared(home: Path, open_page: OpenPage) -> None:
             assert open_page("run", runs=run).metric[0].value == "running"
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\0" * 500])
-def test_damaged_predictions_are_as_none(content: bytes, home: Path, open_page: OpenPage) -> None:
+def test_damaged_predictions_are_as_none(home: Path, open_page: OpenPage) -> None:
     recorded = finished(home)
-    (recorded.paths.trial(7) / "predictions.npz").write_bytes(content)
+    (recorded.paths.trial(7) / "predictions.npz").write_bytes(b"PK\x03\x04")
     open_page("study", study="digits")
     for view in compare.VIEWS:
         open_page("compare", runs="digits/7,digits/6", view=view)
@@ -568,6 +594,7 @@ def test_what_was_confirmed_is_on_the_study_s_page(home: Path, open_page: OpenPa
 # -- ensembles
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_chosen_runs_is_made_on_the_spot(
     home: Path, open_page: OpenPage, text_of: TextOf, rerun: Rerun
 ) -> None:
@@ -587,6 +614,7 @@ def test_an_ensemble_of_chosen_runs_is_made_on_the_spot(
     assert sorted(home.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_ensembles_that_were_recorded_are_chosen_among(home: Path, open_page: OpenPage) -> None:
     finished(home)
     test = open_page("ensemble", study="digits")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from made_up import labels
 from prediction_sets import classifiers, regressions
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
 
 from hpo.ensemble.calibration import AS_IT_IS, SHARPNESS, log_losses, sharpened
 from hpo.ensemble.criterion import ABSOLUTE, LOG_LOSS, SQUARES, Criterion
@@ -179,7 +181,36 @@ def test_an_overconfident_member_is_made_as_sure_as_it_is_right() -> None:
     assert SHARPNESS[AS_IT_IS] == 1
 
 
+def test_labels_are_sharpened_each_with_its_opposite() -> None:
+    said = labels(120)
+    found = log_losses(said.output, said.target, np.zeros(120, np.intp), 1)[0]
+    for place, sharpness in enumerate(SHARPNESS):
+        odds = sharpness * np.log(said.output / (1 - said.output.astype(np.float64)))
+        wanted = 1 / (1 + np.exp(-odds))
+        assert sharpened(said.output, place, of_labels=True) == pytest.approx(wanted, abs=1e-5)
+        expected = metrics.log_loss(said.target.ravel(), wanted.ravel(), normalize=False)
+        assert found[place] == pytest.approx(expected, rel=1e-4)
+
+
 # -- stacks
+
+
+def test_a_label_s_stack_is_a_logistic_regression_on_log_odds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainers.meta_learners.STRENGTHS", (1e6,))  # next to no penalty
+    runs = [labels(600, seed) for seed in range(3)]
+    outputs, target = np.stack([run.output for run in runs]), runs[0].target
+    stack = stacked(outputs, target, seed=0)
+    said = stack.output(outputs)
+    odds = np.log(outputs / (1 - outputs.astype(np.float64)))
+    for label in range(3):
+        plain = LogisticRegression(C=1e6).fit(odds[:, :, label].T, target[:, label])
+        wanted = plain.predict_proba(odds[:, :, label].T)[:, 1]
+        assert np.abs(said[:, label] - wanted).max() < 0.02
+    assert stack.weights(3) == pytest.approx([1 / 3] * 3, abs=0.1)
+    never = target & [True, True, False]
+    assert stacked(outputs, never, seed=0).output(outputs)[:, 2].max() < 1e-9
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import labels
 from prediction_sets import classifiers, library_of, part, regressions
 from sklearn import metrics
 
@@ -16,11 +17,17 @@ from hpo.ensemble.fitting import Variant, fit
 from hpo.ensemble.judging import estimate, gain
 from hpo.ensemble.library import FOLDS, folds_of, open_library
 from hpo.ensemble.nested import ALL, nested
+from hpo.errors import UserError
 from hpo.results.predicted import Predicted
 
 METHODS: list[Any] = ["greedy", "cma", "stack", "top"]
 ONE_BY_ONE = [
-    pytest.param([method], non_negative, id=f"{method}{'+' * non_negative}")
+    pytest.param(
+        [method],
+        non_negative,
+        id=f"{method}{'+' * non_negative}",
+        marks=[pytest.mark.slow] if method == "cma" else [],
+    )
     for method, non_negative in [*((method, False) for method in METHODS), ("stack", True)]
 ]
 
@@ -28,7 +35,11 @@ ONE_BY_ONE = [
 @pytest.fixture
 def fixed_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folds that do not depend on the targets."""
-    monkeypatch.setattr("hpo.ensemble.library.folds_of", lambda ids, target: ids % FOLDS)
+    monkeypatch.setattr("hpo.ensemble.library.folds_of", lambda ids, *_: ids % FOLDS)
+
+
+def labellers(trials: int, rows: int) -> list[Predicted]:
+    return [labels(rows, seed) for seed in range(trials)]
 
 
 def relabelled(predicted: list[Predicted], rows: np.ndarray, seed: int) -> list[Predicted]:
@@ -39,14 +50,16 @@ def relabelled(predicted: list[Predicted], rows: np.ndarray, seed: int) -> list[
 
 @pytest.mark.usefixtures("fixed_folds")
 @pytest.mark.parametrize(("methods", "non_negative"), ONE_BY_ONE)
-@pytest.mark.parametrize("kind", [classifiers, regressions])
+@pytest.mark.parametrize(
+    "kind", [classifiers, regressions, pytest.param(labellers, marks=pytest.mark.slow)]
+)
 def test_no_row_has_a_part_in_what_predicts_it(
     methods: list[Any], non_negative: bool, kind: Any
 ) -> None:
     """Other targets of a fold's rows change nothing of what is said of them."""
     predicted = kind(8, 200)
-    metric = "log_loss" if predicted[0].is_classification else "mae"
-    variants = variants_of(methods, predicted[0].is_classification, non_negative)
+    metric = "log_loss" if predicted[0].output.ndim == 2 else "mae"
+    variants = variants_of(methods, predicted[0].output.ndim == 2, non_negative)
     fold = np.arange(200) % FOLDS == 2
     made = nested(library_of(predicted, metric), variants, 50)
     other = nested(library_of(relabelled(predicted, fold, 1), metric), variants, 50)
@@ -69,8 +82,15 @@ def test_no_row_has_a_part_in_the_choice_of_the_method_that_predicts_it() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("methods", "non_negative"), ONE_BY_ONE)
-@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "roc_auc", "f1_macro"])
+@pytest.mark.parametrize(
+    ("methods", "non_negative", "metric"),
+    [
+        pytest.param(*one.values, metric, id=f"{metric}-{one.id}")
+        for one in ONE_BY_ONE
+        for metric in ("accuracy", "log_loss", "roc_auc", "f1_macro")
+        if one.values[0] != ["cma"] or metric in ("accuracy", "log_loss")  # 10 s each
+    ],
+)
 def test_with_shuffled_labels_the_estimate_is_at_chance(
     methods: list[Any], non_negative: bool, metric: str
 ) -> None:
@@ -132,6 +152,52 @@ def test_the_estimate_is_what_new_rows_say_and_the_fitted_one_is_not(metric: str
     assert optimism.mean() > 2.6 * optimism.std(ddof=1) / np.sqrt(len(off))
     flattery = sign * (np.array(gains) - new_gains)
     assert flattery.mean() > -2.6 * flattery.std(ddof=1) / np.sqrt(len(off)) - 0.01
+
+
+# -- groups
+
+
+def grouped(predicted: list[Predicted], size: int) -> list[Predicted]:
+    groups = predicted[0].ids // size
+    return [replace(each, groups=groups) for each in predicted]
+
+
+@pytest.mark.parametrize("kind", [classifiers, regressions, labellers])
+def test_rows_of_a_group_are_in_one_fold(kind: Any) -> None:
+    predicted = grouped(kind(2, 200), 8)
+    fold = library_of(predicted, "log_loss" if kind is not regressions else "mae").fold
+    assert (fold.reshape(-1, 8) == fold[::8, None]).all()
+    assert np.ptp(np.bincount(fold)) <= 16
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("greedy", "stack")] + ["top"],
+)
+def test_what_trials_know_of_groups_alone_is_at_chance(method: Any) -> None:
+    """Labels are drawn for whole groups, and each trial has its own say of each group, a true one
+    or not: a good member for a row is one that is right for its group."""
+    groups, size, trials = 25, 8, 40
+    known, unknown = [], []
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        target = np.repeat(random.integers(0, 2, groups), size)
+        predicted = []
+        for _ in range(trials):
+            sure = np.repeat(random.uniform(0.05, 0.95, groups), size).astype(np.float32)
+            output = np.stack([1 - sure, sure], axis=1)
+            predicted.append(Predicted(np.arange(len(target)), target, output))
+        for each, found in ((grouped(predicted, size), unknown), (predicted, known)):
+            library = library_of(each, "accuracy")
+            made = nested(library, variants_of([method], True, False), trials)
+            found.append(estimate(library, made.output)["value"])
+    assert np.mean(unknown) < 0.5 + 2 * 0.5 / np.sqrt(groups * 6)
+    assert np.mean(known) > 0.65  # row by row it leaks
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(UserError, match="are of 4 groups"):
+        library_of(grouped(classifiers(2, 40), 10), "accuracy")
 
 
 # -- folds

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,22 +49,6 @@ STUDIES = {
     "both": several_objectives,
     "mine": own_trainer,
 }
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, which take a second to make."""
-    home = Home(tmp_path_factory.mktemp("template"))
-    study = Recorded(home.root)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        Replica(study.paths, home, home.tracking_uri)
-    path = home.mlruns / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("DELETE FROM experiments WHERE name = 'digits'")
-        database.commit()
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all in the one file
-    return path
 
 
 @pytest.fixture(autouse=True)

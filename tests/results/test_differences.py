@@ -53,6 +53,15 @@ def test_values_are_told_apart(one: object, other: object, differ: bool) -> None
     assert (len(differing({"a": {"x": one}, "b": {"x": other}})) == 1) == differ
 
 
+def test_what_an_estimator_ignores_is_no_difference() -> None:
+    network = {"model.name": "mlp", "train.lr": 0.1, "train.repeats": 1}
+    tree = {"model.name": "sklearn.tree.DecisionTreeClassifier", "train.lr": 0.3}
+    found = differing({"a": network, "b": {**tree, "train.repeats": 2}, "c": tree})
+    assert list(found.index) == ["model.name", "train.lr", "train.repeats"]
+    assert found.loc["train.lr"].to_list() == [0.1, None, None]
+    assert found.loc["train.repeats"].to_list() == [1, 2, None]
+
+
 def test_one_run_or_none_differs_in_nothing() -> None:
     assert differing({"a": {"x": 1}}).empty
     assert differing({}).empty

@@ -17,6 +17,8 @@ TABLE = pd.DataFrame(
         "best_epoch": pd.array([3, 1, 2, None], "Int64"),
         "params.train.lr": [0.1, 0.01, 0.001, 0.1],
         "params.model.hidden.0": [16, 64, 16, 64],
+        "params.model.depth": [1, 2, 3, 4],
+        "params.head.depth": [1, 2, 3, 4],
         "value.val/f1 (best)": [1.0, 2.0, 3.0, 4.0],
     }
 )
@@ -35,6 +37,9 @@ TABLE = pd.DataFrame(
         ("`params.train.lr` * 10 == 1", [0, 3]),
         ("(value > 0.8) | (number == 2)", [1, 2]),
         ("best_epoch >= 2", [0, 2]),
+        ("lr > 0.05", [0, 3]),
+        ("0.05 < `train.lr` and `hidden.0` > 16", [3]),
+        ("value > 0.6 and `val/f1 (best)` < 3", [1]),
         ("`value` > -1e-3 and `value.val/f1 (best)` / 2 == 1", [1]),
         ("  `params.model.hidden.0` % 32 == 16  ", [0, 2]),
     ],
@@ -49,6 +54,8 @@ def test_rows_that_fit(where: str, numbers: list[int]) -> None:
     [
         ("value >", "invalid syntax"),
         ("valu > 1", "valu"),
+        ("depth > 1", "depth may be `params.model.depth` or `params.head.depth`"),
+        ("`depth` > 1", "depth may be"),
         ("`params.train.lx` > 1", "no column 'params.train.lx'"),
         ("`params.train.lr > 1", "not closed"),
         ("value > 'a'", "Invalid comparison"),

@@ -281,12 +281,18 @@ def test_predictions_of_a_classifier(tmp_path: Path) -> None:
     assert table.attrs["classes"] == ["no", "yes"]
 
 
-def test_predictions_of_a_regression(tmp_path: Path) -> None:
+def test_predictions_of_a_regression_in_groups(tmp_path: Path) -> None:
     write(tmp_path, study(), whole(0, 0.6))
-    folder = Home(tmp_path).study("s").trial(0)
-    folder.mkdir(parents=True)
-    np.savez(folder / "predictions.npz", ids=[0], target=[1.5], output=np.array([2.5]))
-    assert list(results.predictions("s", 0, tmp_path)["output"]) == [2.5]
+    file = Home(tmp_path).study("s").trial(0) / "predictions.npz"
+    file.parent.mkdir(parents=True)
+    said = {"ids": [0, 1], "target": [1.5, 2.0], "output": np.array([2.5, 3.0])}
+    np.savez(file, **said, groups=[7, 7])
+    table = results.predictions("s", 0, tmp_path)
+    assert list(table["output"]) == [2.5, 3.0]
+    assert list(table["group"]) == [7, 7]
+    np.savez(file, **said, groups=[7])
+    with pytest.raises(ValueError, match="groups of 2 rows"):
+        results.predictions("s", 0, tmp_path)
 
 
 @pytest.mark.parametrize(("trial", "said"), [(0, "no predictions"), (8, "it has no trial 8")])

@@ -1,4 +1,4 @@
-"""Predictions of several labels a row: measured, compared, read, and what is refused."""
+"""Predictions of several labels a row: measured, compared, read, and combined."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import sklearn.metrics as sk
 from made_up import classifier, labels
 
-from hpo.errors import UserError
-from hpo.results import differences, evaluation, significance
+from hpo.results import differences, evaluation, ranking, significance
 from hpo.results.combined import combine
 from hpo.results.predicted import read_predictions
+from hpo.results.rows import of_label
 from hpo.results.scores import MULTILABEL, goal_of, metric_of
 from trainers import metrics as trained
 
@@ -87,6 +87,31 @@ def test_they_are_read_as_written(tmp_path: Path) -> None:
         read_predictions(path, None)
 
 
-def test_ensembles_over_trials_are_refused() -> None:
-    with pytest.raises(UserError, match="not several labels"):
-        combine({"a": SAID, "b": labels(seed=2)}, "f1_macro")
+@pytest.mark.parametrize("metric", ["f1_macro", "log_loss", "roc_auc"])
+def test_their_mean_is_better_than_each(metric: str) -> None:
+    runs = {str(seed): labels(1000, seed) for seed in range(5)}
+    facts = combine(runs, metric)
+    best = facts["against"][0]
+    assert best["verdict"] == "better"
+    assert facts["fitted_by"] == "log_loss"
+    assert len(facts["members"]) > 1
+
+
+def test_a_label_is_a_class_of_two() -> None:
+    dog = of_label(SAID, 1)
+    assert evaluation.value(dog, "f1/dog") == evaluation.value(SAID, "f1/dog")
+    assert evaluation.value(dog, "roc_auc") == ranking.auc(SAID, 1).value
+    assert (evaluation.confusion(dog) == sk.confusion_matrix(SAID.target[:, 1], THERE[:, 1])).all()
+    dogs = evaluation.operating_points({"a": SAID}, 1, 0.3)
+    assert dogs["recall"][0] == sk.recall_score(SAID.target[:, 1], SAID.output[:, 1] >= 0.3)
+    counted = evaluation.score_histogram(SAID, 1)
+    assert counted["positives"].sum() == SAID.target[:, 1].sum()
+
+
+def test_each_label_has_its_row() -> None:
+    table = evaluation.per_class(SAID).set_index("class")
+    precision, recall, f1, support = sk.precision_recall_fscore_support(SAID.target, THERE)
+    for column, wanted in (("precision", precision), ("recall", recall), ("f1", f1)):
+        np.testing.assert_allclose(table[column], wanted)
+    assert list(table["support"]) == list(support)
+    assert (table["f1_low"] < table["f1"]).all()

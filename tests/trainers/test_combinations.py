@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from recording_trial import RecordingTrial, sections
 
@@ -18,7 +20,7 @@ from trainers.registry import stack_key
 from trainers.together import PER_LANE
 
 SEEDS = 12
-WINE = ("tabular", {"source": "wine"})
+ROWS = 100
 # Of each line one value, where the lot falls on it; else it is as it is by default.
 TRAIN: dict[str, Sequence[Any]] = {
     "optimizer": ["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam", "muon"],
@@ -34,6 +36,7 @@ TRAIN: dict[str, Sequence[Any]] = {
     "class_weights": ["balanced"],
     "sampling": ["balanced"],
     "ema": [0.5, 0.9],
+    "swa": [0.1, 0.4],
     "schedule": ["one_cycle", "plateau", "cosine_restarts", "step"],
     "plateau": [{"patience": 0}, {"patience": 0, "metric": "val/mcc"}],
     "warmup": [1.5],
@@ -54,23 +57,58 @@ ENSEMBLES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def wine(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load(sections(*WINE)["data"], tmp_path_factory.mktemp("cache"))
+# The same for rows that can have several labels.
+OF_LABELS: dict[str, Sequence[Any]] = {
+    **{name: some for name, some in TRAIN.items() if name != "sampling"},
+    "loss": ["bce"],
+    "plateau": [{"patience": 0}, {"patience": 0, "metric": "val/f1_micro"}],
+    "early_stopping": [{"patience": 1, "min_delta": 1.0, "metric": "val/f1_micro"}],
+}
 
 
-def drawn(lot: random.Random, shared: dict[str, Any] | None = None) -> Any:
+@dataclass(frozen=True)
+class Kind:
+    """What is trained on, and what may be set for it."""
+
+    data: dict[str, Any]
+    loaded: Dataset
+    train: dict[str, Sequence[Any]]
+    ensembles: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=["classes", "labels"])
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
+    folder = tmp_path_factory.mktemp("data")
+    if request.param == "classes":
+        data: dict[str, Any] = {"source": "wine"}
+    else:
+        inputs = np.random.default_rng(0).normal(size=(ROWS, 3))
+        frame = pd.DataFrame(inputs, columns=["a", "b", "c"])
+        frame = frame.assign(cat=(frame.a > 0).astype(int), dog=(frame.b > 1).astype(int))
+        frame.to_csv(folder / "labels.csv", index=False)
+        data = {"source": str(folder / "labels.csv"), "target": ["cat", "dog"]}
+    loaded = load(sections("tabular", data)["data"], folder)
+    if request.param == "classes":
+        return Kind(data, loaded, TRAIN, ENSEMBLES)
+    fitting = [own for own in ENSEMBLES if own.get("boosting") != "samme"]
+    return Kind(data, loaded, OF_LABELS, [e for e in fitting if e.get("method") != "stacking"])
+
+
+def drawn(kind: Kind, lot: random.Random, shared: dict[str, Any] | None = None) -> Any:
     """All sections of a trial.
 
     Args:
         shared: Settings of ``train`` that it has to share, to be trained together with another.
     """
-    train = {name: lot.choice(some) for name, some in TRAIN.items() if lot.random() < 0.3}
+    train = {name: lot.choice(some) for name, some in kind.train.items() if lot.random() < 0.3}
     train |= {"epochs": lot.choice([2, 3, 4]), "lr": lot.choice([0.01, 0.03])}
     if shared is not None:
         train = {name: own for name, own in train.items() if f"train.{name}" in PER_LANE} | shared
+    if "ema" in train:
+        train.pop("swa", None)  # one average
     model = {"hidden": [8], "dropout": lot.choice([0.0, 0.3])}
-    return sections(*WINE, model, train, {"size": 2, **lot.choice(ENSEMBLES)})
+    ensemble = {"size": 2, **lot.choice(kind.ensembles)}
+    return sections("tabular", kind.data, model, train, ensemble)
 
 
 class Company:
@@ -122,16 +160,16 @@ def assert_the_same(one: RecordingTrial, other: RecordingTrial, since: int = 1) 
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_resumed_and_in_company_it_is_the_same(wine: Dataset, seed: int) -> None:
+def test_resumed_and_in_company_it_is_the_same(kind: Kind, seed: int) -> None:
     lot = random.Random(seed)
-    params = drawn(lot)
-    whole = trained(wine, [params])
-    first = trained(wine, [params], stop_after=1)
+    params, data = drawn(kind, lot), kind.loaded
+    whole = trained(data, [params])
+    first = trained(data, [params], stop_after=1)
     if max(whole.epochs) > 1:
-        assert_the_same(whole, trained(wine, [params], saved=first.saved), since=2)
+        assert_the_same(whole, trained(data, [params], saved=first.saved), since=2)
     key = stack_key("tabular", params)
     if key is not None:
         shared = {k: v for k, v in params["train"].items() if f"train.{k}" not in PER_LANE}
-        others = [drawn(lot, shared) for _ in range(2)]
+        others = [drawn(kind, lot, shared) for _ in range(2)]
         assert {stack_key("tabular", own) for own in others} == {key}
-        assert_the_same(whole, trained(wine, [params, *others]))
+        assert_the_same(whole, trained(data, [params, *others]))

@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score, root_mean_squared_error
 from trainers.contract import DataError, Epoch
 from trainers.data import load
 from trainers.estimators import Estimating
-from trainers.models.estimators import Estimated
+from trainers.models.estimators import Estimated, make
 from trainers.saved import Model
 
 LOGISTIC = {"name": "sklearn.linear_model.LogisticRegression", "options": {"C": 0.1}}
@@ -84,8 +84,39 @@ def test_what_is_kept_may_hold_parts_of_scikit_learn_only() -> None:
     from skops import io as skops_io
 
     strange = torch.from_numpy(np.frombuffer(skops_io.dumps(Path), np.uint8).copy())
-    with pytest.raises(ValueError, match="pathlib.* which is not scikit-learn's"):
+    with pytest.raises(ValueError, match="pathlib.* which is no part of an estimator"):
         Estimated(2).set_extra_state({"estimator": strange, "units": [0.0, 1.0]})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ensemble.GradientBoostingClassifier", {"n_estimators": 2}),
+        ("ensemble.HistGradientBoostingRegressor", {"max_iter": 2, "loss": "gamma"}),
+        ("ensemble.RandomForestRegressor", {"n_estimators": 2}),
+        ("gaussian_process.GaussianProcessClassifier", {"optimizer": None}),
+        ("gaussian_process.GaussianProcessRegressor", {}),
+        ("linear_model.TweedieRegressor", {"power": 1.5}),
+        ("neighbors.KNeighborsClassifier", {"algorithm": "ball_tree", "metric": "manhattan"}),
+        ("neighbors.KNeighborsRegressor", {"algorithm": "kd_tree"}),
+        ("neural_network.MLPClassifier", {"solver": "sgd", "max_iter": 2}),
+        ("neural_network.MLPRegressor", {"max_iter": 2}),
+        ("svm.NuSVR", {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # that two rounds are too few
+def test_all_parts_that_an_estimator_has_are_read_again(
+    name: str, options: dict[str, Any]
+) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(60, 4)).astype(np.float32)
+    classifies = "Classifier" in name
+    target = (rows[:, 0] > 0).astype(int) if classifies else np.exp(rows[:, 0])
+    fitted = make({"name": f"sklearn.{name}", "options": options}, classifies).fit(rows, target)
+    again = Estimated(2 if classifies else 1)
+    again.set_extra_state(Estimated(2, fitted).get_extra_state())
+    before, after = (m(torch.from_numpy(rows)) for m in (Estimated(again._outputs, fitted), again))
+    assert torch.equal(before, after)
 
 
 def test_a_class_that_a_fold_lacks_is_impossible_there() -> None:

@@ -164,6 +164,12 @@ def test_groups_keep_what_only_their_own_rows_tell_out(
         sides = [set(table["patient"][ids]) for ids in (train_ids, validation_ids)]
         assert not sides[0] & sides[1]
     assert grouped.data.shape == (6,)  # the patient is not learned from
+    said = grouped.predictions
+    assert said is not None
+    assert said.groups is not None
+    numbers = pd.Series(said.groups).groupby(table["patient"][said.ids].to_numpy()).nunique()
+    assert (numbers == 1).all()
+    assert len(set(said.groups.tolist())) == len(numbers)
 
 
 @pytest.mark.parametrize(

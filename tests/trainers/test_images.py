@@ -19,6 +19,7 @@ from torchvision import datasets
 
 from trainers.contract import DataError
 from trainers.data import Dataset, images, load
+from trainers.data.dataset import PixelForm
 from trainers.options import ImageData
 
 
@@ -139,6 +140,28 @@ def test_size_and_channels_bring_images_together(image_folder: Any, cache: Path)
     assert caught.value.key == "data.size"
     assert read(folder, cache, size=16).shape == (3, 16, 16)
     assert read(folder, cache, size=16, channels=1).shape == (1, 16, 16)
+
+
+def test_images_of_another_shape_are_cropped_padded_or_squashed(
+    image_folder: Any, cache: Path
+) -> None:
+    """Ten columns of black, ten of white, ten of black."""
+    folder = image_folder(size=(30, 10))
+    for file in folder.glob("*/*"):
+        pixels = np.zeros((10, 30), np.uint8)
+        pixels[:, 10:20] = 255
+        Image.fromarray(pixels).save(file)
+    rows = {}
+    for resize in ("crop", "pad", "squash"):
+        data = read(folder, cache, size=10, resize=resize)
+        rows[resize] = data.inputs[0, 0].numpy() > 127
+    assert rows["crop"].all()
+    assert np.flatnonzero(rows["pad"].any(axis=1)).tolist() in ([3, 4, 5], [4, 5, 6])
+    assert (rows["squash"].sum(axis=0) > 0).sum() in (3, 4)
+    assert rows["squash"].any(axis=1).all()
+    with pytest.raises(DataError, match="only with data.size") as caught:
+        read(folder, cache, resize="pad")
+    assert caught.value.key == "data.resize"
 
 
 @pytest.mark.parametrize(
@@ -271,6 +294,11 @@ def nothing_whole(folder: Path) -> None:
         file.write_bytes(file.read_bytes()[:100])
 
 
+def all_texts(folder: Path) -> None:
+    for file in list(folder.glob("*/*")):
+        file.rename(file.with_suffix(".txt"))
+
+
 def unknown_in_validation(folder: Path) -> None:
     shutil.copytree(folder, folder / "train")
     for name in ("blue", "green", "red"):
@@ -285,6 +313,7 @@ def unknown_in_validation(folder: Path) -> None:
         (no_class, {}, "at least two classes; there is none"),
         (empty_class, {}, "yellow is empty"),
         (nothing_readable, {}, "none of 30 files can be read: not a"),
+        (all_texts, {}, "has texts in it, for another trainer"),
         (nothing_readable, {"skip_bad": True}, "none of 30 files can be read"),
         (nothing_whole, {"skip_bad": True}, "none of 30 files can be read: .*truncated"),
         (unknown_in_validation, {}, "pink is of a class that .*train does not have"),
@@ -410,7 +439,8 @@ def test_copies_stay_together(image_folder: Any, cache: Path) -> None:
 
 
 def load_test_rows(folder: Path, **options: Any) -> Any:
-    return images.test_rows(ImageData(source=str(folder), **options), [(3, 8, 8)])
+    form = PixelForm((3, 8, 8), 255, "crop")
+    return images.test_rows(ImageData(source=str(folder), **options), [form])
 
 
 def test_copies_of_what_is_given_are_not_trained_on(image_folder: Any, cache: Path) -> None:
@@ -490,11 +520,12 @@ def test_mnist_is_read_as_torchvision_reads_it(tmp_path: Path, cache: Path, name
     assert list(data.classes or ()) == own.classes
     assert torch.equal(data.inputs[:, 0], own.data)
     assert torch.equal(data.target, own.targets)
-    rows, labels, pixels = images.test_rows(ImageData(**section), [(1, 28, 28)])
+    form = PixelForm((1, 28, 28), 255, "crop")
+    rows, labels, pixels = images.test_rows(ImageData(**section), [form])
     test = getattr(datasets, name)(root, train=False)
     assert rows.tolist() == list(range(60, 80))
     assert labels.tolist() == test.targets.tolist()
-    assert torch.equal(pixels[1, 28, 28][:, 0], test.data)
+    assert torch.equal(pixels[form][:, 0], test.data)
     made = {file: file.stat().st_mtime_ns for file in cache.glob("*/*")}
     assert torch.equal(load(section, cache).inputs, data.inputs)
     assert {file: file.stat().st_mtime_ns for file in cache.glob("*/*")} == made

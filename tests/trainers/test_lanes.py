@@ -31,6 +31,7 @@ from trainers.options import Train
 from trainers.registry import stack_key
 from trainers.schedules import Constant, made
 from trainers.seeds import generator, seed_everything
+from trainers.team import Grouped
 from trainers.together import PER_LANE
 
 FEATURES, CLASSES, BATCH = 7, 3, 8
@@ -66,6 +67,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"clip_norm": 0.3, "weight_decay": 0.01},
     {"label_smoothing": 0.1},
     {"ema": 0.9},
+    {"swa": 0.1},
     {"optimizer": "adamw", "l1": 0.001, "clip_norm": 1.0, "label_smoothing": 0.3, "ema": 0.99},
     {"decay_on": "weights", "weight_decay": 0.1},
     {"optimizer": "adamw", "lr": 0.01, "decay_on": "weights", "weight_decay": 0.5},
@@ -137,6 +139,7 @@ def varied(number: int, optimizer: str = "sgd") -> tuple[dict[str, Any], float]:
         "clip_norm": (None, 0.5)[number // 3 % 2],
         "label_smoothing": (0.0, 0.1)[number % 2],
         "ema": (None, 0.9, 0.5)[number % 3],
+        "swa": (0.3, None, None)[number % 3],
         "schedule": ("constant", "cosine")[number % 2],
         "epochs": EPOCHS + number % 4,
     }
@@ -213,6 +216,7 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
             new, 1 - min(options["ema"] or 0, (1 + steps + 1) / (10 + steps + 1))
         ),
     )
+    mean_of_ends = swa_utils.AveragedModel(model)
     steps = math.ceil(one.rows / BATCH)
     scale = (one.split.target_mean, one.split.target_std)
     for epoch in range(1, EPOCHS + 1):
@@ -251,7 +255,9 @@ def train_plainly(one: Lane) -> tuple[nn.Module, nn.Module]:
             optimizer.step()
             torch.set_default_dtype(torch.float32)
             averaged.update_parameters(model)
-    return model, averaged.module
+        if epoch > (options["swa"] or 0) * options["epochs"]:
+            mean_of_ends.update_parameters(model)
+    return model, averaged.module if options["swa"] is None else mean_of_ends.module
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ",".join(map(str, s.values())))
@@ -269,7 +275,7 @@ def test_a_lane_equals_torch_optim_on_the_plain_module(
         stack.train()
     expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
     torch.testing.assert_close(weights(stack, alone), expected, rtol=1e-10, atol=1e-12)
-    if settings.get("ema") is not None:
+    if {"ema", "swa"} & settings.keys():
         wanted = averaged.eval()(data.inputs[data.validation].double())
         (said,) = stack.validate()
         got: Any = said.predicted
@@ -341,7 +347,7 @@ def trained(lanes: Sequence[Lane], epochs: int = 4) -> Stack:
     return stack
 
 
-def some(count: int, data: Split, optimizer: str, extra: Sequence[Any] = ()) -> list[Lane]:
+def some(count: int, data: Split, optimizer: str = "sgd", extra: Sequence[Any] = ()) -> list[Lane]:
     lanes = []
     for number in range(count):
         options, dropout = varied(number, optimizer)
@@ -390,6 +396,31 @@ def test_a_lane_is_the_same_after_others_leave_and_come(optimizer: str) -> None:
     stack.train()
     assert lanes[1].done == 6
     assert torch.equal(weights(stack, lanes[1]), expected)
+
+
+def test_a_mean_of_ends_of_epochs_is_the_same_in_any_stack_and_after_others_leave() -> None:
+    data = split()
+    expected: dict[str, Tensor] | None = None
+    for size in (1, 2, 16, 64):
+        lanes = some(67, data)
+        averaged = lanes[3]
+        stack = trained([*lanes[4 : size + 3], averaged], 5)
+        if size == 16:
+            stack.keep([lanes[4], averaged])
+        stack.train()
+        got = stack.weights(averaged)
+        assert averaged.averaged == 3
+        assert not torch.equal(got["0.weight"], stack.state(averaged)["model"]["0.weight"])
+        assert expected is None or all(torch.equal(got[name], expected[name]) for name in got)
+        expected = got
+
+
+def test_an_averaged_model_with_batch_norm_is_trained_in_turn() -> None:
+    data, team = split(), Grouped()
+    plain, normalized = lane(0, data, {"swa": 0.5}), lane(0, data, {"swa": 0.5}, 0.0, [batch_norm])
+    team.add([plain, normalized])
+    teams = {type(each): each.lanes for each in team._teams.values()}
+    assert teams == {Stack: [plain], InTurn: [normalized]}
 
 
 def test_lanes_on_different_rows_are_each_as_alone() -> None:

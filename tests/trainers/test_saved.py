@@ -104,8 +104,7 @@ def by_fold(trained: Trained, batch: Batch) -> NDArray[np.float32]:
 
 def pixels(trained: Trained) -> Batch:
     inputs = trained.data.inputs
-    shape = (trained.model.shape, trained.model.white)
-    return Batch(range(len(inputs)), PixelRows({shape: inputs}))
+    return Batch(range(len(inputs)), PixelRows({trained.model.form: inputs}))
 
 
 ENSEMBLES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What is trained in turn only, and what a plateau does, in whole trials."""
+"""What is trained in turn, and what a plateau does, in whole trials."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def test_batches_must_not_outgrow_the_rows(run: Any) -> None:
         run(*WINE, {"epochs": 3, "batch_growth": {"epochs": [2], "factor": 4}})
 
 
-def test_swa_is_what_is_validated(run: Any) -> None:
+@pytest.mark.parametrize("way", [{}, {"batch_growth": {"epochs": [9]}}], ids=["lane", "in_turn"])
+def test_swa_is_what_is_validated(run: Any, way: dict[str, Any]) -> None:
     """From epoch 3 of 4 on; before, and of a single epoch, it is the model itself."""
-    plain = run(*WINE, {"epochs": 4, "batch_growth": {"epochs": [9]}})  # in turn, too
-    averaged = run(*WINE, {"epochs": 4, "swa": 0.5})
+    plain = run(*WINE, {"epochs": 4, **way})
+    averaged = run(*WINE, {"epochs": 4, "swa": 0.5, **way})
     losses = [[said["val/loss"] for said in of.epochs.values()] for of in (plain, averaged)]
     assert losses[0][:3] == losses[1][:3]
     assert losses[0][3] != losses[1][3]

@@ -263,7 +263,7 @@ def test_tables_that_cannot_be_used_are_refused(
         ("t.csv", b"", "cannot be read as CSV: No columns"),
         ("t.csv", b"x,y\n", "has no rows"),
         ("t.csv", b"x,y\n1,2\n1,2,3,4\n", "cannot be read as CSV"),
-        ("t.csv", b"x,y\n\xff\xfe\x00,1\n", "is not UTF-8"),
+        ("t.csv", b"x,y\n\xff\xfe,1\n", "is not UTF-8"),
         ("t.parquet", b"no parquet", "cannot be read as Parquet"),
         ("t.parquet", b"", "cannot be read as Parquet"),
         ("t.xlsx", b"", "expected a folder of images, or a .csv or .parquet file"),
@@ -280,7 +280,12 @@ def test_files_that_are_no_tables_are_refused(
 
 @pytest.mark.parametrize(
     ("source", "hint"),
-    [("tabel.csv", "table.csv"), ("breast_cancr", "breast_cancer"), ("nothing/like/it", None)],
+    [
+        ("tabel.csv", "table.csv"),
+        ("breast_cancr", "breast_cancer"),
+        ("no/file.csv", None),
+        ("CIFAR10", "torchvision:NAME"),
+    ],
 )
 def test_a_source_that_is_not_there_is_named(
     tmp_path: Path, source: str, hint: str | None

@@ -119,6 +119,7 @@ def test_resumed_after_any_epoch_equals_uninterrupted(run: Any, name: str) -> No
             assert np.array_equal(second.predictions.output, whole.predictions.output)
 
 
+@pytest.mark.slow
 def test_training_needs_no_compiler_and_no_scikit_learn(tmp_path: Path) -> None:
     """They would cost each worker seconds and a hundred megabytes at its start."""
     code = f"""

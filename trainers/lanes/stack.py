@@ -72,7 +72,7 @@ class Lane:
         """How many rows it trains on in an epoch: all but one with which batch
         norm would be alone."""
         there, batch = len(self.split.train), self.batch
-        return there - (self._normalizes and batch > 1 and there % batch == 1)
+        return there - (self.normalizes and batch > 1 and there % batch == 1)
 
     @property
     def batch(self) -> int:
@@ -94,13 +94,20 @@ class Lane:
         """With how many rows its steps are computed, whatever is in its stack: those that are not
         of its batch count nothing. Only where they cost little, and where a row is by itself."""
         parameters = sum(p.numel() for p in self.model.parameters())
-        together = self._normalizes or self.class_weights is not None
+        together = self.normalizes or self.class_weights is not None
         return self.batch if together or parameters > MOST_PADDED else padded(self.batch)
 
     @property
-    def _normalizes(self) -> bool:
+    def normalizes(self) -> bool:
+        """Whether it has batch norm."""
         norms = (nn.BatchNorm1d, nn.BatchNorm2d)
         return any(isinstance(layer, norms) for layer in self.model.modules())
+
+    @property
+    def averaged(self) -> int:
+        """Of how many epochs' ends its weights are the mean (SWA); 0: they are what they are."""
+        swa = self.options["swa"]
+        return 0 if swa is None else max(0, self.done - math.floor(swa * self.options["epochs"]))
 
     def lr(self, epoch: int, step: int) -> float:
         """The learning rate of a step; epochs count from 1, steps from 0 in each."""
@@ -294,7 +301,7 @@ class Stack:
         self._buffers = {name: tensor[index] for name, tensor in self._buffers.items()}
         if self._averages is not None:
             self._averages = self._averages[index]
-        elif any(lane.options["ema"] is not None for lane in self.lanes):
+        elif any(lane.options[name] is not None for lane in self.lanes for name in ("ema", "swa")):
             self._averages = self.parameters.clone()  # of the others it is what they are
         counts = groupby((lane.rows, lane.batch) for lane in self.lanes)
         self._counts = [(*own, len(list(group))) for own, group in counts]
@@ -449,6 +456,7 @@ class Stack:
         for lane in lanes:
             lane.done += 1
         self._steps += self._column([lane.steps for lane in lanes]).long()
+        self._average_ends()
         assert outputs is not None
         target = _in_order(targets)
         target = target.view(len(lanes), steps, self._width, *target.shape[2:])
@@ -688,7 +696,16 @@ class Stack:
         """(steps, K, 1), that averages of weights move; None if no lane has one."""
         if self._averages is None:
             return None
-        return (1 - torch.minimum(self._decay, warmed(self._made(steps)))).to(self._dtype)
+        shares = (1 - torch.minimum(self._decay, warmed(self._made(steps)))).to(self._dtype)
+        waits = torch.tensor([[lane.averaged > 0] for lane in self.lanes], device=self._device)
+        return shares.masked_fill_(waits, 0.0)  # for the end of the epoch
+
+    def _average_ends(self) -> None:
+        """Take the end of an epoch into the mean of those lanes that have one."""
+        counts = [lane.averaged for lane in self.lanes]
+        if self._averages is not None and any(counts):
+            shares = self._column([1 / count if count else 0.0 for count in counts])
+            self._averages.lerp_(self.parameters, shares)
 
     def _made(self, steps: int) -> Tensor:
         """(steps, K, 1) float64: how many steps each lane has made then, with that one."""

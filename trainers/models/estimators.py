@@ -1,26 +1,39 @@
 """scikit-learn's estimators as models of tables, by name: ``sklearn.svm.SVR``.
 
-They are kept as skops writes them: their parts by name, each a class of scikit-learn, NumPy or
-SciPy, and no code that would be run in reading.
+They are kept as skops writes them: their parts by name, and no code that would be run in reading.
+What may be a part is listed: among the functions of NumPy and SciPy are some that run what they
+are given.
+
+Not covered: a forged file with trees whose branches lead nowhere can end the process.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.contract import DataError
+from trainers.contract import DataError, did_you_mean
 from trainers.models import ESTIMATOR
 
 SEED = "random_state"
-TRUSTED = ("sklearn.", "numpy.", "scipy.")
+# Modules whose classes are parts of estimators, beside the classes that skops itself trusts.
+PARTS = (
+    "sklearn._loss.loss",
+    "sklearn.ensemble._hist_gradient_boosting.predictor",
+    "sklearn.gaussian_process._gpc",
+    "sklearn.gaussian_process.kernels",
+    "sklearn.metrics._dist_metrics",
+    "sklearn.neighbors._ball_tree",
+    "sklearn.neighbors._kd_tree",
+    "sklearn.neural_network._stochastic_optimizers",
+    "sklearn.tree._tree",
+)
 LEAST = float(np.finfo(np.float32).eps)  # a probability; what is 0 else would cost infinitely much
 
 
@@ -41,7 +54,7 @@ def make(model: Mapping[str, Any], classifies: bool, seed: int = 0) -> Any:
             raise DataError(f"model.options.{SEED}", "is the trial's own seed", "leave it out")
         if name not in known:
             message = f"{kind.__name__} has no setting {name!r}"
-            raise DataError(f"model.options.{name}", message, _close(name, known))
+            raise DataError(f"model.options.{name}", message, did_you_mean(name, known))
     missing = [
         name
         for name, parameter in known.items()
@@ -103,17 +116,24 @@ class Estimated(nn.Module):
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """
         Raises:
-            ValueError: It holds something else than parts of scikit-learn.
+            ValueError: It holds something else than parts of estimators.
         """
         from skops import io
 
         written = state["estimator"].numpy().tobytes()
         types = io.get_untrusted_types(data=written)
-        if strange := [name for name in types if not name.startswith(TRUSTED)]:
-            raise ValueError(f"it holds {strange[0]}, which is not scikit-learn's")
+        if strange := [name for name in types if not _is_part(name)]:
+            raise ValueError(f"it holds {strange[0]}, which is no part of an estimator")
         self._estimator = io.loads(written, trusted=types)
         mean, std = state["units"]
         self._units = mean, std
+
+
+def _is_part(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return module in PARTS and inspect.isclass(
+        getattr(importlib.import_module(module), attribute, None)
+    )
 
 
 def _class(name: str, classifies: bool) -> Any:
@@ -122,7 +142,9 @@ def _class(name: str, classifies: bool) -> Any:
     module, _, attribute = name.rpartition(".")
     there = _public(module, name)
     if attribute not in there:
-        raise DataError("model.name", f"{module} has no {attribute!r}", _close(attribute, there))
+        raise DataError(
+            "model.name", f"{module} has no {attribute!r}", did_you_mean(attribute, there)
+        )
     kind = getattr(importlib.import_module(module), attribute)
     wanted = ClassifierMixin if classifies else RegressorMixin
     if not (
@@ -130,7 +152,7 @@ def _class(name: str, classifies: bool) -> Any:
     ):
         role = "classifier" if classifies else "regressor"
         beside = [other for other in there if other.endswith(role.capitalize())]
-        raise DataError("model.name", f"{name} is no {role}", _close(attribute, beside))
+        raise DataError("model.name", f"{name} is no {role}", did_you_mean(attribute, beside))
     return kind
 
 
@@ -141,10 +163,5 @@ def _public(module: str, name: str) -> list[str]:
     part = module.removeprefix(ESTIMATOR)
     if "." in part or part not in sklearn.__all__:
         shape = "expected an estimator as sklearn.MODULE.CLASS"
-        raise DataError("model.name", f"{shape}; got {name}", _close(part, sklearn.__all__))
+        raise DataError("model.name", f"{shape}; got {name}", did_you_mean(part, sklearn.__all__))
     return list(getattr(importlib.import_module(module), "__all__", ()))
-
-
-def _close(name: str, known: Iterable[str]) -> str | None:
-    close = get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from trainers.contract import DataError
+from trainers.contract import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,12 +51,11 @@ def _of_torchvision(name: str, shape: tuple[int, ...], outputs: int) -> nn.Modul
 
     there = torchvision.models.list_models(module=torchvision.models)
     if name not in there:
-        close = get_close_matches(name, [*OF_IMAGES, *there], n=3)
         raise DataError(
             "model.name",
             f"expected {', '.join(OF_IMAGES)}, a classification model of torchvision or "
             f"{TIMM}NAME; got {name!r}",
-            f"did you mean {' or '.join(close)}?" if close else None,
+            did_you_mean(name, [*OF_IMAGES, *there]),
         )
     extra: dict[str, Any] = dict(WITHOUT_SECOND_HEAD.get(name, {}))
     if name.startswith("vit_"):
@@ -113,11 +111,10 @@ def timm_options(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
             "model.name", f"{TIMM}{name} needs the package timm", "pip install 'hpo[timm]'"
         ) from None
     if not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), n=3)
         raise DataError(
             "model.name",
             f"timm has no model {name!r}",
-            f"did you mean {' or '.join(TIMM + each for each in close)}?" if close else None,
+            did_you_mean(TIMM + name, (TIMM + each for each in timm.list_models())),
         )
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
     sized = known is not None and known.fixed_input_size
