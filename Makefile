@@ -2,18 +2,23 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A process a core takes whole files, which share what they set up, in the order of tests/conftest.py.
+PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-fast lint check docs format
+.PHONY: quickstart test test-fast coverage fuzz lint audit check docs format
 
 quickstart: $(INSTALLED)
 	$(BIN)/hpo run studies/quickstart.yaml
 
 test: $(INSTALLED)          ## every test that can run here
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(PYTEST)
 
 test-fast: $(INSTALLED)     ## without those that take more than a few seconds
-	$(BIN)/pytest -m "not slow" -n auto --dist loadfile   # whole files, which share what they set up
+	$(PYTEST) -m "not slow"
+
+coverage: $(INSTALLED)      ## every test, and which lines none of them reaches in its own process
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -21,7 +26,17 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test            ## exactly what CI checks
+audit: $(INSTALLED)         ## whether a package is known to be vulnerable; needs the internet
+	$(BIN)/python .ci/audit.py
+
+check: lint audit test      ## exactly what CI checks
+
+campaign: $(INSTALLED)      ## N kills at random, from the study of SEED on; then at each fault point
+	$(BIN)/python tests/campaign/kills.py $(or $(N),1000) --seed $(or $(SEED),0)
+	$(BIN)/python tests/campaign/kills.py points
+
+fuzz: $(INSTALLED)          ## N spoilt study files; a hundred or so a second
+	$(BIN)/python tests/fuzz.py $(or $(N),10000)
 
 docs: $(INSTALLED)          ## write the generated pages of docs/reference anew
 	$(BIN)/python -m hpo.spec.reference > docs/reference/study-file.md
