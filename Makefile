@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-fast coverage fuzz lint audit check docs format
+.PHONY: quickstart test test-fast coverage campaign fuzz lint audit check docs format
 
 quickstart: $(INSTALLED)
 	$(BIN)/hpo run studies/quickstart.yaml
@@ -14,7 +14,7 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)          ## every test that can run here
 	$(PYTEST)
 
-test-fast: $(INSTALLED)     ## without those that take more than a few seconds
+test-fast: $(INSTALLED)     ## without those that take more than two seconds
 	$(PYTEST) -m "not slow"
 
 coverage: $(INSTALLED)      ## every test, and which lines none of them reaches in its own process

@@ -22,7 +22,7 @@ OfOrchestrator = Literal[
     "worker-lost",  # its trials are neither ended nor waiting
     "end-decided",  # not on record
     "end-recorded",  # Optuna does not know it
-    "end-told",  # the checkpoints are still there
+    "end-told",  # weights that are to go are still there
     "study-ended",  # on record; workers and lease are as they were
 ]
 OfWorker = Literal[

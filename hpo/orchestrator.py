@@ -521,7 +521,6 @@ class Orchestrator:
             number, values = ending.trial.number, end["values"]
             self._tell(number, end)
             passing("end-told")
-            checkpoints.clear(self.paths.trial(number))
             self.kept.add(ending.trial)
             best = (
                 f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
@@ -530,6 +529,11 @@ class Orchestrator:
             self.view.say(f"trial {number} {ending.state} ({best}){why}")
 
     def _tell(self, number: int, end: Mapping[str, Any]) -> None:
+        """Tell Optuna of an end that is on record.
+
+        The checkpoints go before: nobody looks for those of a trial that is over in Optuna.
+        """
+        checkpoints.clear(self.paths.trial(number))
         facts = {key: end[key] for key in FACTS if key in end}
         self.search.tell(number, end["state"], end["values"], facts)
 

@@ -58,7 +58,7 @@ class OwnRun:
         run = self._run()
         if run is None:
             return []
-        logged = {name: _values(path) for name, path in _metrics(run)}
+        logged = {name: _values(path) for name, path in _files(run / "metrics")}
         steps = sorted({step for step, _ in logged.get(self._objectives[0], [])})
         if not is_over:
             steps = steps[:-1]
@@ -112,10 +112,6 @@ class OwnRun:
 def _began_ms(run: Path) -> int:
     found = re.search(r"^start_time: (\d+)", (run / "meta.yaml").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-def _metrics(run: Path) -> Iterator[tuple[str, Path]]:
-    yield from _files(run / "metrics")
 
 
 def _texts(folder: Path) -> dict[str, str]:

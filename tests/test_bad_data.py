@@ -37,7 +37,7 @@ def photos(bench: Workbench) -> Path:
     return bench.folder / "photos"
 
 
-def test_a_corrupt_image_is_named_before_anything_is_created(
+def test_row_17_a_corrupt_image_is_named_before_anything_is_created(
     bench: Workbench, photos: Path
 ) -> None:
     with pytest.raises(StudyFileError) as refused:
@@ -49,7 +49,7 @@ def test_a_corrupt_image_is_named_before_anything_is_created(
     assert not bench.paths.root.exists()
 
 
-def test_what_is_skipped_is_counted_and_recorded(bench: Workbench, photos: Path) -> None:
+def test_row_17_what_is_skipped_is_counted_and_recorded(bench: Workbench, photos: Path) -> None:
     bench.run(data={"source": str(photos), "skip_bad": True}, **SETTINGS)
     assert [end["state"] for end in bench.records("end")] == ["complete"] * 2
     assert any("21 rows" in said for said in bench.said)

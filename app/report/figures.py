@@ -127,7 +127,7 @@ def predictions(about: Subject, w: Words) -> Section | None:
     first = next(iter(about.predicted.values()), None)
     if first is None:
         return None
-    parts = _classes if first.output.ndim == 2 else _residuals
+    parts = _classes if first.has_probabilities else _residuals
     return Section(
         "predictions", w("report.predictions", count=len(about.predicted)), list(parts(about, w))
     )

@@ -27,7 +27,7 @@ def show(found: Compared, w: Words) -> None:
     kept = predictions(found)
     if not kept:
         st.info(w("errors.none"))
-    elif next(iter(kept.values())).output.ndim == 2:
+    elif next(iter(kept.values())).has_probabilities:
         _classes(found, kept, w)
     else:
         _residuals(found, kept, w)

@@ -28,7 +28,7 @@ MOST_BANDS = 4
 def show(found: Compared, w: Words) -> None:
     """Draw the view."""
     kept = predictions(found)
-    if not kept or next(iter(kept.values())).output.ndim == 1:
+    if not kept or not next(iter(kept.values())).has_probabilities:
         st.info(w("probabilities.none"))
         return
     st.fragment(_curves)(found, w)
@@ -38,7 +38,7 @@ def roc_chart(found: Compared, w: Words) -> None:
     """The ROC curves of all runs, averaged over classes (of class 1 where there are two) or
     labels."""
     kept = predictions(found)
-    if not kept or next(iter(kept.values())).output.ndim == 1:
+    if not kept or not next(iter(kept.values())).has_probabilities:
         return
     of = _kinds(next(iter(kept.values())))[0]
     one = made(

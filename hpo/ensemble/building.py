@@ -172,7 +172,7 @@ def build(
     )
     left_out += unusable
     _need_two(tables.name, library.trials, left_out)
-    variants = variants_of(methods, first.output.ndim == 2, non_negative)
+    variants = variants_of(methods, first.has_probabilities, non_negative)
     made = nested(library, variants, top, say)
     places = made.fitted.places
     return Built(

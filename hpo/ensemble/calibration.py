@@ -2,9 +2,9 @@
 
 Guo et al. (2017), "On calibration of modern neural networks": logits divided by a temperature T,
 which is the same as probabilities to the power 1/T, normalized; of labels each with its opposite.
-The sharpness 1/T is one of
-SHARPNESS; the log loss is convex in it, so the nearest eighth is near enough, and the losses of
-all of them on each fold are found once, for whatever folds a temperature is fitted on.
+The sharpness 1/T is one of SHARPNESS; the log loss is convex in it, so the nearest eighth is near
+enough, and the losses of all of them on each fold are found once, for whatever folds a temperature
+is fitted on.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def fit(library: Library, variant: Variant, folds: frozenset[int], most: int) ->
                 variant, found.places, found.sharpness, stack.weights(len(outputs)), stack
             )
     else:
-        values = library.values(found)[:, rows].reshape(len(found.places), -1)
+        values = np.ascontiguousarray(library.values(found)[:, rows])
+        values = values.reshape(len(values), -1)
         weights = WEIGHING[variant.method](values, library.criterion, seed)
     return _ordered(variant, found.places, found.sharpness, weights)
 

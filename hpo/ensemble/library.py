@@ -275,7 +275,7 @@ def _folds_of_groups(
 
 
 def _losses(predicted: Predicted, fold: NDArray[np.intp], criterion: Criterion) -> Floats:
-    if predicted.output.ndim == 2:
+    if predicted.has_probabilities:
         return log_losses(predicted.output, predicted.target, fold, FOLDS)
     values = criterion.values(predicted.output, predicted.target)
     sizes = np.bincount(fold, minlength=FOLDS)

@@ -170,7 +170,7 @@ def predictions(study: str | Path, trial: int, home: Where = None) -> pd.DataFra
             table[f"target.{index}"] = column
     else:
         table["target"] = found.target
-    if found.output.ndim == 2:
+    if found.has_probabilities:
         for index, column in enumerate(found.output.T):
             table[f"output.{index}"] = column
     else:

@@ -63,7 +63,7 @@ def combine(
         metric,
         for_metric(metric, task_of(first)),
     )
-    variants = variants_of(methods, first.output.ndim == 2, non_negative=False)
+    variants = variants_of(methods, first.has_probabilities, non_negative=False)
     made = nested(library, variants, len(names))
     outputs = [library.output(place) for place in made.fitted.places]
     built = Built(

@@ -46,11 +46,11 @@ def _used(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Without those of a network's training where there is none."""
     if not is_estimator(str(settings.get("model.name"))):
         return settings
-    train = tuple(f"train.{name}" for name in USED)
+    used = tuple(f"train.{name}" for name in USED)
     return {
         path: value
         for path, value in settings.items()
-        if not path.startswith("train.") or path.startswith(train)
+        if not path.startswith("train.") or path.startswith(used)
     }
 
 

@@ -32,9 +32,14 @@ class Predicted:
     groups: NDArray[np.int64] | None = None
 
     @property
+    def has_probabilities(self) -> bool:
+        """Whether outputs are probabilities, of classes or of labels."""
+        return self.output.ndim == 2
+
+    @property
     def is_classification(self) -> bool:
         """Whether each row has one class."""
-        return self.output.ndim == 2 and self.target.ndim == 1
+        return self.has_probabilities and self.target.ndim == 1
 
     @property
     def is_multilabel(self) -> bool:

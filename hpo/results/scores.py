@@ -382,7 +382,7 @@ def asked_metric(asked: str | None, recorded: str, predicted: Predicted) -> str:
     """
     name = metric_of(asked, predicted) if asked else metric_or_first(recorded, predicted)
     if name is None:
-        each = [f"{row}/CLASS" for row in _EACH if predicted.output.ndim == 2]
+        each = [f"{row}/CLASS" for row in _EACH if predicted.has_probabilities]
         there = ", ".join([*names_of(predicted), *each])
         raise UserError(f"--metric {asked}: predictions do not give it; there are {there}")
     return name

@@ -74,7 +74,7 @@ def text(found: Needs) -> str:
 
 
 def _quoted(value: Scalar) -> str:
-    words = {ABOVE_0: "above 0", GIVEN: "given"}
+    words = {ABOVE_0: "above 0", GIVEN: "given", "null": "absent"}
     return words.get(_plain(value), f"`{_plain(value)}`")
 
 
@@ -91,8 +91,8 @@ def _fixed(spec: StudySpec, path: Path, found: Needs) -> Found:
     for other, known in found.items():
         possible = _possible(spec, other)
         among = any(_is_among(value, known) for value in possible)
-        if not among and not _is_a_member_s(spec, other, known):
-            yield path, _message(other, possible), _hint(known)
+        if not among and not _a_member_has(spec, other, known):
+            yield path, _message(other, possible), _hint(other, known)
 
 
 def _of_member(spec: StudySpec, path: Path, own: Mapping[str, Any]) -> Found:
@@ -101,10 +101,10 @@ def _of_member(spec: StudySpec, path: Path, own: Mapping[str, Any]) -> Found:
     for key in own:
         known = needs(spec.trainer, ("model", key)).get(NAME, names)
         if not any(_is_among(name, known) for name in names):
-            yield (*path, key), _message(NAME, names), _hint(known)
+            yield (*path, key), _message(NAME, names), _hint(NAME, known)
 
 
-def _is_a_member_s(spec: StudySpec, other: str, known: Sequence[Scalar]) -> bool:
+def _a_member_has(spec: StudySpec, other: str, known: Sequence[Scalar]) -> bool:
     """Whether a member of an ensemble has of its own what is needed, such as a weight decay."""
     key = str(sections.as_path(other)[-1])
     every = sections.members(spec.trainer, spec.ensemble)
@@ -117,9 +117,9 @@ def _searched(spec: StudySpec, path: str) -> Found:
         possible = when.get(other) or _possible(spec, other, when)
         without = [value for value in possible if not _is_among(value, known)]
         rest = [value for value in possible if _is_among(value, known)]
-        if not without or _is_a_member_s(spec, other, known):
+        if not without or _a_member_has(spec, other, known):
             continue
-        hint = _hint(known) if not rest else f"when: {{{_condition(spec, other, rest)}}}"
+        hint = _hint(other, known) if not rest else f"when: {{{_condition(spec, other, rest)}}}"
         yield ("search", path), _message(other, without), hint
 
 
@@ -167,8 +167,9 @@ def _possible(
     if parameter is None:
         return [fixed]
     searched = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
+    when = when or {}
     always = all(
-        parent in (when or {}) and set((when or {})[parent]) <= set(allowed(condition))
+        parent in when and set(when[parent]) <= set(allowed(condition))
         for parent, condition in (parameter.when or {}).items()
     )
     return [*searched, *([] if always or fixed in searched else [fixed])]
@@ -187,10 +188,16 @@ def _value(spec: StudySpec, path: Path) -> Any:
 
 
 def _message(other: str, without: Sequence[Scalar]) -> str:
+    if list(without) == [None]:
+        return f"has no effect without {other}"
     return f"has no effect with {other} {_listed([_plain(value) for value in without])}"
 
 
-def _hint(known: Sequence[Scalar]) -> str:
+def _hint(other: str, known: Sequence[Scalar]) -> str:
+    if list(known) == [None]:
+        return f"it has one without {other}"
+    if GIVEN in known:
+        return f"give {other} a value"
     return f"it has one with {_listed(map(_plain, known))}"
 
 

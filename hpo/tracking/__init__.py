@@ -1,7 +1,7 @@
 """Tracking: the outbox, and the process that ships it to MLflow.
 
 This module is light: MLflow takes two seconds to import, so it is imported only in the shipping
-process, which `start_shipping` and `sync` start.
+process, which `Shipper` starts.
 
 MLflow is a replica. When it is down, trials go on; `Shipper.finish` says how many records it
 lacks, and a later `sync` ships them.
@@ -29,7 +29,6 @@ __all__ = [
     "pending",
     "shipped_ensembles",
     "shipped_runs",
-    "start_shipping",
     "sync",
 ]
 
@@ -151,13 +150,6 @@ class Shipper:
         if self.alive:
             self._process.kill()
             self._process.communicate()
-
-
-def start_shipping(paths: StudyPaths, home: Home, uri: str) -> Shipper:
-    """A `Shipper` that follows the study from its start."""
-    shipper = Shipper()
-    shipper.follow(paths, home, uri)
-    return shipper
 
 
 def sync(paths: StudyPaths, home: Home, uri: str, *, verify: bool = False) -> Shipped:

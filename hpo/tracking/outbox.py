@@ -76,7 +76,7 @@ class Outbox:
                 while written < len(group):
                     written += self._file.write(group[written:])
                 os.fsync(self._file.fileno())
-            except OSError:
+            except BaseException:  # Ctrl-C, too: `close` writes them again
                 self._file.truncate(self._size)
                 raise
         self._size += len(group)

@@ -185,7 +185,7 @@ class Replica:
 
     def _find_runs(self, since_ms: int) -> None:
         """Find runs that were made just before a crash, and are not in ``shipped.json``."""
-        for run in self._runs_of_study(since_ms):
+        for run in list(self._runs_of_study(since_ms)):  # pages move up when a run is deleted
             tags, run_id = run.data.tags, run.info.run_id
             if "hpo.trial" in tags:
                 known = self._runs.setdefault(int(tags["hpo.trial"]), run_id)

@@ -382,6 +382,8 @@ class Study:
             _equal(f"epochs of trial {end['number']}", of_trial, list(range(1, len(of_trial) + 1)))
             epoch = curves[end["number"], end["best_epoch"]]
             _equal("its value", end["values"][0], epoch[_objective(self._records("study")[0])])
+        left = list(self.paths.root.glob("trials/*/epoch-*.pt"))
+        _equal("checkpoints of trials that are over", left, [])
 
     def _check_optuna(self) -> None:
         import optuna
@@ -396,7 +398,9 @@ class Study:
         in_optuna = {
             t.number: (t.state.name, t.values, t.intermediate_values) for t in study.trials
         }
-        if isinstance(storage, RDBStorage):  # what it has read stays locked else
+        if isinstance(storage, RDBStorage):
+            # SQLite keeps its locks in memory, too: a process forked while a connection is open
+            # takes them for its own, and waits for itself.
             storage.remove_session()
             storage.engine.dispose()
         metric = _objective(self._records("study")[0])

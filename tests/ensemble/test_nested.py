@@ -58,8 +58,8 @@ def test_no_row_has_a_part_in_what_predicts_it(
 ) -> None:
     """Other targets of a fold's rows change nothing of what is said of them."""
     predicted = kind(8, 200)
-    metric = "log_loss" if predicted[0].output.ndim == 2 else "mae"
-    variants = variants_of(methods, predicted[0].output.ndim == 2, non_negative)
+    metric = "log_loss" if predicted[0].has_probabilities else "mae"
+    variants = variants_of(methods, predicted[0].has_probabilities, non_negative)
     fold = np.arange(200) % FOLDS == 2
     made = nested(library_of(predicted, metric), variants, 50)
     other = nested(library_of(relabelled(predicted, fold, 1), metric), variants, 50)

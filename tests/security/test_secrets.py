@@ -295,9 +295,8 @@ def test_a_study_that_cannot_be_run(bench: Bench, database: tuple[Any, str], wha
     elif what == "wrong password":
         storage = storage.replace("DB_PASSWORD", "PGPASSWORD")
     elif what == "no mlflow":
-        more["MLFLOW_TRACKING_URI"] = bench.environment["MLFLOW_TRACKING_URI"].replace(
-            bench.environment["MLFLOW_TRACKING_URI"].rpartition(":")[2], "9"
-        )
+        address, _, _ = bench.environment["MLFLOW_TRACKING_URI"].rpartition(":")
+        more["MLFLOW_TRACKING_URI"] = f"{address}:9"
         storage, expected = "journal", 0
     elif what == "import":
         (bench.folder / "leaks.py").write_text(
@@ -337,14 +336,14 @@ def test_a_password_in_a_study_file_is_refused_before_it_is_recorded(
 
     monkeypatch.setenv("HF_TOKEN", CANARY["HF_TOKEN"])
     file = tmp_path / "study.yaml"
-    without = [line for line in STUDY.replace("STORAGE", "journal").split("\n")]
+    lines = STUDY.replace("STORAGE", "journal").split("\n")
     key = section.partition(":")[0]
     if key == "command":
-        without = [line for line in without if not line.startswith("trainer")]
-        without.insert(2, section)
+        lines = [line for line in lines if not line.startswith("trainer")]
+        lines.insert(2, section)
     else:
-        without = [section if line.startswith(f"{key}:") else line for line in without]
-    file.write_text("\n".join(without))
+        lines = [section if line.startswith(f"{key}:") else line for line in lines]
+    file.write_text("\n".join(lines))
     with pytest.raises(StudyFileError, match="there is a password or a token") as refused:
         spec.load(file)
     assert f"study.yaml:{place}: {key}" in str(refused.value)

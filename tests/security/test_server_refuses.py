@@ -151,12 +151,8 @@ def test_who_may_read_or_nothing_cannot_write(team: Team, who: tuple[str, str]) 
 def test_who_was_given_nothing_sees_nothing(team: Team) -> None:
     query = {"experiment_id": team.experiment}
     assert team.ask("GET", f"{API}/experiments/get", STRANGER, params=query).status_code == 403
-    assert team.ask(
-        "GET", f"{API}/runs/get", STRANGER, params={"run_id": team.run}
-    ).status_code in (
-        403,
-        404,
-    )
+    answer = team.ask("GET", f"{API}/runs/get", STRANGER, params={"run_id": team.run})
+    assert answer.status_code in (403, 404)
     for kind, body in (
         ("experiments", {"max_results": 100}),
         ("runs", {"experiment_ids": [team.experiment]}),

@@ -120,8 +120,8 @@ def problems(tmp_path: Path, body: str, head: str = HEAD) -> list[tuple[str, str
         (
             "train: {unfreeze_epoch: 3}",
             "train.unfreeze_epoch",
-            "has no effect with train.freeze null",
-            "it has one with any value",
+            "has no effect without train.freeze",
+            "give train.freeze a value",
         ),
         (
             "search: {train.decoupled: [true, false]}\ntrain: {optimizer: sgd}",
@@ -153,7 +153,7 @@ def problems(tmp_path: Path, body: str, head: str = HEAD) -> list[tuple[str, str
             "train: {epochs: 3}",
             "data.validation",
             "has no effect with data.folds 5",
-            "it has one with null",
+            "it has one without data.folds",
         ),
     ],
 )
@@ -225,3 +225,4 @@ def test_the_reference_says_what_a_setting_needs() -> None:
         == "Only with `train.optimizer` `sgd` or `muon`."
     )
     assert text({"train.freeze": [GIVEN]}) == "Only with `train.freeze` given."
+    assert text({"data.channels": [3, None]}) == "Only with `data.channels` `3` or absent."

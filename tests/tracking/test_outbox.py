@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def test_a_file_with_only_a_torn_line_is_emptied(tmp_path: Path) -> None:
     path.write_bytes(b"0" * 200_000)
     Outbox(path).close()
     assert path.read_bytes() == b""
+
+
+def test_ctrl_c_in_a_commit_writes_no_record_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        flush(descriptor)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "outbox.jsonl"
+    with Outbox(path) as log:
+        log.append({"n": 0})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                log.commit()
+    assert numbers(path) == [0]
 
 
 def test_any_flipped_bit_in_the_middle_loses_only_its_record_and_warns(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ DEAD = "http://ann:s3cret@127.0.0.1:9"  # the discard port: nobody answers
 
 
 def start(written: Any, uri: str | None = None) -> tracking.Shipper:
-    return tracking.start_shipping(written.paths, written.home, uri or written.home.tracking_uri)
+    shipper = tracking.Shipper()
+    shipper.follow(written.paths, written.home, uri or written.home.tracking_uri)
+    return shipper
 
 
 def sync(written: Any, uri: str | None = None) -> tracking.Shipped:
@@ -89,8 +91,8 @@ def test_when_the_orchestrator_is_killed_the_rest_is_shipped(written: Any, mlflo
     written.trial(1)
     code = (
         "import os, sys, signal; from pathlib import Path; from hpo.paths import Home;"
-        "from hpo.tracking import start_shipping; home = Home(Path(sys.argv[1]));"
-        "start_shipping(home.study('s'), home, home.tracking_uri); "
+        "from hpo.tracking import Shipper; home = Home(Path(sys.argv[1])); "
+        "Shipper().follow(home.study('s'), home, home.tracking_uri); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(written.home.root)])

@@ -223,6 +223,8 @@ def test_what_is_no_image_is_named_and_nothing_waits_for_it(
     left = load({"source": str(folder), "skip_bad": True}, tmp_path / "cache")
     assert left.summary["rows"] == 30
     assert left.summary["skipped"][0].startswith(f"red/odd.png ({words}")
+    _, why = pixels_of(Files(str(folder), ["red/odd.png"]), [0], (1, 8, 8), "crop")  # to predict
+    assert words in why[0]
 
 
 def test_links_that_lead_up_are_not_followed(image_folder: Any, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_other_ways_to_write_a_table_are_read_alike(tmp_path: Path, content: byt
         ((GOOD + "1\n").encode(), "target", "1 rows have no value in 'y'", "fill"),
         ((GOOD + '"1,a\n').encode(), "source", "EOF inside string starting at row 41", ""),
         (f"# mine\n{GOOD}".encode(), "source", "more values in a row than names", ""),
+        (b"x,y\n1,a,\n2,b,3\n", "source", "more values in a row than names", ""),
         (b"", "source", "No columns", ""),
         (b"\n\n\n", "source", "No columns", ""),
         (b"x,y\n", "source", "has no rows", ""),
@@ -94,10 +95,17 @@ def test_a_spoilt_csv_file_is_told(
     assert hint in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("content", [GOOD.encode("utf-16"), GOOD.replace("x,y", "y,y").encode()])
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD.encode("utf-16"),
+        GOOD.replace("x,y", "y,y").encode(),
+        b"x,y\n1,a,\n2,b,3\n",
+    ],
+)
 def test_new_rows_are_read_as_carefully(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "new.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"NUL|two columns"):
+    with pytest.raises(DataError, match=r"NUL|two columns|more values"):
         list(batches(tmp_path / "new.csv", ["x"], [], 10))
 
 

@@ -314,12 +314,10 @@ def _decode_into(
 
 
 def _look(file: str) -> Look:
+    digest = ""
     try:
         content = folders.content(file)
         digest = hashlib.sha256(content).hexdigest()
-    except OSError as error:
-        return Look("", problem=error.strerror or "cannot be read")
-    try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # 5 to 8 are the orientations that swap width and height.
             swapped = image.getexif().get(0x0112, 1) >= 5
@@ -349,7 +347,8 @@ def _common_size(sizes: NDArray[np.int64], section: ImageData) -> tuple[int, int
 
 def _pixels(file: str, form: Form) -> NDArray[np.uint8] | str:
     try:
-        with Image.open(file, formats=FORMATS) as opened:
+        content = io.BytesIO(folders.content(file))
+        with Image.open(content, formats=FORMATS) as opened:
             if opened.format == "JPEG":
                 # Decodes at a fraction of the size where that is enough: much faster. Twice the
                 # size wanted, so that the scaling that follows still has something to average.
@@ -365,6 +364,8 @@ def reason(error: Exception) -> str:
         return f"not a {', '.join(FORMATS)} image"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return "too many pixels to be safe"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

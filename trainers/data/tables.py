@@ -238,7 +238,8 @@ def _read(source: str, texts: str | None) -> tuple[pd.DataFrame, str]:
             frame = pd.read_parquet(path)
         else:
             separator = _separator(path)
-            frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False)
+            with _whole_rows(path):
+                frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False)
             if texts in frame.columns:
                 only = pd.read_csv(
                     path,
@@ -316,7 +317,12 @@ def _parts(path: Path, text: Collection[str], rows: int, na: bool) -> Iterator[p
         index_col=False,
         low_memory=False,
     ) as reader:
-        yield from reader
+        while True:
+            with _whole_rows(path):
+                frame = next(reader, None)
+            if frame is None:
+                return
+            yield frame
 
 
 @contextlib.contextmanager
@@ -347,7 +353,7 @@ def _separator(path: Path) -> str:
 
     Raises:
         DataError: Of what pandas would read, but not as it was meant: NUL characters, too many
-            columns, two of one name, or rows longer than the first line.
+            columns, or two of one name.
     """
     if line := _line_of_nul(path):
         raise DataError(
@@ -362,7 +368,6 @@ def _separator(path: Path) -> str:
         rows = csv.reader(file, delimiter=separator)
         header = next((row for row in rows if row), [])
     _check_names(path, [name for name in header if name])
-    _check_width(path, separator)
     return separator
 
 
@@ -377,12 +382,13 @@ def _line_of_nul(path: Path) -> int | None:
     return None
 
 
-def _check_width(path: Path, separator: str) -> None:
+@contextlib.contextmanager
+def _whole_rows(path: Path) -> Iterator[None]:
     """Refuse rows that are longer than the header, of which pandas would leave the rest out."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            pd.read_csv(path, sep=separator, nrows=1, index_col=False)
+            yield
         except pd.errors.ParserWarning:
             raise DataError(
                 "data.source",
