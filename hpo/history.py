@@ -93,6 +93,7 @@ class History:
         train_s: Seconds of training on record, over all trials.
         wall_s: Seconds in which an orchestrator ran, over all earlier sessions.
         members: Trials that a recorded ensemble is made of.
+        complete: Whether the newest run came to the study's end, with all that follows from it.
     """
 
     metrics: Sequence[str]
@@ -107,6 +108,7 @@ class History:
     train_s: float = 0.0
     wall_s: float = 0.0
     members: set[int] = field(default_factory=set)
+    complete: bool = False
     _session: tuple[int, int] | None = None  # first and newest time_ms of the running session
 
     @classmethod
@@ -133,7 +135,7 @@ class History:
             return
         if kind == "study":
             self._end_session()
-            self.study = record
+            self.study, self.complete = record, False
             self._session = (record["time_ms"], record["time_ms"])
         elif self._session:
             self._session = (self._session[0], max(self._session[1], record["time_ms"]))
@@ -146,6 +148,8 @@ class History:
             self.asked_trials = record["budget"]["trials"]
             if self.study is not None:
                 self.study = {**self.study, "budget": record["budget"]}
+        elif kind == "study_end":
+            self.complete = record["state"] == "complete"
         elif kind == "verdict":
             self.trials[record["number"]].verdict = (record["state"], record["reason"])
         elif kind == "epoch":

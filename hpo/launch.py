@@ -111,8 +111,8 @@ def nothing_left(
     if holder:
         raise StudyLocked(lease.locked_message(spec.study, holder))
     spec = with_asked_trials(spec, history)
-    if any(trial.end is None for trial in history.trials.values()):
-        return None
+    if not history.complete or any(trial.end is None for trial in history.trials.values()):
+        return None  # Optuna may not know the last end
     return limit_reached(spec, history, history.wall_s) or trials_done(spec, history)
 
 

@@ -711,6 +711,10 @@ class Orchestrator:
         failed = [end["reason"] for end in ends if end["state"] == "failed"]
         if self.ending.state == "complete" and failed and len(failed) == len(ends):
             raise StudyFailed(f"no trial succeeded; most often: {most_often(failed)}")
+        if self.ending.state == "complete":
+            # The next run looks no further than this record.
+            self.search.set_aside()
+            self.search.commit()
         self.record.study_end(self.ending.state, self.ending.reason)
         passing("study-ended")
 

@@ -278,12 +278,16 @@ class Search:
         """Make everything told so far survive a crash of the machine."""
         self._storage.commit()
 
+    def set_aside(self) -> None:
+        """Show what is not over as waiting, until a later `again`."""
+        while self._live:
+            _, trial = self._live.popitem()
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
     def close(self) -> None:
-        """Show what is not over as waiting, until a later `again`, and close the storage."""
+        """Set aside what is not over, and close the storage."""
         with contextlib.suppress(StorageLost):  # then they stay RUNNING, which `again` takes, too
-            while self._live:
-                _, trial = self._live.popitem()
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self.set_aside()
         self._storage.close()
 
     @staticmethod

@@ -81,6 +81,20 @@ def test_row_1_a_trial_that_kills_its_worker_each_time_fails_and_the_study_goes_
     assert end["reason"].endswith("(2 times)")
 
 
+@pytest.mark.parametrize("killed_at", ["end-recorded:5", "study-ended:1"])
+def test_row_4_killed_when_nothing_is_left_to_train_optuna_gets_the_last_end_all_the_same(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    monkeypatch.setenv("HPO_FAULT", f"{killed_at}:{bench.folder / 'died'}")
+    killed = start(bench)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    finish(bench)
+    assert [t.state for t in bench.optuna_trials()] == [TrialState.COMPLETE] * 5
+    (end,) = bench.records("study_end")
+    assert end["state"] == "complete"
+
+
 def test_row_16_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> None:
     status = finish(
         bench, "--set", 'train.at={"1:2": hang}', "--set", "timeout=2s", "--set", "budget.trials=3"

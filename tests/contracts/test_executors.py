@@ -234,6 +234,7 @@ def test_a_worker_ends_when_the_orchestrator_is_gone(setup: Setup) -> None:
     (worker,) = executor._workers.values()  # type: ignore[attr-defined]
     worker.connection.close()  # as when this process dies
     worker.process.wait(timeout=10)
+    worker.guard.communicate(b"\n")
     worker.output.close()
     executor._workers.clear()  # type: ignore[attr-defined]
 
