@@ -47,7 +47,7 @@ def history(*records: dict[str, Any], maximize: bool = True) -> History:
 
 
 def test_wall_time_is_that_of_all_sessions_without_the_time_between() -> None:
-    end_of_first = {"kind": "study_end", "time_ms": 11_000}
+    end_of_first = {"kind": "study_end", "time_ms": 11_000, "state": "complete"}
     found = history(study(1_000), end_of_first, study(500_000), {**trial(0), "time_ms": 502_000})
     assert found.wall_s == 10.0  # the second session still runs
     found.add(study(900_000))
