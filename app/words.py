@@ -72,6 +72,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "state.failed": ("failed", "失败"),
     "state.stopped": ("stopped", "已停止"),
     "state.running": ("running", "运行中"),
+    "state.paused": ("paused", "已暂停"),
     "state.waiting": ("waiting", "等待中"),
     "state.unreadable": ("unreadable", "无法读取"),
     "state.interrupted": ("interrupted", "已中断"),
@@ -978,6 +979,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "report.objective": ("Objective", "目标"),
     "report.budget": ("Budget", "预算"),
     "report.budget.trials": ("trials: {count}", "{count} 个试验"),
+    "report.budget.epochs": ("epochs: {count}", "{count} 轮"),
     "report.budget.device": ("{hours} device hours", "{hours} 设备小时"),
     "report.budget.target": ("until {value} is reached", "达到 {value} 为止"),
     "report.budget.patience": (

@@ -9,7 +9,8 @@ batches and optimizer; only training is timed, no validation and no recording.
   over a TensorDataset, which takes a batch at once;
 * compiled: the solo loop's model through ``torch.compile`` (its compiling is not counted).
 
-Where there is a GPU, the first of them are trained on it, too; of that there are no goals.
+With ``--device cuda`` the same on a GPU, with several numbers of trials; of that there are no
+goals. There both sides have their data on it, and a DataLoader's batches are copied to it.
 """
 
 from __future__ import annotations
@@ -175,9 +176,15 @@ def alone(
     data: Dataset,
     feed: Callable[[Split, int], Iterator[tuple[Tensor, Tensor]]],
     compiled: bool = False,
+    device: torch.device | None = None,
 ) -> Epoch:
-    """An epoch of one trial, a plain loop for each fold."""
-    model = build(params["model"], data.shape, data.outputs).to(data.target.device)
+    """An epoch of one trial, a plain loop for each fold.
+
+    Args:
+        device: Where the model is, if not where its data are.
+    """
+    device = device or data.target.device
+    model = build(params["model"], data.shape, data.outputs).to(device)
     optimizer = optimizer_of(model, params["train"])
     run: Any = torch.compile(model) if compiled else model
     size = params["train"]["batch_size"]
@@ -187,7 +194,7 @@ def alone(
         model.train()
         for split in data.splits:
             for x, y in feed(split, size):
-                loss = cross_entropy(run(x), y)
+                loss = cross_entropy(run(x.to(device)), y.to(device))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -277,23 +284,44 @@ def never_slower(name: str, rounds: int, cache: Path) -> Figure:
     return Figure(name, count * one_s / several_s, 0.97, at_most=False, ours=ours, theirs=theirs)
 
 
-def on_gpu(params: Params, data: Dataset, rounds: int) -> list[tuple[str, str]]:
-    """The same as `against` solo, for several numbers of trials."""
-    solo, rows = alone(params, data, batches), []
-    for trials in (16, 64, 256):
-        ours = together(lanes_of(params, data, trials))
-        ours_s, solo_s = interleaved(rounds, ours, solo)
-        name = f"{torch.cuda.get_device_name()}: digits mlp, adamw, {trials} trials: solo / lanes"
-        rows.append((name, f"{trials * solo_s / ours_s:.1f} ×"))
-    return rows
+def on_gpu(name: str, params: Params, data: Dataset, rounds: int) -> Iterator[tuple[str, str]]:
+    """The same as `against`, for several numbers of trials."""
+    say(f"{name} …")
+    there = data.to("cuda")
+    sides = {
+        "solo": alone(params, there, batches),
+        "a DataLoader loop": alone(params, data, loaded, device=there.target.device),
+        "a DataLoader of tensors": alone(params, data, loaded_tensors, device=there.target.device),
+    }
+    theirs_s = interleaved(math.ceil(rounds / 4), *sides.values())
+    for trials in (1, 4, 16, 64):
+        ours = together(lanes_of(params, there, trials))
+        ours_s, solo_s = interleaved(rounds, ours, sides["solo"])
+        took_s = [solo_s, *theirs_s[1:]]
+        ratios = " / ".join(f"{trials * each_s / ours_s:.1f} ×" for each_s in took_s)
+        yield f"{name}, {trials} trials in {ours_s * 1e3:.1f} ms: {', '.join(sides)}", ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, nothing compiled")
-    quick = parser.parse_args().quick
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     rounds = 5 if quick else 21
     torch.set_num_threads(1)
+    if arguments.device == "cuda":
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [("device", torch.cuda.get_device_name()), ("torch", torch.__version__)]
+            for name, params in (
+                ("digits mlp, sgd", SGD),
+                ("digits mlp, adamw", ADAMW),
+                ("breast_cancer mlp, 5 folds", FOLDS),
+                ("digits cnn", CNN),
+            ):
+                rows += on_gpu(name, params, load(params["data"], Path(folder)), rounds)
+        report("lanes", rows, [])
+        return
     compiles = not quick and shutil.which("g++") is not None
     compiled = {"solo compiled": 7.0} if compiles else {}
     figures: list[Figure] = []
@@ -319,8 +347,6 @@ def main() -> None:
         digits = load(ADAMW["data"], cache)
         figures += [returned(ADAMW, digits, rounds), bagging(ADAMW, digits, rounds)]
         rows.append(mixed(cache, math.ceil(rounds / 4)))
-        if torch.cuda.is_available():
-            rows += on_gpu(ADAMW, digits.to("cuda"), rounds)
         for name in MODELS:
             say(f"auto: {name} …")
             figures.append(never_slower(name, math.ceil(rounds / 2), cache))

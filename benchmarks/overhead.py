@@ -145,9 +145,14 @@ def script(source: str, trials: int) -> float:
 
 
 class Hpo:
-    """Runs the study and keeps the peak memory of its processes."""
+    """Runs the study and keeps the peak memory of its processes.
 
-    def __init__(self) -> None:
+    Args:
+        more: Lines of the study file.
+    """
+
+    def __init__(self, more: str = "") -> None:
+        self._study = STUDY + more
         self.peaks_mb: dict[str, float] = {}
         self.startup_s = 0.0
 
@@ -158,7 +163,7 @@ class Hpo:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             (home / "trivial.py").write_text(TRAINER)
-            (home / "study.yaml").write_text(STUDY)
+            (home / "study.yaml").write_text(self._study)
             one = ("--set", "study=store", "--set", "budget.trials=1")
             hpo_run(
                 home / "study.yaml", home, *one

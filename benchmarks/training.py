@@ -1,9 +1,11 @@
-"""An epoch of our training loop against a plain PyTorch loop over a DataLoader, on CPUs.
+"""An epoch of our training loop against a plain PyTorch loop over a DataLoader.
 
 The same model, rows, batches, optimizer and augmentation, on as many threads; each side is a
 process of its own, and they train an epoch in turn. The plain loop is as PyTorch's tutorials have
 it: torchvision transforms an image when it is asked for, in two processes of a DataLoader, which
 live as long as the loop. Their memory is not counted.
+
+With ``--device cuda`` models are on a GPU, where our data are, too; of that there are no goals.
 """
 
 from __future__ import annotations
@@ -31,15 +33,27 @@ CASES: Mapping[str, tuple[Any, Any, Any, float]] = {
     "photos, cnn, flips and crops": ({}, CNN, {"batch_size": 64, "augment": AUGMENT}, 1.5),
 }
 MEMORY = 1.1
+# On a GPU, in several precisions; the plain loop is in float32.
+RESNET = {"name": "resnet18"}
+ON_GPU: Mapping[str, tuple[Any, Any, Any, float]] = {
+    "photos, cnn": CASES["photos, cnn"],
+    "photos, cnn, flips and crops": CASES["photos, cnn, flips and crops"],
+    "photos, resnet18": ({}, RESNET, {"batch_size": 128}, 0.0),
+    "photos, resnet18, tf32": ({}, RESNET, {"batch_size": 128, "tf32": True}, 0.0),
+    "photos, resnet18, bf16": ({}, RESNET, {"batch_size": 128, "precision": "bf16"}, 0.0),
+    "photos, resnet18, fp16": ({}, RESNET, {"batch_size": 128, "precision": "fp16"}, 0.0),
+}
+ALL = {**CASES, **ON_GPU}
 
 Epoch = Callable[[], object]
 
 
-def ours(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
+def ours(params: Mapping[str, Any], cache: Path, device: str) -> tuple[Epoch, int]:
     """An epoch of the built-in trainer's loop, and the bytes of its resident data."""
     from trainers.data import load
     from trainers.lanes import Lane
     from trainers.models import build
+    from trainers.numerics import set_up
     from trainers.schedules import Constant
     from trainers.team import Grouped
 
@@ -47,11 +61,13 @@ def ours(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
     model = build(params["model"], data.shape, data.outputs)
     team = Grouped()
     schedule = Constant()
-    team.add([Lane(model, data.splits[0], params["train"], schedule, (0, 0))])
+    set_up(params["train"], device)
+    split = data.to(device).splits[0]
+    team.add([Lane(model, split, params["train"], schedule, (0, 0))])
     return team.train, data.inputs.nbytes
 
 
-def plain(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
+def plain(params: Mapping[str, Any], cache: Path, device: str) -> tuple[Epoch, int]:
     """The same as one would write it."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -84,7 +100,7 @@ def plain(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
         def __getitem__(self, row: int) -> Any:
             return transform(images[row]), target[row]
 
-    model = build(params["model"], data.shape, data.outputs)
+    model = build(params["model"], data.shape, data.outputs).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     loader = DataLoader(
         Images(),
@@ -97,7 +113,7 @@ def plain(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
     def epoch() -> None:
         model.train()
         for x, y in loader:
-            loss = cross_entropy(model(x), y)
+            loss = cross_entropy(model(x.to(device)), y.to(device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -105,35 +121,39 @@ def plain(params: Mapping[str, Any], cache: Path) -> tuple[Epoch, int]:
     return epoch, data.inputs.nbytes
 
 
-def serve(side: str, case: str, photos: str, threads: int) -> None:
+def serve(side: str, case: str, photos: str, threads: int, device: str) -> None:
     """Train an epoch for every line that comes in, and say how long it took."""
     import torch
 
     from trainers.registry import TRAINERS
 
     torch.set_num_threads(threads)
-    built_in, (data, model, train, _) = TRAINERS["image_classifier"], CASES[case]
+    built_in, (data, model, train, _) = TRAINERS["image_classifier"], ALL[case]
     params = {
         "data": built_in.data(**{"source": photos, **data}).model_dump(mode="json"),
         "model": built_in.model(**model).model_dump(mode="json"),
         "train": built_in.train(**train).model_dump(mode="json"),
     }
     with tempfile.TemporaryDirectory() as cache:
-        epoch, data_bytes = {"ours": ours, "plain": plain}[side](params, Path(cache))
+        epoch, data_bytes = {"ours": ours, "plain": plain}[side](params, Path(cache), device)
         epoch()  # what is made at the first step is made
         for _ in sys.stdin:
             began = time.perf_counter()
             epoch()
+            if device == "cuda":
+                torch.cuda.synchronize()
             print(time.perf_counter() - began, flush=True)
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(peak_kb / 1e3, data_bytes / 1e6, flush=True)
 
 
 @contextmanager
-def started(side: str, case: str, photos: str, threads: int) -> Iterator[subprocess.Popen[str]]:
+def started(
+    side: str, case: str, photos: str, threads: int, device: str
+) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, __file__, "--serve", side, "--case", case, "--photos", photos]
     process = subprocess.Popen(
-        [*command, "--threads", str(threads)],
+        [*command, "--threads", str(threads), "--device", device],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -160,16 +180,16 @@ def memory_mb(process: subprocess.Popen[str]) -> tuple[float, float]:
     return float(peak), float(data)
 
 
-def against(case: str, photos: str, threads: int, rounds: int) -> list[Figure]:
-    name, goal = f"{case}, {threads} threads", CASES[case][3]
+def against(case: str, photos: str, threads: int, rounds: int, device: str) -> list[Figure]:
+    name, goal = f"{case}, {threads} threads", ALL[case][3] if device == "cpu" else 0.0
     say(f"{name} …")
     with (
-        started("ours", case, photos, threads) as one,
-        started("plain", case, photos, threads) as other,
+        started("ours", case, photos, threads, device) as one,
+        started("plain", case, photos, threads, device) as other,
     ):
         own_s, plain_s = interleaved(rounds, lambda: epoch_s(one), lambda: epoch_s(other))
         (own_mb, data_mb), (plain_mb, _) = memory_mb(one), memory_mb(other)
-    return [
+    figures = [
         Figure(
             f"{name}: epochs a second, ours / plain",
             plain_s / own_s,
@@ -186,6 +206,7 @@ def against(case: str, photos: str, threads: int, rounds: int) -> list[Figure]:
             theirs=f"{plain_mb:.0f} + {data_mb:.0f} MB",
         ),
     ]
+    return figures if device == "cpu" else figures[:1]
 
 
 def main() -> None:
@@ -194,20 +215,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--threads", type=int, help="a process; absent: one, then a core each")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--case", help="only this one", choices=CASES)
+    parser.add_argument("--case", help="only this one", choices=ALL)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    device = arguments.device
     if arguments.serve:
-        serve(arguments.serve, arguments.case, arguments.photos, arguments.threads)
+        serve(arguments.serve, arguments.case, arguments.photos, arguments.threads, device)
         return
     cores = len(os.sched_getaffinity(0))
     figures: list[Figure] = []
-    for case in [arguments.case] if arguments.case else CASES:
+    for case in [arguments.case] if arguments.case else CASES if device == "cpu" else ON_GPU:
         if "photos" in case and arguments.photos is None:
             say(f"{case}: left out, for want of --photos")
             continue
         for threads in [arguments.threads] if arguments.threads else sorted({1, cores}):
             rounds = (3 if arguments.quick else 7) * (3 if "digits" in case else 1)
-            figures += against(case, arguments.photos or "", threads, rounds)
+            figures += against(case, arguments.photos or "", threads, rounds, device)
     report("training", [("cores", str(cores))], figures)
 
 

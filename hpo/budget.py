@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,8 @@ def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | No
     if budget.wall_s is not None and spent_s >= budget.wall_s:
         return f"the wall time of {budget.wall_s:g} s is used"
     share = spec.gpus_per_trial if spec.device != "cpu" and devices.gpus() else 1.0
+    if budget.epochs is not None and history.epochs >= budget.epochs:
+        return f"{budget.epochs:,} epochs are trained"
     if budget.device_hours is not None and history.train_s * share / 3600 >= budget.device_hours:
         return f"{budget.device_hours:g} device-hours are used"
     if best is None:
@@ -64,6 +67,15 @@ def limit_reached(spec: StudySpec, history: History, spent_s: float) -> str | No
     if budget.patience is not None and history.since_best >= budget.patience:
         return f"{history.since_best} trials without improvement on trial {best.number}"
     return None
+
+
+def whole_trials(spec: StudySpec) -> int | None:
+    """The most trials that a study can train to their ends, by its trials and its epochs."""
+    budget, epochs = spec.budget, most_epochs(spec)
+    limits = [] if budget.trials is None else [budget.trials]
+    if budget.epochs is not None and epochs is not None:
+        limits.append(math.ceil(budget.epochs / epochs))
+    return min(limits, default=None)
 
 
 def most_epochs(spec: StudySpec) -> int | None:

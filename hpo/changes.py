@@ -114,6 +114,17 @@ def began_with(study: Record | None, spec: StudySpec) -> dict[str, Any]:
     return {**changed, **study.get("began_with", {})}
 
 
+def chosen_before(study: Record | None) -> str | None:
+    """The sampler that hpo chose for a study's last run, if the choice was left to it.
+
+    Args:
+        study: The ``study`` record of that run.
+    """
+    if study is None or yaml12.read(study["file"].encode()).value.get("sampler") != "auto":
+        return None
+    return str(study["sampler"])
+
+
 def free_settings(study: Record, spec: StudySpec) -> list[str]:
     """What else is set otherwise than at the last run, in words."""
     before, now = (

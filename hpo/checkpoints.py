@@ -105,10 +105,18 @@ def newest(folder: Path, at_most: int) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def size(folder: Path) -> int:
+    """What a trial's checkpoints take of the disk, in bytes."""
+    files = [_path(folder, epoch) for epoch in _epochs(folder)]
+    return sum(path.stat().st_size for path in files)
+
+
 def clear(folder: Path) -> None:
-    """Delete a finished trial's checkpoints; what else is in its folder stays."""
-    for epoch in _epochs(folder):
-        remove(_path(folder, epoch))
+    """Delete a finished trial's checkpoints, half-written ones, too; what else is in its folder
+    stays."""
+    for suffix in (".pt", ".sha256"):
+        for path in folder.glob(f"epoch-*{suffix}"):
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder / OF_COMMAND, ignore_errors=True)
 
 

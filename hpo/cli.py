@@ -179,36 +179,48 @@ def stop(study: str, now: bool, home: Path, json_: bool) -> None:
 @file_argument
 @set_option
 @click.option(
-    "--no-import", is_flag=True, help="Do not start a worker to try the trainer and the data."
+    "--import", "imports", is_flag=True, help="Import code of your own that the file names, too."
 )
+@click.option("--file-only", is_flag=True, help="Look at the file alone: no data, no network.")
 @as_json
-def validate(file: Path, overrides: tuple[str, ...], no_import: bool, json_: bool) -> None:
-    """Check a study file, its data and its trainer; create nothing.
+def validate(
+    file: Path, overrides: tuple[str, ...], imports: bool, file_only: bool, json_: bool
+) -> None:
+    """Check a study file and its data; create nothing, and run no code that the file names.
 
     Of the data it says what a run would: class counts, duplicates, missing values and what columns
-    may give away. With --json that is `data`, null where no worker looked at it.
+    may give away. With --json that is `data`, null where nobody looked at it, and `not_imported`
+    names what was left out.
 
     Example: hpo validate studies/quickstart.yaml
     """
-    from hpo.samplers import choose_sampler
+    from hpo.launch import own_code, probe
+    from hpo.samplers import choose_pruner, choose_sampler
 
     spec, data = _load(file, overrides), None
-    if not no_import:
-        from hpo.launch import probe
-
+    if imports and file_only:
+        raise click.UsageError("--import and --file-only exclude each other")
+    if not file_only:
         with _view(json_) as view:
-            data = probe(spec, Home(Path()), view)
-    sampler, why = choose_sampler(spec)
+            data = probe(spec, Home(Path()), view, imports=imports)
     warnings = [warning.render(str(spec.file)) for warning in spec.warnings]
+    left_out = [] if imports else own_code(spec)
     if json_:
-        _print_json({"study": spec.study, "valid": True, "warnings": warnings, "data": data})
+        said = {"study": spec.study, "valid": True, "warnings": warnings, "data": data}
+        _print_json(said | {"not_imported": left_out})
         return
     for warning in warnings:
         click.echo(f"warning: {warning}")
-    click.echo(
-        f"{file}: good. Study {spec.study}: {spec.trainer}, {len(spec.search)} searched, "
-        f"sampler {sampler}{f' ({why})' if why else ''}, pruner {spec.pruner.name}."
+    chosen = (
+        f"strategy {spec.strategy.name}"
+        if spec.strategy
+        else f"sampler {choose_sampler(spec)}, pruner {choose_pruner(spec)}"
     )
+    click.echo(
+        f"{file}: good. Study {spec.study}: {spec.trainer}, {len(spec.search)} searched, {chosen}."
+    )
+    if left_out:
+        click.echo(f"Not imported: {', '.join(left_out)}; --import tries it.")
 
 
 @cli.command()
@@ -751,8 +763,8 @@ def ui(
 @click.option(
     "--postgres",
     metavar="URL",
-    help="The database, as postgresql://user@host/name; its password from PGPASSWORD, ~/.pgpass "
-    "or as '${VARIABLE}'.",
+    help="The database, as postgresql://user@host/name; its password from PGPASSWORD, ~/.pgpass, "
+    "a service file (postgresql:///?service=NAME) or as '${VARIABLE}'.",
 )
 @click.option("--artifacts", metavar="DIR|URL", help="Where files go, e.g. s3://bucket/path.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes; 1 by default.")
@@ -790,6 +802,120 @@ def server(
     listening = Listening.at(host, port, names)
     settings = Settings(listening, auth, new_password, sqlite, postgres, artifacts, workers)
     serve(settings, Home(home.resolve()), lambda text: click.echo(text, err=True), told)
+
+
+@cli.group()
+def cluster() -> None:
+    """A study as a job of a cluster."""
+
+
+@cluster.command("slurm")
+@file_argument
+@set_option
+@click.option("--nodes", type=click.IntRange(1), default=1, help="1 by default; more need Ray.")
+@click.option("--cpus", type=click.IntRange(1), help="On each node.")
+@click.option("--gpus", type=click.IntRange(1), help="On each node; none by default.")
+@click.option("--time", metavar="TIME", help="At most so long at a time, e.g. 8:00:00 or 2-12.")
+@click.option("--partition", metavar="NAME", help="Where it is to run.")
+@home_option
+@as_json
+def cluster_slurm(
+    file: Path, overrides: tuple[str, ...], home: Path, json_: bool, **options: Any
+) -> None:
+    """Print the batch script that runs a study on a Slurm cluster.
+
+    When its time is up the study stops in order, and goes on in the next job, which the script
+    asks for. All nodes need this folder and this Python. With --json it prints `study` and
+    `script`.
+
+    Example: hpo cluster slurm flowers.yaml --gpus 4 --cpus 32 --time 8:00:00 > flowers.sh
+    """
+    from hpo.cluster import Slurm, slurm
+
+    spec = _load(file, overrides)
+    script = slurm(spec, Slurm(**options), home.resolve(), overrides)
+    if json_:
+        _print_json({"study": spec.study, "script": script})
+    else:
+        click.echo(script, nl=False)
+
+
+@cluster.command("kubernetes")
+@file_argument
+@set_option
+@click.option("--image", required=True, metavar="NAME", help="With hpo and Ray in it.")
+@click.option(
+    "--claim",
+    required=True,
+    metavar="NAME",
+    help="A PersistentVolumeClaim that all pods may write to, with the study file in it.",
+)
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Pods that train; 1 by default.")
+@click.option("--cpus", type=click.IntRange(1), default=4, help="Of each; 4 by default.")
+@click.option("--gpus", type=click.IntRange(1), help="Of each; none by default.")
+@click.option("--memory", default="16Gi", metavar="SIZE", help="Of each; 16Gi by default.")
+@click.option("--namespace", metavar="NAME", help="Where it is to run.")
+@click.option("--secret", metavar="NAME", help="Its entries are environment variables there.")
+@as_json
+def cluster_kubernetes(
+    file: Path, overrides: tuple[str, ...], json_: bool, **options: Any
+) -> None:
+    """Print the manifest of a RayJob that runs a study on Kubernetes.
+
+    It needs the KubeRay operator, 1.5.1 or newer, there. What is in the claim is /study in all
+    pods; the study is run there. With --json it prints the manifest as JSON.
+
+    Example: hpo cluster kubernetes flowers.yaml --image me/hpo:1 --claim flowers > flowers.job
+    """
+    from hpo.cluster import Kubernetes, kubernetes
+    from hpo.spec.yaml_text import dump
+
+    manifest = kubernetes(_load(file, overrides), Kubernetes(**options), overrides)
+    if json_:
+        _print_json(manifest)
+    else:
+        click.echo(dump(manifest), nl=False)
+
+
+@cli.group()
+def storage() -> None:
+    """Where Optuna keeps a study."""
+
+
+@storage.command()
+@study_argument
+@click.option(
+    "--to",
+    required=True,
+    metavar="ADDRESS",
+    help="journal, sqlite:///FILE from the current folder, or postgresql://user@host/name; its "
+    "password from PGPASSWORD, ~/.pgpass, a service file or as '${VARIABLE}'.",
+)
+@home_option
+@as_json
+def migrate(study: str, to: str, home: Path, json_: bool) -> None:
+    """Move a study to another storage, with nothing of it changed.
+
+    The new storage is read again and compared before it takes the place of the old one, from which
+    the study is then deleted. Killed in between, the same command finishes it. What to write into
+    the study file is printed. With --json it prints `study`, `before`, `now`, `trials` and `file`.
+
+    Example: hpo storage migrate quickstart --to sqlite:///optuna.db
+    """
+    from hpo import results, tracking
+    from hpo.migrate import migrate as move
+
+    name = results.name_of(study)
+    results.status(name, home)  # an unknown study is said so
+    where = Home(home.resolve())
+    moved = move(name, to, where, lambda text: click.echo(text, err=True))
+    uri = where.tracking_address(results.tracking_uri(name, where))
+    tracking.sync(where.study(name), where, uri)
+    if json_:
+        _print_json({"study": name, **asdict(moved)})
+        return
+    click.echo(f"{name}: {moved.trials:,} trials, from {moved.before} to {moved.now}.")
+    click.echo(f"Write this into {moved.file}:\n  storage: {moved.now}")
 
 
 @cli.command()

@@ -50,6 +50,9 @@ ORDER = (
     "report",
     "server",
     "sync",
+    "storage migrate",
+    "cluster slurm",
+    "cluster kubernetes",
     "schema",
     "doctor",
 )
@@ -62,8 +65,20 @@ def reference() -> str:
 
 def _page() -> Iterator[str]:
     yield _INTRO
+    found = commands()
     for name in ORDER:
-        yield from _command(name, cli.commands[name])
+        yield from _command(name, found[name])
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its name, with that of its group."""
+    found: dict[str, click.Command] = {}
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {below}": each for below, each in command.commands.items()}
+        else:
+            found[name] = command
+    return found
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from sqlalchemy.exc import (
 
 from hpo.errors import HpoError, StorageLost, UserError
 from hpo.paths import flush_folder
+from hpo.spec import addresses
 from hpo.tracking.redact import redact
 
 LOCKED_S = 60.0  # for a SQLite file that another program has locked
@@ -48,6 +50,12 @@ SAY_EVERY = 60  # tries
 OPENINGS = 5  # several studies may make the tables of one database at the same time
 
 MAY_PASS = (OperationalError, InterfaceError, PendingRollbackError)
+# What a server refuses to anybody who tries again. When it refuses a connection, its words are all
+# that is known; in another language than English, it is waited for.
+REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
+    r"|permission denied|(role|database) \".*\" does not exist"
+)
 
 Result = TypeVar("Result")
 
@@ -162,12 +170,19 @@ class Database(optuna.storages.RDBStorage):
                 os.fsync(file.fileno())
             flush_folder(log.parent)
 
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study, unless that was done before and only the answer was lost."""
+        with contextlib.suppress(KeyError):
+            super().delete_study(study_id)
+
     def put_in_place_of(self, study: str, other: str) -> None:
-        """Delete `study` and give `other` its name, in one transaction."""
+        """Delete `study` and give `other` its name, in one transaction, unless that was done."""
         with _create_scoped_session(self.scoped_session) as session:
-            session.delete(models.StudyModel.find_or_raise_by_name(study, session))
-            session.flush()
-            models.StudyModel.find_or_raise_by_name(other, session).study_name = study
+            made = models.StudyModel.find_by_name(other, session)
+            if made is not None:
+                session.delete(models.StudyModel.find_or_raise_by_name(study, session))
+                session.flush()
+                made.study_name = study
 
     def close(self) -> None:
         self.engine.dispose()
@@ -191,7 +206,7 @@ class Database(optuna.storages.RDBStorage):
             StorageLost: It does not, or somebody has ended the study meanwhile.
         """
         cause = _cause(error)
-        may_pass = isinstance(error.__cause__, MAY_PASS)
+        may_pass = isinstance(error.__cause__, MAY_PASS) and not REFUSED.search(cause)
         if self._is_sqlite:
             may_pass = "is locked" in cause and waited_s < LOCKED_S
         if not may_pass or self._is_stopped():
@@ -233,7 +248,10 @@ def open_database(
             ) from error
         except (SQLAlchemyError, StorageInternalError) as error:
             if opening == OPENINGS or not _is_being_made(error):
-                raise HpoError(f"storage {shown} cannot be opened: {_cause(error)}") from error
+                cause = _cause(error)
+                raise HpoError(
+                    f"storage {shown} cannot be opened: {cause}{addresses.advice(cause)}"
+                ) from error
             time.sleep(AGAIN_S)
     raise AssertionError("returned or raised above")
 
@@ -286,5 +304,6 @@ for _name in (
     *("get_trial_system_attrs", "set_trial_system_attr"),
     *("get_all_studies", "get_trial_id_from_study_id_trial_number", "get_trial", "_get_trials"),
     *("create_new_study", "_create_new_trial", "set_trial_state_values", "_write"),
+    *("delete_study", "put_in_place_of"),
 ):
     setattr(Database, _name, _patiently(getattr(Database, _name)))

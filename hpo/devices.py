@@ -94,10 +94,10 @@ def slots(spec: StudySpec) -> list[Slot] | Problem:
     """
     if spec.device == "cuda" or (spec.device == "auto" and gpus()):
         return _gpu_slots(spec)
-    count = 1 if spec.executor == "inline" else cores()
+    count = 1 if spec.executor.name == "inline" else cores()
     if spec.workers != "auto":
         count = spec.workers
-    if spec.executor == "inline" and count > 1:
+    if spec.executor.name == "inline" and count > 1:
         return spec.problem("workers", "the inline executor has one worker", "workers: 1")
     threads = max(1, cores() // count)  # whatever the budget: metrics depend on it in late digits
     if spec.budget.trials is not None:
@@ -112,7 +112,7 @@ def _gpu_slots(spec: StudySpec) -> list[Slot] | Problem:
             "device", "no NVIDIA GPU is visible here", "device: cpu, or look at `hpo doctor`"
         )
     per_gpu = max(1, math.floor(1 / spec.gpus_per_trial + 1e-9))
-    most = 1 if spec.executor == "inline" else len(found) * per_gpu
+    most = 1 if spec.executor.name == "inline" else len(found) * per_gpu
     count = most if spec.workers == "auto" else spec.workers
     if count > most:
         return spec.problem(

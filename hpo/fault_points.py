@@ -19,6 +19,10 @@ OfOrchestrator = Literal[
     "epochs-recorded",  # Optuna does not know them
     "epoch-told",  # Optuna, and perhaps the pruner has decided; that is not on record
     "verdicts-recorded",  # the worker is not told to stop
+    "paused",  # trials that wait, in memory alone; nothing is decided
+    "decided",  # what comes next; nothing of it is on record
+    "pauses-recorded",  # and which of those go on; the worker knows nothing
+    "made-room",  # trials whose checkpoints are to go are not ended
     "worker-lost",  # its trials are neither ended nor waiting
     "end-decided",  # not on record
     "end-recorded",  # Optuna does not know it
@@ -27,6 +31,7 @@ OfOrchestrator = Literal[
 ]
 OfWorker = Literal[
     "loaded",  # the orchestrator waits
+    "best-kept",  # and the state of a trial that is to wait; that it does is not told
     "epoch-trained",  # nobody knows
     "epoch-sent",  # no checkpoint of it
     "sha256-written",  # the checkpoint that it is of is not there
@@ -42,13 +47,18 @@ OfShipper = Literal[
     "news-sent",  # shipped.json says nothing of it
     "shipped",
 ]
+OfMigration = Literal[
+    "copied",  # the study is in both storages, and on record in the old one
+    "moved",  # on record in the new one; the old one still has it
+]
 
+# Of a study that runs.
 POINTS = (*get_args(OfOrchestrator), *get_args(OfWorker), *get_args(OfShipper))
 
 _passed = 0  # that which is wanted
 
 
-def passing(point: OfOrchestrator | OfWorker | OfShipper) -> None:
+def passing(point: OfOrchestrator | OfWorker | OfShipper | OfMigration) -> None:
     """Die here, if a test wants it."""
     global _passed
     wanted = os.environ.get("HPO_FAULT")

@@ -29,6 +29,9 @@ class TrialHistory:
         broke_off: Something went wrong with trials that it was trained together with. Not kept
             over a restart.
         verdict: The state and reason with which it is to end, once that is decided.
+        until: The epoch after which it is to pause; None: it trains to its end.
+        targets: What `until` has been so far, in order.
+        paused: It is neither in training nor over: a ``pause`` is the newest that happened to it.
         values: epoch → the objective's values at its end.
         folds: epoch → the first objective's value of each fold and repeat, by their name
             (``fold/3``). Forgotten when the trial ends, unless it is the best one.
@@ -43,6 +46,9 @@ class TrialHistory:
     crashes: int = 0
     broke_off: bool = False
     verdict: tuple[State, str] | None = None
+    until: int | None = None
+    targets: list[int | None] = field(default_factory=list)
+    paused: bool = False
     values: dict[int, tuple[float, ...]] = field(default_factory=dict)
     folds: dict[int, dict[str, float]] = field(default_factory=dict)
     train_s: float = 0.0
@@ -86,14 +92,18 @@ class History:
         study: The newest ``study`` record with the budget of now, or None for a new study.
         asked_trials: The budget of trials that was last asked for on a command line, or None.
         trials: Begun trials by number.
+        decisions: Which trial was begun or went on, and until which epoch it was to be trained
+            (None: its end), in order; a further attempt at the same is none.
         ended: Those that are over, in the order in which they ended.
         counted: Trials that count towards the budget: all but those answered from a twin's record.
         best: By the first objective, or None.
         since_best: Complete and pruned trials since the best one.
+        epochs: Epochs on record, over all trials.
         train_s: Seconds of training on record, over all trials.
         wall_s: Seconds in which an orchestrator ran, over all earlier sessions.
         members: Trials that a recorded ensemble is made of.
         complete: Whether the newest run came to the study's end, with all that follows from it.
+        moved_to: The storage in which `hpo.migrate` has put it since its newest run, or None.
     """
 
     metrics: Sequence[str]
@@ -101,15 +111,23 @@ class History:
     study: Mapping[str, Any] | None = None
     asked_trials: int | None = None
     trials: dict[int, TrialHistory] = field(default_factory=dict)
+    decisions: list[tuple[int, int | None]] = field(default_factory=list)
     ended: list[TrialHistory] = field(default_factory=list)
     counted: int = 0
     best: Best | None = None
     since_best: int = 0
+    epochs: int = 0
     train_s: float = 0.0
     wall_s: float = 0.0
     members: set[int] = field(default_factory=set)
     complete: bool = False
+    moved_to: str | None = None
     _session: tuple[int, int] | None = None  # first and newest time_ms of the running session
+
+    @property
+    def paused(self) -> list[TrialHistory]:
+        """Trials that may be resumed, in the order in which they began."""
+        return [trial for trial in self.trials.values() if trial.paused]
 
     @classmethod
     def read(cls, path: Path, metrics: Sequence[str], maximize: bool) -> History:
@@ -133,9 +151,12 @@ class History:
             return
         if kind == "confirmation":
             return
+        if kind == "storage":
+            self.moved_to = record["storage"]
+            return
         if kind == "study":
             self._end_session()
-            self.study, self.complete = record, False
+            self.study, self.complete, self.moved_to = record, False, None
             self._session = (record["time_ms"], record["time_ms"])
         elif self._session:
             self._session = (self._session[0], max(self._session[1], record["time_ms"]))
@@ -144,6 +165,11 @@ class History:
             trial = self.trials.setdefault(number, TrialHistory(number, record["params"]))
             self.counted += trial.attempts == 0
             trial.attempts, trial.crashes = record["attempt"], record["crashes"]
+            self._train_until(trial, record.get("until"))
+        elif kind == "until":
+            self._train_until(self.trials[record["number"]], record["until"])
+        elif kind == "pause":
+            self.trials[record["number"]].paused = True
         elif kind == "budget":
             self.asked_trials = record["budget"]["trials"]
             if self.study is not None:
@@ -166,6 +192,7 @@ class History:
             trial.train_s += record["seconds"]
             trial.wall_s += record["seconds"] * record.get("lanes", 1)
             self.train_s += record["seconds"]
+            self.epochs += 1
         elif kind == "end":
             before = self.best
             self._add_end(record)
@@ -173,9 +200,15 @@ class History:
                 if self.best is None or number != self.best.number:
                     self.trials[number].folds.clear()
 
+    def _train_until(self, trial: TrialHistory, until: int | None) -> None:
+        trial.until, trial.paused = until, False
+        if until not in trial.targets:
+            trial.targets.append(until)
+            self.decisions.append((trial.number, until))
+
     def _add_end(self, end: Mapping[str, Any]) -> None:
         trial = self.trials[end["number"]]
-        trial.end = end
+        trial.end, trial.paused = end, False
         self.ended.append(trial)
         if "duplicate_of" in end:
             self.counted -= 1

@@ -15,10 +15,15 @@ class KeptModels:
     that an ensemble is made of.
 
     What falls out of these is deleted.
+
+    Attributes:
+        deleted: How many trials' weights, by this run of the study.
+        freed_bytes: How large they were.
     """
 
     def __init__(self, paths: StudyPaths, most: int | Literal["all"], history: History) -> None:
         self._paths, self._most, self._history = paths, most, history
+        self.deleted = self.freed_bytes = 0
         # Of each: whether it is not complete, its loss and its number.
         self._best: list[tuple[bool, float, int]] = []
         for trial in history.ended:
@@ -37,4 +42,17 @@ class KeptModels:
         if len(self._best) > self._most:
             *_, worst = self._best.pop()
             if worst not in self._history.members:
-                checkpoints.remove(self._paths.model(worst))
+                weights = self._paths.model(worst)
+                self.deleted += 1
+                self.freed_bytes += weights.stat().st_size
+                checkpoints.remove(weights)
+
+    def words(self) -> str | None:
+        """What was deleted, in a line; None: nothing."""
+        if not self.deleted:
+            return None
+        whose = "1 trial" if self.deleted == 1 else f"{self.deleted:,} trials"
+        return (
+            f"keep_models: {self._most}: the weights of {whose} were deleted, "
+            f"{self.freed_bytes / 1e6:,.1f} MB; their predictions are kept"
+        )

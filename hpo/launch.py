@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpo import changes, data_words, devices, lease, starting_weights
+from hpo import changes, data_words, lease, starting_weights
 from hpo.budget import (
     limit_reached,
     more_trials,
@@ -32,6 +32,7 @@ from hpo.requests import Requests, Trials, ask_for_trials, session_of
 from hpo.search import earlier_trials, open_search
 from hpo.seats import Seat, restart
 from hpo.spec import Choice, FromStudy, StudySpec, check_data, yaml12
+from hpo.storages import check_not_moved
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox
 from trainers.registry import TRAINERS
@@ -104,9 +105,11 @@ def nothing_left(
 
     Raises:
         StudyChanged, StudyLocked: It cannot be run.
+        UserError: It was moved to another storage than the file says.
     """
     history = _history(spec, paths)
     changes.check(history.study, spec, paths, accept=accept_changes)
+    check_not_moved(spec, history.moved_to)
     holder = lease.owner(paths.lease)
     if holder:
         raise StudyLocked(lease.locked_message(spec.study, holder))
@@ -170,8 +173,8 @@ def opened(
     spec = with_asked_trials(spec, _history(spec, paths))
     tracking_uri = home.tracking_address(spec.tracking.uri)
     starting_weights.fetch(spec, home.data_cache, tracking_uri)
-    with contextlib.closing(open_executor(spec.executor)) as executor:
-        seats = _start_workers(spec, home, executor)
+    with contextlib.closing(_open_executor(spec)) as executor:
+        seats = _start_workers(spec, home, executor, view)
         ready = _first_ready(spec, executor, seats, view)
         _say_loaded(view, spec, ready)
         before = _history(spec, paths)
@@ -211,8 +214,23 @@ def _say_changed(view: View, spec: StudySpec, history: History) -> None:
         view.say(f"changed since its last run: {line}")
 
 
-def probe(spec: StudySpec, home: Home, view: View) -> Mapping[str, Any] | None:
+def own_code(spec: StudySpec) -> list[str]:
+    """What a study names of the user's own that its workers import: a trainer, or metrics."""
+    if spec.command is not None:
+        return []
+    if spec.trainer not in TRAINERS:
+        return [spec.trainer]
+    return [name for name in spec.train.get("metrics", ()) if ":" in name]
+
+
+def probe(
+    spec: StudySpec, home: Home, view: View, *, imports: bool = True
+) -> Mapping[str, Any] | None:
     """Check what only a worker can: the trainer, the device and the data. Creates nothing.
+
+    Args:
+        imports: Whether to import the user's own code. Without it, nothing is loaded for a
+            trainer of their own.
 
     Returns:
         What was loaded (`trainers.data.Dataset.summary`), or None without data.
@@ -220,13 +238,19 @@ def probe(spec: StudySpec, home: Home, view: View) -> Mapping[str, Any] | None:
     Raises:
         StudyFileError: They do not fit the file.
     """
+    own = [] if imports else own_code(spec)
+    if spec.trainer in own:
+        return None
+    kept = [name for name in spec.train.get("metrics", ()) if name not in own]
+    tried = spec.model_copy(update={"train": {**spec.train, "metrics": kept}}) if own else spec
+    shared = home.root if spec.executor.name == "ray" else None  # what other nodes see
     with (
-        tempfile.TemporaryDirectory() as folder,  # decoded data is not kept
-        contextlib.closing(open_executor(spec.executor)) as executor,
+        tempfile.TemporaryDirectory(dir=shared, prefix=".hpo-") as folder,  # no data is kept
+        contextlib.closing(_open_executor(spec)) as executor,
     ):
         elsewhere, tracking_uri = Home(Path(folder)), home.tracking_address(spec.tracking.uri)
         starting_weights.fetch(spec, elsewhere.data_cache, tracking_uri)
-        seats = _start_workers(spec, elsewhere, executor, most=1)
+        seats = _start_workers(tried, elsewhere, executor, view, most=1)
         ready = _first_ready(spec, executor, seats, view)
         _say_loaded(view, spec, ready)
         _check_loaded(spec, None, ready)
@@ -238,10 +262,15 @@ def _history(spec: StudySpec, paths: StudyPaths) -> History:
     return History.read(paths.outbox, metrics, spec.objective[0].maximize)
 
 
+def _open_executor(spec: StudySpec) -> Executor:
+    code = spec.folder if spec.command is None and spec.trainer not in TRAINERS else None
+    return open_executor(spec.executor.name, spec.executor.options, code)
+
+
 def _start_workers(
-    spec: StudySpec, home: Home, executor: Executor, most: int | None = None
+    spec: StudySpec, home: Home, executor: Executor, view: View, most: int | None = None
 ) -> list[Seat]:
-    slots = devices.slots(spec)
+    slots = executor.slots(spec, view.say)
     if isinstance(slots, Problem):
         raise StudyFileError(str(spec.file), [slots])
     seats = []
@@ -286,7 +315,7 @@ def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], vie
             seat = seats[event.worker]
             match event.message:
                 case Ready() as ready:
-                    seat.ready, first = True, first or ready
+                    seat.ready, seat.node, first = True, ready.node, first or ready
                 case Refused(key, message, hint):
                     raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
                 case Gone(reason):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import IO
 
 from rich.console import Console, Group, RenderableType
@@ -92,7 +93,8 @@ def render(progress: Progress) -> RenderableType:
     workers.add_column(no_wrap=True)
     for worker in progress.workers:
         workers.add_row(*_worker_cells(worker, progress.metric))
-    return Group("", Constrain(head, WIDEST), _facts_line(progress), "", workers)
+    nodes = [Text(line, style="dim") for line in _nodes(progress.workers)]
+    return Group("", Constrain(head, WIDEST), _facts_line(progress), *nodes, "", workers)
 
 
 def summary(progress: Progress) -> str:
@@ -124,7 +126,20 @@ def _facts(progress: Progress) -> list[str]:
         facts.append(f"best {progress.metric} {value:.4g} (trial {number}, epoch {epoch})")
     counts = sorted(progress.counts.items())
     facts.extend(f"{n} {state}" for state, n in counts if state != "complete" and n)
+    facts.extend([f"{progress.paused} paused"] if progress.paused else [])
     return facts
+
+
+def _nodes(workers: Sequence[WorkerProgress]) -> list[str]:
+    """``node-a: 3 of 4 workers train``, a line a machine, where workers live on several."""
+    there: dict[str, list[bool]] = {}
+    for worker in workers:
+        if worker.node is not None:
+            there.setdefault(worker.node, []).append(worker.state == "training")
+    return [
+        f"{node}: {sum(train)} of {len(train)} workers train"
+        for node, train in sorted(there.items())
+    ]
 
 
 def _facts_line(progress: Progress) -> Text:
@@ -142,7 +157,8 @@ def _of(total: int | None, between: str = "/") -> str:
 
 
 def _worker_cells(worker: WorkerProgress, metric: str) -> list[RenderableType]:
-    name = Text(f"worker {worker.worker}", style="dim")
+    on = f" on {worker.node}" if worker.node else ""
+    name = Text(f"worker {worker.worker}{on}", style="dim")
     if worker.state != "training":
         return [name, Text(worker.state, style="dim")]
     together = worker.lanes > 1

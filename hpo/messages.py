@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Outcome = Literal["complete", "stop", "interrupted", "failed", "alone"]
+Outcome = Literal["complete", "stop", "paused", "interrupted", "failed", "alone"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Assignment:
         maximize: Whether more is better, of the first.
         lanes: At most so many trials train together with it, itself among them.
         keep_model: Whether the weights of its best epoch are to be kept.
+        until: The epoch after which it waits, with its state on the disk, for what `Orders` say;
+            None: it is trained to its end.
     """
 
     number: int
@@ -93,6 +95,7 @@ class Assignment:
     maximize: bool
     lanes: int = 1
     keep_model: bool = False
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,13 @@ class Orders:
 
     Attributes:
         stop: Numbers of the trials that are to end with the epoch that was reported.
+        until: Trials that wait and are to go on → as `Assignment.until`. Others that wait are to
+            be paused.
         begin: Into free places. All of them, and those in training, can be trained together.
     """
 
     stop: Collection[int] = ()
+    until: Mapping[int, int | None] = field(default_factory=dict)
     begin: Sequence[Assignment] = ()
 
 
@@ -133,10 +139,12 @@ class Ready:
     Attributes:
         dataset: What was loaded (`trainers.data.Dataset.summary`), or None without data.
         device_name: E.g. ``NVIDIA H100`` or ``cpu``.
+        node: The name of its machine, where workers live on several.
     """
 
     dataset: Mapping[str, Any] | None
     device_name: str
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,8 @@ class Report:
         resources: What the worker uses of its machine (`hpo.resources`), about once a second.
         last: The trial is complete with this epoch.
         lanes: How many trials trained together in this epoch.
+        waits: It is at its `Assignment.until`, its state and its best are on the disk, and it
+            trains no further before the answer.
         notes: As `trainers.contract.Epoch.notes`.
     """
 
@@ -177,6 +187,7 @@ class Report:
     resources: Mapping[str, float] = field(default_factory=dict)
     last: bool = False
     lanes: int = 1
+    waits: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -190,9 +201,10 @@ class Finished:
     """An assignment is over.
 
     Attributes:
-        outcome: ``stop`` when it was ordered, ``interrupted`` after an `Interrupt`, and, with a
-            reason, when the disk is full; ``alone`` when something went wrong with trials that
-            trained together, and this one may be innocent: it is to go on by itself.
+        outcome: ``stop`` when it was ordered, ``paused`` when it waited and was not told to go on,
+            ``interrupted`` after an `Interrupt`, and, with a reason, when the disk is full;
+            ``alone`` when something went wrong with trials that trained together, and this one
+            may be innocent: it is to go on by itself.
         reason: What was raised; empty otherwise.
         traceback: The same, whole.
         seconds: Wall time of this attempt.

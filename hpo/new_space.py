@@ -66,7 +66,12 @@ def replace(
 def _copy(
     study: optuna.Study, name: str, space: Distributions, storage: optuna.storages.BaseStorage
 ) -> None:
-    made = optuna.create_study(storage=storage, study_name=name, directions=study.directions)
+    made = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=study.directions,
+        load_if_exists=True,  # made before the answer to that was lost
+    )
     for key, value in study.user_attrs.items():
         made.set_user_attr(key, value)
     if study.metric_names:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from hpo import checkpoints, trial_log
 from hpo.budget import limit_reached, more_trials, trials_done
 from hpo.causes import DIVERGED, cause, most_often
 from hpo.errors import NoRoom, StudyChanged, StudyFailed, WorkerLost
-from hpo.executors import Event, Executor, Gone
+from hpo.executors import Event, Executor, Gone, Leaving
 from hpo.fault_points import passing
 from hpo.history import History, State, TrialHistory, seed_for
 from hpo.kept_models import KeptModels
@@ -43,15 +43,18 @@ from hpo.messages import (
     Round,
 )
 from hpo.paths import StudyPaths
+from hpo.paused import Paused
 from hpo.progress import Progress, View
 from hpo.record import Record
 from hpo.requests import Requests, Stop, Trials
 from hpo.search import MOST_REPEATS, Search, earlier_trials
 from hpo.seats import REFILL_BELOW, Lanes, Seat, Training, in_training, restart
 from hpo.spec import StudySpec
+from hpo.strategy import New, Resume, Strategy, make_strategy
 from hpo.tracking import Shipped
 
 TICK_S = 0.2  # how often clocks, signals and the view are looked after
+ASSIGN_S = 0.02  # of a turn goes to new trials, or one of them, if that takes longer
 OVERDUE_S = 10.0  # a trial that ignores its deadline for so long is killed
 SILENT_S = 1800.0  # without an epoch; it is said that a trial may hang
 TERM_GRACE_S = 30.0  # between SIGTERM and the end of everything
@@ -85,6 +88,19 @@ class Ending:
     reason: str
     finished: Finished | None = None
     duplicate_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a strategy has decided of a trial that waits.
+
+    Attributes:
+        until: As `hpo.strategy.New.until`.
+        after: How many decisions were on record then.
+    """
+
+    until: int | None
+    after: int
 
 
 def check_same_data(
@@ -121,6 +137,8 @@ class Orchestrator:
     requests: Requests
     waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not in training
     asked: deque[TrialHistory] = field(default_factory=deque)  # by an earlier run, and not begun
+    decided: dict[int, Decided] = field(default_factory=dict)  # those that wait, by number
+    declined: bool = False  # the strategy has nothing to train before there is news
     exhausted: str | None = None  # why no other trial can be asked for
     ending: Ended | None = None  # once nothing more is to be assigned
     signals: list[int] = field(default_factory=list)
@@ -142,9 +160,17 @@ class Orchestrator:
         if self.spec.trials_asked and self.spec.budget.trials != self.history.asked_trials:
             self.record.budget(self.spec)
         passing("study-recorded")
-        self.view.say(f"sampler {self.search.sampler_note}; pruner {self.spec.pruner.name}")
+        if self.spec.strategy is None:
+            self.view.say(f"sampler {self.search.sampler}; pruner {self.search.pruner}")
+        else:
+            self.view.say(f"strategy {self.spec.strategy.name}")
         if not self.search.started:
             self._start_from()
+        self.strategy = make_strategy(self.spec, self.search.learnt())
+        self.paused = (
+            Paused(self.paths, self.spec.strategy, self.history) if self.spec.strategy else None
+        )
+        self.said_unable = False
         self._reconcile()
         for seat in self.seats:
             self._greet(seat)
@@ -185,14 +211,19 @@ class Orchestrator:
         self._look_at_signals()
 
     def _over(self) -> bool:
-        return self._decide_on_the_end() and not in_training(self.seats)
+        leaving = any(seat.pausing for seat in self.seats)
+        return self._decide_on_the_end() and not in_training(self.seats) and not leaving
 
     def _decide_on_the_end(self) -> bool:
         """Whether nothing more is to be assigned."""
         if self.ending is None:
             why = limit_reached(self.spec, self.history, self._spent_s())
             if why is None and not in_training(self.seats) and not self.waiting:
-                why = self.exhausted or trials_done(self.spec, self.history)
+                why = self.exhausted
+                if self.strategy is None or self.declined:
+                    why = why or trials_done(self.spec, self.history)
+                if self.declined:
+                    why = why or "no other trial can be trained to its end in the epochs left"
             if why is not None:
                 self.ending = Ended("complete", why)
         return self.ending is not None
@@ -211,6 +242,7 @@ class Orchestrator:
             for note in report.notes.values():
                 self.view.say(f"trial {report.number}: {note}")
         if reports:
+            self.declined = False
             self.record.commit()
             passing("epochs-recorded")
 
@@ -223,25 +255,30 @@ class Orchestrator:
                 self._measured(seat, lanes)
             case Ready() as ready:
                 check_same_data(self.spec.study, self.ready.dataset, ready.dataset)
-                seat.ready, seat.deaths = True, 0
+                seat.ready, seat.deaths, seat.node = True, 0, ready.node
                 self._greet(seat)
             case Refused(_, message, _):
-                raise WorkerLost(f"worker {seat.number} cannot start: {message}")
-            case Gone(reason):
-                self._gone(seat, reason)
+                self._refused(seat, message)
+            case Leaving(reason):
+                self._leave(seat, reason)
+            case Gone() as gone:
+                self._gone(seat, gone)
 
     # -- giving out trials
 
     def _assign(self) -> bool:
-        """Give trials to a worker that has none; whether to go on with others.
+        """Give trials to workers that have none; whether to go on with others.
 
-        One worker a turn: to ask for trials takes time, in which others wait for their answers.
+        For `ASSIGN_S` a turn: to ask takes time, in which others wait for their answers.
         """
+        began_s = time.monotonic()
         empty = [seat for seat in self.seats if seat.is_open and not seat.trainings]
         for seat in empty:
             if chosen := self._choose(seat):
                 self.executor.send(seat.number, Orders(begin=self._begin(seat, chosen)))
-                return len(empty) > 1
+                self._follow()
+                if time.monotonic() - began_s > ASSIGN_S:
+                    return len(empty) > 1
         return False
 
     def _choose(self, seat: Seat) -> list[TrialHistory]:
@@ -284,7 +321,12 @@ class Orchestrator:
         """How many trials may join those on a seat; none once they have overtaken another kind."""
         begun, oldest = self.history.trials, next(iter(self.waiting), None)
         if oldest is not None and begun and self._kind(oldest) != seat.kind:
-            overtaken_by = next(reversed(begun)) - oldest.number
+            decided = self.decided.get(oldest.number)
+            overtaken_by = (
+                len(self.history.decisions) - decided.after
+                if decided
+                else next(reversed(begun)) - oldest.number
+            )
             if overtaken_by > self.lanes.most(self.spec) * len(self.seats):
                 return 0
         return self.lanes.room(self.spec, seat)
@@ -317,13 +359,18 @@ class Orchestrator:
     def _may_prepare(self) -> bool:
         """Whether to think of the next trial while all workers train.
 
-        Not with one worker: a suggestion made before its last trial is over would know less.
+        Not with one worker: a suggestion made before its last trial is over would know less. Nor
+        with a strategy, which has done what takes long when it is asked.
         """
-        return len(self.seats) > 1 and not self.waiting and self._wants_more()
+        ahead = len(self.seats) > 1 and self.strategy is None
+        return ahead and not self.waiting and self._wants_more()
 
     def _wants_more(self) -> bool:
         if self.ending is not None or self.exhausted is not None:
             return False
+        return self._may_begin_another() if self.strategy is None else not self.declined
+
+    def _may_begin_another(self) -> bool:
         fresh = sum(1 for trial in self.waiting if trial.attempts == 0)
         return trials_done(self.spec, self.history, also=fresh) is None
 
@@ -331,6 +378,8 @@ class Orchestrator:
         """Ask for a trial, which then waits; answer duplicates from the record of their twin."""
         if not self._wants_more():
             return None
+        if self.strategy is not None:
+            return self._decide(self.strategy)
         if self.asked:
             self.waiting.append(self.asked.popleft())
             return self.waiting[-1]
@@ -346,6 +395,61 @@ class Orchestrator:
             self._answer(trial, suggestion.duplicate_of)
         self.exhausted = "every configuration has been tried"
         return None
+
+    def _decide(self, strategy: Strategy) -> TrialHistory | None:
+        """Have the strategy say what is next, which then waits."""
+        waiting = {trial.number: trial for trial in self.waiting}
+        pending = [
+            replace(waiting[number], until=decided.until, paused=False)
+            for number, decided in self.decided.items()
+        ]
+        decision = strategy.decide(self.history, pending)
+        trial = self._meant(decision)
+        if trial is None and isinstance(decision, New):
+            decision = self._most_promising(strategy)
+            trial = self._meant(decision)
+        if decision is None or trial is None:
+            self.declined = True
+            return None
+        epochs, until = self._epochs(trial), decision.until
+        if until is not None and isinstance(epochs, int) and until >= epochs:
+            until = None
+        self.decided[trial.number] = Decided(until, len(self.history.decisions))
+        self.waiting.append(trial)
+        passing("decided")
+        return trial
+
+    def _most_promising(self, strategy: Strategy) -> Resume | None:
+        """What is done where no other trial may begin: a paused one is trained to its end."""
+        for number in reversed(strategy.hopeless(self.history)):
+            if number not in self.decided:
+                return Resume(number, None)
+        return None
+
+    def _meant(self, decision: New | Resume | None) -> TrialHistory | None:
+        """The trial that is to begin or to go on; None: there is none such.
+
+        A trial that an earlier run has asked for and not begun takes the place of a new one. It is
+        the same where decisions are the same; else it is as good as a moment ago.
+        """
+        match decision:
+            case Resume(number):
+                trial = self.history.trials.get(number)
+                is_free = trial is not None and trial.paused and number not in self.decided
+                return trial if is_free else None
+            case New(params) if self._may_begin_another():
+                if self.asked:
+                    return self.asked.popleft()
+                suggestion = self.search.ask_for(params)
+                passing("asked")
+                if suggestion is not None:
+                    return TrialHistory(suggestion.number, suggestion.params)
+        return None
+
+    def _follow(self) -> None:
+        """Let the strategy prepare itself, now that workers have something to do."""
+        if self.strategy is not None:
+            self.strategy.follow(self.history)
 
     def _answer(self, trial: TrialHistory, twin: int) -> None:
         """End a trial from the record of the one with the same configuration."""
@@ -365,18 +469,23 @@ class Orchestrator:
         lanes = self.lanes.limit(self.spec, kind) or 1
         log_start = trial_log.end_of(self.paths.worker_log(seat.number))
         assignments = []
+        resumed = [trial.number for trial in trials if trial.paused]
         for trial in trials:
             folder = self.paths.trial(trial.number)
             if trial.recorded == 0:
                 # What an attempt without a record has left; of an earlier one, but for its log.
                 (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
-            self.record.trial(trial, worker=seat.number)
+            decided = self.decided.pop(trial.number, None)
+            until = decided.until if decided else trial.until if self.strategy else None
+            self.record.trial(trial, worker=seat.number, until=until, node=seat.node)
             epochs = self._epochs(trial)
             seat.trainings[trial.number] = Training(trial, epochs, log_start, trial.wall_s)
             assignments.append(self._assignment(trial, folder, lanes))
         seat.kind = kind
         self.record.commit()
         passing("begun")
+        for number in resumed:
+            self.search.resume(number)
         return assignments
 
     def _assignment(self, trial: TrialHistory, folder: Path, lanes: int) -> Assignment:
@@ -391,6 +500,7 @@ class Orchestrator:
             maximize=self.maximize,
             lanes=lanes,
             keep_model=self.spec.keep_models != 0,
+            until=trial.until,
         )
 
     # -- what comes back
@@ -400,21 +510,25 @@ class Orchestrator:
 
         The worker tells at once how those ended, and the next suggestions know it.
         """
-        if not seat.trainings:
+        if not seat.trainings and not seat.pausing:
             return  # said before the worker was given up
         stop = [each.number for each in reports if self._is_to_stop(seat, each)]
+        until = self._go_on_or_pause(seat, [r for r in reports if r.number not in stop])
         self._finished(seat, over)
-        if seat.leaving:
+        if seat.leaving and not seat.trainings:
             self.executor.send(seat.number, Quit())
             return
         # An empty worker gets the next ones from `_assign`: it may have to measure before, and
         # would not read that while it waits for this answer.
-        chosen = self._choose(seat) if seat.trainings and not stop else []
+        makes_room = stop or seat.pausing
+        chosen = self._choose(seat) if seat.trainings and not makes_room else []
         begin = self._begin(seat, chosen) if chosen else []
         if stop:
             self.record.commit()
             passing("verdicts-recorded")
-        self.executor.send(seat.number, Orders(stop, begin))
+        self.executor.send(seat.number, Orders(stop, until, begin))
+        if until or begin:
+            self._follow()
 
     def _is_to_stop(self, seat: Seat, report: Report) -> bool:
         """Tell Optuna of an epoch; whether the trial is to end with it."""
@@ -434,6 +548,64 @@ class Orchestrator:
             if training.stop is not None:
                 self.record.verdict(trial.number, *training.stop)
         return training.stop is not None
+
+    def _go_on_or_pause(self, seat: Seat, reports: Sequence[Report]) -> dict[int, int | None]:
+        """Decide as often as trials wait what comes next; those that are not it are paused.
+
+        Returns:
+            Those that go on where they are → until which epoch.
+        """
+        there = [each for each in reports if each.number in seat.trainings]
+        for each in there:
+            if each.epoch == seat.trainings[each.number].trial.until and not each.waits:
+                self._train_to_its_end(each)
+        waiting = [seat.trainings[each.number].trial for each in there if each.waits]
+        if not waiting:
+            return {}
+        for trial in waiting:
+            self._pause(trial)
+        passing("paused")
+        self._make_room()
+        for _ in waiting:
+            self._prepare()
+        until: dict[int, int | None] = {}
+        for trial in waiting:
+            number = trial.number
+            if number in self.decided:
+                until[number] = self.decided.pop(number).until
+                self.record.until(number, until[number])
+            else:
+                seat.pausing[number] = seat.trainings.pop(number)
+        self.waiting = deque(trial for trial in self.waiting if trial.number not in until)
+        self.record.commit()
+        passing("pauses-recorded")
+        for trial in waiting:
+            if trial.paused:
+                self.search.pause(trial.number, trial.recorded)
+        return until
+
+    def _pause(self, trial: TrialHistory) -> None:
+        assert self.paused is not None, "without a strategy none waits"
+        if not trial.paused:
+            self.record.pause(trial)
+        self.paused.add(trial.number)
+
+    def _train_to_its_end(self, report: Report) -> None:
+        """A trial whose trainer keeps no state cannot be paused."""
+        if not report.last:
+            self.record.until(report.number, None)
+            if not self.said_unable:
+                self.view.say("the trainer saves no state: its trials are trained to their ends")
+            self.said_unable = True
+
+    def _make_room(self) -> None:
+        """End the paused trials that are least likely to go on, where there are too many."""
+        if self.strategy is None or self.paused is None or not self.paused.are_too_many:
+            return
+        hopeless = self.strategy.hopeless(self.history)
+        trials = [self.history.trials[n] for n in self.paused.beyond(hopeless, but=self.decided)]
+        passing("made-room")
+        self._end(*(Ending(trial, "pruned", _made_room(trial)) for trial in trials))
 
     def _finished(self, seat: Seat, finished: Sequence[Finished]) -> None:
         endings, again, full = [], [], ""
@@ -466,21 +638,43 @@ class Orchestrator:
 
     def _vacate(self, seat: Seat, number: int) -> Training | None:
         """Take a trial off a seat, with what was printed meanwhile."""
-        training = seat.trainings.pop(number, None)
+        training = seat.trainings.pop(number, None) or seat.pausing.pop(number, None)
         if training is not None:
             log = self.paths.worker_log(seat.number)
             trial_log.keep(log, training.log_start, self.paths.trial(number))
         return training
 
     def _vacate_all(self, seat: Seat) -> list[Training]:
+        for number in list(seat.pausing):
+            self._vacate(seat, number)
         vacated = [self._vacate(seat, number) for number in list(seat.trainings)]
         return [training for training in vacated if training]
 
-    def _gone(self, seat: Seat, reason: str) -> None:
+    def _refused(self, seat: Seat, message: str) -> None:
+        """A worker cannot start where it is; others may, on other machines.
+
+        Raises:
+            WorkerLost: There are no others.
+        """
+        said = f"worker {seat.number} cannot start: {message}"
+        if not any(other.ready for other in self.seats):
+            raise WorkerLost(said)
+        self.view.say(f"{said}; the study goes on without it")
+        self.executor.kill(seat.number)
+
+    def _leave(self, seat: Seat, reason: str) -> None:
+        """A worker's machine is about to go: its trials go on elsewhere, from where they are."""
+        self.view.say(f"worker {seat.number}: {reason}")
+        seat.leaving = True
+        self.executor.send(seat.number, Interrupt() if seat.trainings else Quit())
+
+    def _gone(self, seat: Seat, gone: Gone) -> None:
         """A worker is lost; its trials get another try, each by itself.
 
-        With one try at least where it trained several: it is not known whose crash it was.
+        With one try at least where it trained several: it is not known whose crash it was. And
+        with as many as it takes where its machine was lost.
         """
+        reason = gone.reason
         lost = self._vacate_all(seat)
         was_ready = seat.ready
         seat.ready = seat.leaving = False
@@ -491,8 +685,8 @@ class Orchestrator:
             trial = training.trial
             if training.stop is not None:
                 endings.append(Ending(trial, *training.stop))
-            elif trial.crashes < self.spec.retries or len(lost) > 1:
-                trial.crashes += 1
+            elif gone.of_machine or trial.crashes < self.spec.retries or len(lost) > 1:
+                trial.crashes += not gone.of_machine
                 self.view.say(
                     f"trial {trial.number}: {reason}; it goes on from epoch {trial.recorded}"
                 )
@@ -501,18 +695,19 @@ class Orchestrator:
                 endings.append(Ending(trial, "failed", f"{reason} ({trial.crashes + 1} times)"))
         self._end(*endings)
         self.waiting.extendleft(reversed(again))
-        if was_ready:
+        if was_ready or gone.of_machine:
             self.executor.start(seat.setup)
         else:
             restart(self.executor, seat, reason)
 
-    def _end(self, *endings: Ending) -> None:
+    def _end(self, *endings: Ending, quietly: bool = False) -> None:
         """End trials: in the outbox, with one flush for all, then in Optuna."""
         ends = [
             self.record.end(each.trial, each.state, each.reason, each.finished, each.duplicate_of)
             for each in endings
         ]
         if ends:
+            self.declined = False
             passing("end-decided")
             self.record.commit()
             passing("end-recorded")
@@ -526,7 +721,8 @@ class Orchestrator:
                 f"{metric} {values[0]:.4g} at epoch {end['best_epoch']}" if values else "no epoch"
             )
             why = f": {ending.reason}" if ending.reason else ""
-            self.view.say(f"trial {number} {ending.state} ({best}){why}")
+            if not quietly:
+                self.view.say(f"trial {number} {ending.state} ({best}){why}")
 
     def _tell(self, number: int, end: Mapping[str, Any]) -> None:
         """Tell Optuna of an end that is on record.
@@ -657,7 +853,8 @@ class Orchestrator:
         """Take in what the study is to start from."""
         for item in self.spec.start_from:
             if isinstance(item, Mapping):
-                self.search.enqueue(item)
+                if self.spec.strategy is None:  # which is asked for what else is new
+                    self.search.enqueue(item)
             else:
                 earlier = earlier_trials(self.spec, self.paths, item.study)
                 used = self.search.learn_from(earlier, item.study)
@@ -688,11 +885,22 @@ class Orchestrator:
                 self._end(Ending(trial, "pruned", pruned))
             elif suggestion.duplicate_of is not None and not trial.values:
                 self._answer(trial, suggestion.duplicate_of)
+            elif trial.paused or (self.strategy and trial.recorded == trial.until):
+                self._pause_again(trial)
             elif trial.attempts:
                 self.waiting.append(trial)
                 self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
             else:  # perhaps with a larger budget than this run has
                 self.asked.append(trial)
+        self._make_room()
+
+    def _pause_again(self, trial: TrialHistory) -> None:
+        """Take up a trial that an earlier run has paused, or was about to."""
+        if self.strategy is None:
+            self._end(Ending(trial, "pruned", _not_resumed(trial)))
+            return
+        self._pause(trial)
+        self.search.pause(trial.number, trial.recorded)
 
     def _epochs(self, trial: TrialHistory) -> Any:
         """How many epochs a trial is to train; None where its configuration does not say."""
@@ -704,9 +912,15 @@ class Orchestrator:
     def _close_down(self) -> None:
         """Leave no trial RUNNING, and say how the study ended."""
         assert self.ending is not None
-        for trial in self.waiting:
-            if trial.attempts and self.ending.state == "complete":
-                self._end(Ending(trial, "stopped", self.ending.reason))
+        if self.ending.state == "complete":
+            broken_off = [each for each in self.waiting if each.attempts and not each.paused]
+            self._end(*(Ending(each, "stopped", self.ending.reason) for each in broken_off))
+            paused = self.history.paused
+            self._end(
+                *(Ending(each, "pruned", _not_resumed(each)) for each in paused), quietly=True
+            )
+            if paused:
+                self.view.say(f"{len(paused)} paused trials are not resumed: they end as pruned")
         ends = [trial.end for trial in self.history.ended if trial.end]
         failed = [end["reason"] for end in ends if end["state"] == "failed"]
         if self.ending.state == "complete" and failed and len(failed) == len(ends):
@@ -715,6 +929,8 @@ class Orchestrator:
             # The next run looks no further than this record.
             self.search.set_aside()
             self.search.commit()
+        if deleted := self.kept.words():
+            self.view.say(deleted)
         self.record.study_end(self.ending.state, self.ending.reason)
         passing("study-ended")
 
@@ -743,6 +959,7 @@ class Orchestrator:
             budget = self.spec.budget.model_dump()
             count = more_trials(budget, self.history.counted, count)
         self.spec = self.spec.with_trials(count)
+        self.declined = False
         self.record.budget(self.spec, request)
         self.view.say(f"going on to {count} trials, as was asked for")
 
@@ -755,6 +972,7 @@ class Orchestrator:
             study=self.spec.study,
             metric=self.spec.objective[0].metric,
             counts=Counter(end["state"] for end in self._ends()),
+            paused=len(self.history.paused),
             total=self.spec.budget.trials,
             best=(best.number, best.value, best.epoch) if best else None,
             elapsed_s=time.monotonic() - self.began_s,
@@ -772,6 +990,9 @@ class Orchestrator:
         if budget.trials is not None:
             left = max(0, budget.trials - ended)
             guesses.append(left * history.train_s / ended / len(self.seats))
+        if budget.epochs is not None and history.epochs:
+            left = max(0, budget.epochs - history.epochs)
+            guesses.append(left * history.train_s / history.epochs / len(self.seats))
         if budget.wall_s is not None:
             guesses.append(max(0.0, budget.wall_s - self._spent_s()))
         return min(guesses, default=None)
@@ -780,6 +1001,14 @@ class Orchestrator:
 def _takes_long(event: Event) -> bool:
     """Whether to follow up what happened takes so long that others are answered before."""
     return not isinstance(event.message, Round) or bool(event.message.finished)
+
+
+def _not_resumed(trial: TrialHistory) -> str:
+    return f"paused at epoch {trial.recorded}, not resumed"
+
+
+def _made_room(trial: TrialHistory) -> str:
+    return f"paused at epoch {trial.recorded}; its checkpoint made room"
 
 
 def _first_line(error: BaseException) -> str:

@@ -107,7 +107,8 @@ def worker_lines(status: Status) -> list[str]:
         several = f"–{max(epochs)}" if max(epochs) > min(epochs) else ""  # noqa: RUF001
         what = f"trial {trials[0]}" if len(trials) == 1 else f"{len(trials)} trials in lanes"
         at = "epochs" if several else "epoch"
-        lines.append(f"worker {worker['worker']}: {what} at {at} {min(epochs)}{several}")
+        on = f" on {worker['node']}" if worker["node"] else ""
+        lines.append(f"worker {worker['worker']}{on}: {what} at {at} {min(epochs)}{several}")
     return lines
 
 

@@ -78,6 +78,7 @@ class StudyPaths:
 
     OUTBOX = "outbox.log"
     MODEL = "model.pt"  # in a trial's folder
+    PREDICTIONS = "predictions.npz"  # beside it
     root: Path
 
     @property

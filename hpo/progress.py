@@ -19,6 +19,7 @@ class WorkerProgress:
             first.
         lanes: How many trials it trains together.
         furthest: As `epoch`, of the trial that is furthest.
+        node: The name of its machine, where workers live on several.
     """
 
     worker: int
@@ -29,6 +30,7 @@ class WorkerProgress:
     value: float | None = None
     lanes: int = 1
     furthest: int = 0
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Progress:
 
     Attributes:
         counts: Ended trials by state.
+        paused: Trials that may be resumed.
         total: The budget in trials, or None.
         best: (trial, value, epoch) by the first objective, or None.
         elapsed_s: Since this run began.
@@ -51,6 +54,7 @@ class Progress:
     elapsed_s: float
     left_s: float | None
     workers: Sequence[WorkerProgress]
+    paused: int = 0
 
 
 class View(Protocol):

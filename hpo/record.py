@@ -52,8 +52,8 @@ class Record:
             **changed,
             objective=[{"metric": o.metric, "goal": o.goal} for o in spec.objective],
             budget=spec.budget.model_dump(),
-            sampler=search.sampler_name,
-            pruner=spec.pruner.name,
+            sampler=search.sampler.name,
+            pruner=search.pruner.name,
             workers=len(slots),
             threads=slots[0].threads,
             device=slots[0].device,
@@ -74,9 +74,23 @@ class Record:
         self.commit()
         self._write_resolved(spec)
 
-    def trial(self, trial: TrialHistory, worker: int | None) -> None:
-        """An assignment; the first one begins the trial."""
+    def trial(
+        self,
+        trial: TrialHistory,
+        worker: int | None,
+        until: int | None = None,
+        node: str | None = None,
+    ) -> None:
+        """An assignment; the first one begins the trial.
+
+        Args:
+            node: The name of the worker's machine, where there are several.
+            until: The epoch after which it is to pause; None: it trains to its end.
+        """
         self.history.trials[trial.number] = trial
+        more: dict[str, Any] = {} if until is None else {"until": until}
+        if node is not None:
+            more["node"] = node
         self._append(
             "trial",
             number=trial.number,
@@ -86,7 +100,16 @@ class Record:
             worker=worker,
             attempt=trial.attempts + 1,
             crashes=trial.crashes,
+            **more,
         )
+
+    def pause(self, trial: TrialHistory) -> None:
+        """A trial has been trained as far as was decided."""
+        self._append("pause", number=trial.number, epoch=trial.recorded)
+
+    def until(self, number: int, until: int | None) -> None:
+        """A trial goes on where it is, until the end of an epoch; None: to its end."""
+        self._append("until", number=number, until=until)
 
     def verdict(self, number: int, state: State, reason: str) -> None:
         """How a trial that still trains is to end: kept, lest a crash let it train on."""
@@ -122,6 +145,9 @@ class Record:
             values, epoch = twin.end["values"], twin.end["best_epoch"]
         folder = self.paths.trial(trial.number)
         artifacts = dict(finished.artifacts) if finished else {}
+        predictions = folder / StudyPaths.PREDICTIONS
+        if trial.paused and predictions.is_file():  # kept when it was paused
+            artifacts[predictions.name] = str(predictions)
         more: dict[str, Any] = {} if duplicate_of is None else {"duplicate_of": duplicate_of}
         if finished and finished.logged:
             more["logged"] = dict(finished.logged)

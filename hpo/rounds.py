@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,7 @@ class AssignedTrial:
 
     Attributes:
         epoch: The last one that was trained.
+        waits: Its state and its best are on the disk, and it is to train no further for now.
         began_s: When it was assigned (`time.monotonic`).
         artifacts: What else than its predictions is kept of it: name → file.
         logged: The ``params`` and ``tags`` that its program has logged: name → text.
@@ -150,6 +151,7 @@ class AssignedTrial:
         self.seed = assignment.seed
         self.assignment = assignment
         self.epoch = 0
+        self.waits = False
         self.began_s = self._saved_s = time.monotonic()
         self._data = worker.data
         self._trainer = setup.trainer
@@ -229,6 +231,21 @@ class AssignedTrial:
         checkpoints.write(self.assignment.folder, self.epoch, content)
         self._saved_s = time.monotonic()
 
+    @property
+    def is_to_wait(self) -> bool:
+        """Whether the epoch just trained is news, and the last one that was ordered."""
+        return self.assignment.recorded < self.epoch == self.assignment.until
+
+    def put_down(self, state: Mapping[str, Any]) -> None:
+        """Keep all that there is of it, so that it may leave here and go on elsewhere."""
+        self.checkpoint(state)
+        self.write_best()
+        self.waits = True
+
+    def go_on(self, until: int | None) -> None:
+        """Train after having waited, up to the end of epoch `until`."""
+        self.assignment, self.waits = replace(self.assignment, until=until), False
+
     def unsaved_s(self) -> float:
         """How long ago the state was last written, or the trial began."""
         return time.monotonic() - self._saved_s
@@ -248,10 +265,10 @@ class AssignedTrial:
         # Not in half precision: where a model is sure, the order of its scores would be lost.
         arrays: dict[str, Any] = {**self._best.arrays()}
         arrays["output"] = self._best.output.astype(np.float32)
-        path = self.assignment.folder / "predictions.npz"
+        path = self.assignment.folder / StudyPaths.PREDICTIONS
         with replacing(path) as file:
             np.savez_compressed(file, **arrays)
-        return {**self.artifacts, "predictions.npz": str(path)}
+        return {**self.artifacts, path.name: str(path)}
 
     def _check(self, values: Mapping[str, float]) -> None:
         for metric in self.assignment.metrics:
@@ -321,6 +338,8 @@ class Together:
             passing("epoch-sent")
         interrupted = self._line.interrupted.is_set()  # once: it may come at any moment
         self._checkpoint(epochs, force=interrupted)
+        if any(trial.waits for trial in self._going.values()):
+            patience_s = None
         self._settle(None if interrupted else patience_s)
         if interrupted:
             for trial in (*self._going.values(), *self._arrived):
@@ -370,24 +389,42 @@ class Together:
     def _take(self, epochs: Sequence[Epoch], seconds: float) -> list[Report]:
         """Take in the epochs of those that still go; what is to be told of them."""
         time_ms, resources = time.time_ns() // 1_000_000, self._worker.meter.sample()
-        reports: list[Report] = []
-        complete: list[AssignedTrial] = []
+        taken: list[tuple[AssignedTrial, Epoch, dict[str, float]]] = []
         for said in epochs:
             trial = self._going.get(said.trial.number)
             if trial is None:
                 continue
             try:
-                values = trial.take(said)
+                taken.append((trial, said, trial.take(said)))
             except Exception as error:
                 self.fail(trial, error)
-                continue
-            if trial.epoch > trial.assignment.recorded:
-                facts = (values, time_ms, seconds, resources, said.last, len(epochs), said.notes)
-                reports.append(Report(trial.number, trial.epoch, *facts))
-            if said.last:
-                complete.append(trial)
-        self._leave_together(complete, "complete")
+        self._put_down([(trial, said) for trial, said, _ in taken])
+        reports = [
+            Report(
+                *(trial.number, trial.epoch, values, time_ms, seconds, resources),
+                *(said.last, len(epochs), trial.waits, said.notes),
+            )
+            for trial, said, values in taken
+            if trial.epoch > trial.assignment.recorded
+        ]
+        self._leave_together([trial for trial, said, _ in taken if said.last], "complete")
         return reports
+
+    def _put_down(self, trials: Sequence[tuple[AssignedTrial, Epoch]]) -> None:
+        """Have those wait that are where they are to; one that offers no state cannot."""
+        states = {
+            trial: said.state()
+            for trial, said in trials
+            if trial.is_to_wait and said.state is not None and not said.last
+        }
+        if not states:
+            return
+        with ThreadPoolExecutor(min(len(states), WRITERS)) as pool:
+            writing = [pool.submit(trial.put_down, state) for trial, state in states.items()]
+        passing("best-kept")
+        for trial, written in zip(states, writing, strict=True):
+            if (error := written.exception()) is not None:
+                self._leave(trial, "failed", error)
 
     def _checkpoint(self, epochs: Sequence[Epoch], force: bool) -> None:
         """Write the checkpoints that are due, of those that still go."""
@@ -395,7 +432,9 @@ class Together:
         due_s = min(max(CHECKPOINT_AFTER_S, all_s / CHECKPOINT_SHARE), CHECKPOINT_AT_LATEST_S)
         for said in epochs:
             trial = self._going.get(said.trial.number)
-            if trial and said.state is not None and (force or trial.unsaved_s() >= due_s):
+            if trial is None or trial.waits or said.state is None:
+                continue
+            if force or trial.unsaved_s() >= due_s:
                 began_s = time.monotonic()
                 trial.checkpoint(said.state())
                 self._worker.checkpoint_s = time.monotonic() - began_s
@@ -419,6 +458,11 @@ class Together:
             return
         assert isinstance(orders, Orders), orders
         stopped = [self._going[number] for number in orders.stop if number in self._going]
+        for trial in [each for each in self._going.values() if each.waits]:
+            if trial.number in orders.until:
+                trial.go_on(orders.until[trial.number])
+            elif trial.number not in orders.stop:
+                self._leave(trial, "paused")
         self._leave_together(stopped, "stop")
         if self._going or self._arrived:
             self._arrived += [AssignedTrial(each, self._worker, self) for each in orders.begin]

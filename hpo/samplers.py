@@ -3,49 +3,113 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
+from hpo.budget import most_epochs
 from hpo.cma_es import CmaEsSampler
 from hpo.fold_pruning import FoldWilcoxon
 from hpo.history import History
-from hpo.spec import Float, Int, StudySpec
+from hpo.spec import Choice, Parameter, StudySpec
 from hpo.spec.space import grid_size
 
 MOST_LISTED = 10_000  # a space with at most so many configurations is searched to its end
+MOST_OF_GP = 12  # parameters; beyond, nothing was measured
+TRIALS_OF_GP = 100  # beyond, it takes longer for a suggestion than many trials train
+LONG_TRIAL = 10  # epochs, from which on pausing trials pays
+KNOWN_TO_TPE = 1000  # beyond, an ask takes longer with each trial, and is no better
 
 
-def choose_sampler(spec: StudySpec) -> tuple[str, str]:
-    """The sampler's name, and why, when the choice was left to hpo."""
+@dataclass(frozen=True)
+class Pick:
+    """The name of a sampler or a pruner, and why, when the choice was left to hpo."""
+
+    name: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})" if self.why else self.name
+
+
+def choose_sampler(spec: StudySpec, before: str | None = None) -> Pick:
+    """The sampler of a study.
+
+    Args:
+        before: What ``auto`` stood for when the study was run last; it goes on with that.
+    """
+    if spec.strategy is not None:
+        return Pick(spec.strategy.name)
     if not spec.search:
-        return "random", "nothing is searched"
+        return Pick("random", "nothing is searched")
     if spec.sampler.name != "auto":
-        return spec.sampler.name, ""
-    trials = spec.budget.trials or math.inf
-    size = grid_size(spec.search)
-    parameters = spec.search.values()
-    if len(spec.objective) > 1:
-        return "tpe", "several objectives"
+        return Pick(spec.sampler.name)
+    best = best_sampler(spec.search, spec.budget.trials or math.inf, len(spec.objective))
+    if before in ("gp", "tpe") and best.name in ("gp", "tpe") and before != best.name:
+        return Pick(before, "as the study was begun")
+    return best
+
+
+def best_sampler(search: Mapping[str, Parameter], trials: float, objectives: int) -> Pick:
+    """What the figures of docs/guide/samplers.md speak for.
+
+    Args:
+        trials: The budget; infinite where something else limits the study.
+    """
+    size = grid_size(search)
+    if objectives > 1:
+        return Pick("tpe", "several objectives")
     if size is not None and size <= min(trials, MOST_LISTED):
-        return "grid", f"the {size} configurations fit in the budget"
-    numeric = all(isinstance(p, Float | Int) and not p.when for p in parameters)
-    if numeric and len(spec.search) <= 8 and trials <= 100:
-        return "gp", f"few parameters, all of them numbers, and at most {int(trials)} trials"
-    return "tpe", "choices, conditions or many trials"
+        return Pick("grid", f"the {size} configurations fit in the budget")
+    if any(parameter.when for parameter in search.values()):
+        return Pick("tpe", "some parameters depend on others")
+    if len(search) > MOST_OF_GP:
+        return Pick("tpe", f"more than {MOST_OF_GP} parameters")
+    if 2 * sum(isinstance(parameter, Choice) for parameter in search.values()) > len(search):
+        return Pick("tpe", "most parameters are choices")
+    later = f"; tpe after {TRIALS_OF_GP} trials" if trials > TRIALS_OF_GP else ""
+    return Pick("gp", f"few parameters, most of them numbers, none depends on others{later}")
+
+
+def choose_pruner(spec: StudySpec) -> Pick:
+    """The pruner of a study."""
+    if spec.strategy is not None:
+        return Pick("none")
+    if spec.pruner.name != "auto":
+        return Pick(spec.pruner.name)
+    epochs = most_epochs(spec)
+    if spec.search and len(spec.objective) == 1 and epochs and epochs >= LONG_TRIAL:
+        return Pick("none", "trials train to their end; strategy: freeze-thaw takes fewer epochs")
+    return Pick("none", "what stops trials early often stops the best, too")
 
 
 def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
     """Every sampler by its name in the study file."""
+    if spec.sampler.name == "auto" and name == "gp":
+        return Beginning(_named("gp", spec), RecentTpe(seed=spec.seed), TRIALS_OF_GP)
+    if spec.sampler.name == "auto" and name == "tpe":
+        return RecentTpe(group=_is_conditional(spec), multivariate=True, seed=spec.seed)
+    return _named(name, spec)
+
+
+def _is_conditional(spec: StudySpec) -> bool:
+    return any(parameter.when for parameter in spec.search.values())
+
+
+def _named(name: str, spec: StudySpec) -> BaseSampler:
     options = dict(spec.sampler.options)
     seed = spec.seed
-    conditional = any(parameter.when for parameter in spec.search.values())
     samplers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: optuna.samplers.TPESampler(
-            **{"multivariate": True, "constant_liar": True, "group": conditional} | options,
+            **{"multivariate": True, "constant_liar": True, "group": _is_conditional(spec)}
+            | options,
             seed=seed,
         ),
         "gp": lambda: optuna.samplers.GPSampler(**options, seed=seed),
@@ -65,10 +129,10 @@ def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
 
 
 def make_pruner(
-    spec: StudySpec, history: History, max_epochs: int | None
+    name: str, spec: StudySpec, history: History, max_epochs: int | None
 ) -> optuna.pruners.BasePruner:
     """Every pruner by its name in the study file, for one objective."""
-    name, options = spec.pruner.name, dict(spec.pruner.options)
+    options = dict(spec.pruner.options)
     if name == "patient":
         wrapped = options.pop("wrapped", None)
         inner = _pruner(wrapped, {}, history, max_epochs) if wrapped else None
@@ -96,6 +160,81 @@ PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
     "hyperband": optuna.pruners.HyperbandPruner,
     "threshold": optuna.pruners.ThresholdPruner,
 }
+
+
+class Beginning(BaseSampler):
+    """One sampler for a study's first trials, and another, which knows them, afterwards."""
+
+    def __init__(self, first: BaseSampler, then: BaseSampler, trials: int) -> None:
+        self._first, self._then, self._trials = first, then, trials
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        return self._first if trial.number < self._trials else self._then
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+
+class RecentTpe(optuna.samplers.TPESampler):
+    """TPE that knows at most `KNOWN_TO_TPE` trials: the best tenth, and the newest of the others.
+
+    What it makes of trials that are not among the best 25 hardly changes with their number, but an
+    ask takes 12 µs longer with each. Of several objectives, it knows all trials.
+    """
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(_Recent(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return super().sample_independent(_Recent(study), trial, param_name, param_distribution)
+
+
+class _Recent(optuna.Study):
+    """What `RecentTpe` sees of a study, as Optuna's Hyperband shows TPE a bracket."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        vars(self).update(vars(study))
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        if len(trials) <= KNOWN_TO_TPE or self._is_multi_objective():
+            return trials
+        sign = -1 if self.direction == StudyDirection.MAXIMIZE else 1
+        ended = [trial for trial in trials if trial.values]
+        ended.sort(key=lambda trial: sign * trial.values[0])
+        best = {trial.number for trial in ended[: KNOWN_TO_TPE // 10]}
+        newest = trials[len(best) - KNOWN_TO_TPE :]
+        known = best | {trial.number for trial in newest}
+        return [trial for trial in trials if trial.number in known]
 
 
 def reseed(sampler: BaseSampler, seed: int) -> None:

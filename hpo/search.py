@@ -22,15 +22,22 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from hpo import new_space
+from hpo import changes, new_space
 from hpo.errors import RecordsLost, StorageLost, UserError
 from hpo.history import History, State, TrialHistory, seed_for
 from hpo.paths import StudyPaths
 from hpo.ranks import RankHalving
-from hpo.samplers import MOST_LISTED, choose_sampler, make_pruner, make_sampler, reseed
+from hpo.samplers import (
+    MOST_LISTED,
+    choose_pruner,
+    choose_sampler,
+    make_pruner,
+    make_sampler,
+    reseed,
+)
 from hpo.spec import Choice, Float, Int, Parameter, Scalar, StudySpec
 from hpo.spec.space import contains, grid, grid_size, is_active
-from hpo.storages import Journal, open_storage
+from hpo.storages import Journal, check_not_moved, open_storage
 from hpo.tracking import outbox
 from hpo.tracking.redact import redact
 
@@ -61,12 +68,21 @@ class Suggestion:
     duplicate_of: int | None = None
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """A complete trial of another study, which lies in the space of this one."""
+
+    study: str
+    params: Mapping[str, Scalar]
+    value: float
+
+
 class Search:
     """One Optuna study.
 
     Attributes:
         study_id: Chosen when it was made; the outbox names the same.
-        sampler_name, sampler_note: Which sampler it is, and why if hpo chose it.
+        sampler, pruner: Which they are, and why if hpo chose them.
     """
 
     def __init__(
@@ -77,8 +93,8 @@ class Search:
         history: History,
         max_epochs: int | None,
     ) -> None:
-        self.sampler_name, why = choose_sampler(spec)
-        self.sampler_note = f"{self.sampler_name}: {why}" if why else self.sampler_name
+        self.sampler = choose_sampler(spec, changes.chosen_before(history.study))
+        self.pruner = choose_pruner(spec)
         self.study_id: str = study.user_attrs["hpo:study_id"]
         self._study = study
         self._spec = spec
@@ -88,14 +104,18 @@ class Search:
         self._made = 0  # trials in the storage
         self._grid = self._shuffled_grid()
         self._seen: dict[tuple[tuple[str, Scalar], ...], int] = {}
-        study.sampler = make_sampler(self.sampler_name, spec)
+        study.sampler = (
+            optuna.samplers.RandomSampler()  # which is never asked
+            if spec.strategy is not None
+            else make_sampler(self.sampler.name, spec)
+        )
         self._ranks = (
-            RankHalving(spec.pruner.name, spec.pruner.options, self._signs())
-            if self._several and spec.pruner.name != "none"
+            RankHalving(self.pruner.name, spec.pruner.options, self._signs())
+            if self._several and self.pruner.name != "none"
             else None
         )
         if not self._several:
-            study.pruner = make_pruner(spec, history, max_epochs)
+            study.pruner = make_pruner(self.pruner.name, spec, history, max_epochs)
         self._count()
         for trial in study.get_trials(deepcopy=False):
             if self.is_own(trial) and trial.state.is_finished():
@@ -104,7 +124,7 @@ class Search:
     @property
     def learns(self) -> bool:
         """Whether what is suggested depends on the results of earlier trials."""
-        return self.sampler_name not in ("random", "grid", "qmc")
+        return self.sampler.name not in ("random", "grid", "qmc")
 
     # -- asking
 
@@ -115,7 +135,7 @@ class Search:
             untried = next((p for p in self._grid if _key(p) not in self._seen), None)
             if untried is None and not self._has_waiting():
                 return None
-            if self.sampler_name == "grid" and untried is not None and not self._has_waiting():
+            if self.sampler.name == "grid" and untried is not None and not self._has_waiting():
                 self._study.enqueue_trial(untried)
         reseed(self._study.sampler, seed_for(self._spec.seed, number, "suggest"))
         failures = self._storage.failures
@@ -144,6 +164,32 @@ class Search:
             return self.ask()
         finally:
             self._study.sampler = sampler
+
+    def ask_for(self, params: Mapping[str, Scalar]) -> Suggestion | None:
+        """Make a trial of what somebody else has thought of; None: it was tried already.
+
+        What `start_from` names comes first; what that leaves open is then as in `params`, or drawn
+        where it is not there.
+        """
+        wanted = {**params, **self._untried_start()}
+        given: dict[str, Scalar] = {}
+        for path, parameter in self._spec.search.items():
+            if path in wanted and is_active(parameter, given):
+                given[path] = wanted[path]
+        if _key(given) in self._seen:
+            return None
+        failures = self._storage.failures
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=given,
+            distributions={path: distribution(self._spec.search[path]) for path in given},
+        )
+        trial_id = self._storage.create_new_trial(self._study_id(), template)
+        if self._storage.failures > failures:
+            return self._lost_and_found()
+        number = self._storage.get_trial(trial_id).number
+        self._made = max(self._made, number + 1)
+        return self.again(number)
 
     def again(self, number: int) -> Suggestion:
         """Take up trial `number`, asked earlier but not finished."""
@@ -183,6 +229,14 @@ class Search:
         """Have `params` suggested before anything the sampler thinks of."""
         self._study.enqueue_trial(dict(params), skip_if_exists=True)
         self._count()
+
+    def learnt(self) -> list[Learnt]:
+        """What `learn_from` has added, in this run or an earlier one."""
+        return [
+            Learnt(trial.user_attrs[ATTRIBUTE]["from_study"], trial.params, trial.values[0])
+            for trial in self._study.get_trials(deepcopy=False)
+            if not self.is_own(trial)
+        ]
 
     def learn_from(self, earlier: Sequence[optuna.trial.FrozenTrial], name: str) -> int:
         """Add another study's finished trials to what the sampler knows; returns how many fit.
@@ -232,7 +286,7 @@ class Search:
         """Why a trial is to be pruned at its newest epoch, which Optuna knows, or None."""
         if self._several or not self._live[number].should_prune():
             return None
-        return f"{self._spec.pruner.name} at epoch {epoch}"
+        return f"{self.pruner.name} at epoch {epoch}"
 
     def tell(
         self,
@@ -264,6 +318,14 @@ class Search:
         frozen = self._storage.get_trial(trial._trial_id)
         self._study.sampler.after_trial(self._study, frozen, optuna_state, kept)
         self._storage.set_trial_state_values(trial._trial_id, optuna_state, kept)
+
+    def pause(self, number: int, epoch: int) -> None:
+        """Show of trial `number`, which stays RUNNING, that it is paused after an epoch."""
+        self._live[number].set_user_attr(ATTRIBUTE, {"state": "paused", "epoch": epoch})
+
+    def resume(self, number: int) -> None:
+        """Show no longer that a trial is paused."""
+        self._live[number].set_user_attr(ATTRIBUTE, {})
 
     def epochs(self, number: int) -> set[int]:
         """The epochs that Optuna knows of trial `number`."""
@@ -312,6 +374,15 @@ class Search:
         self._storage.flush()  # all parameters together
         return params
 
+    def _untried_start(self) -> Mapping[str, Scalar]:
+        """The first configuration of `start_from` that no trial has yet; else an empty one."""
+        for item in self._spec.start_from:
+            if isinstance(item, Mapping):
+                key = set(_key(item))
+                if not any(key <= set(known) for known in self._seen):
+                    return item
+        return {}
+
     def _lost_and_found(self) -> Suggestion:
         """The first of the trials that were made while the connection was lost: a request may have
         arrived although its answer did not. Optuna gives out the others when it is asked again.
@@ -338,7 +409,7 @@ class Search:
         if not self._spec.search:
             return None
         size = grid_size(self._spec.search)
-        if size is None or size > MOST_LISTED and self.sampler_name != "grid":
+        if size is None or size > MOST_LISTED and self.sampler.name != "grid":
             return None
         configurations = grid(self._spec.search)
         random.Random(seed_for(self._spec.seed, 0, "grid")).shuffle(configurations)
@@ -376,6 +447,7 @@ def open_search(
         UserError: The storage cannot be used (its address, its version, a study of that name
             which is not hpo's), or it and the outbox are not of the same study.
     """
+    check_not_moved(spec, history.moved_to)
     storage = open_storage(spec.storage, paths, say, is_stopped)
     try:
         study = _open_study(spec, paths, history, storage)
@@ -405,7 +477,8 @@ def _open_study(
         if history.trials:
             raise UserError(
                 f"studies/{spec.study} has a record of this study, but the storage has no study "
-                f"of that name.\nWas `storage` changed? Put it back, or start another study: "
+                f"of that name.\nWas `storage` changed? Put it back, and move the study with "
+                f"`hpo storage migrate {spec.study} --to …`, or start another: "
                 f"`--set study={spec.study}-2`."
             )
         # It may exist all the same: made, and the connection lost before that was answered.

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from hpo.budget import whole_trials
 from hpo.errors import WorkerLost
 from hpo.executors import Executor
 from hpo.history import State, TrialHistory
@@ -55,19 +56,23 @@ class Seat:
 
     Attributes:
         trainings: Its trials by number, in the order in which they began.
+        pausing: Those that are paused, until it has told that they have left.
         kind: Of its trials (`Lanes.kind`).
         measuring: The kind of which it finds out how many pay.
         deaths: How often the worker ended before it was ready.
         leaving: It was told to end, and another is to take its place.
+        node: The name of its machine, where workers live on several.
     """
 
     setup: Setup
     ready: bool = False
     trainings: dict[int, Training] = field(default_factory=dict)
+    pausing: dict[int, Training] = field(default_factory=dict)
     kind: str | None = None
     measuring: str | None = None
     deaths: int = 0
     leaving: bool = False
+    node: str | None = None
 
     @property
     def number(self) -> int:
@@ -76,14 +81,15 @@ class Seat:
     @property
     def is_open(self) -> bool:
         """Whether trials can be given to it."""
-        return self.ready and not self.leaving and self.measuring is None
+        return self.ready and not self.leaving and self.measuring is None and not self.pausing
 
     def progress(self, maximize: bool) -> WorkerProgress:
         """What it does now."""
         if not self.ready:
             return WorkerProgress(self.number, "starting")
         if not self.trainings:
-            return WorkerProgress(self.number, "measuring" if self.measuring else "idle")
+            state: Literal["measuring", "idle"] = "measuring" if self.measuring else "idle"
+            return WorkerProgress(self.number, state, node=self.node)
         going = list(self.trainings.values())
         recorded = [each.trial.recorded for each in going]
         values = [t.values[t.recorded][0] for t in (e.trial for e in going) if t.values]
@@ -96,6 +102,7 @@ class Seat:
             (max if maximize else min)(values, default=None),
             lanes=len(going),
             furthest=max(recorded),
+            node=self.node,
         )
 
 
@@ -148,7 +155,7 @@ class Lanes:
             return 1
         if spec.lanes != "auto":
             return spec.lanes
-        trials = spec.budget.trials
+        trials = whole_trials(spec)
         if trials is None:
             return MOST_LANES
         rounds = ROUNDS_TO_LEARN if self.learns else 1

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hpo.errors import HpoError, UserError
 from hpo.listening import Listening
@@ -35,6 +36,7 @@ from hpo.tracking.server_app import OPEN, WITH_USERS
 from hpo.tracking.stores import ADMIN, Order, Prepared, prepare
 
 SHOWN_STUDIES = 5
+CONNECT_S = 10  # for an S3 store that does not answer
 START_S = 180.0  # several workers on a busy machine each import MLflow
 
 # The rest of what MLflow reads from the environment could undo what is set here.
@@ -205,7 +207,8 @@ def _store(settings: Settings, home: Home) -> tuple[str, Path]:
 
 def _postgres(text: str) -> str:
     """Raises UserError with a password in it: everyone on this machine sees command lines."""
-    with _named("--postgres", "set PGPASSWORD, use ~/.pgpass, or write '${PASSWORD}', in quotes"):
+    hint = "set PGPASSWORD, use ~/.pgpass or a service file, or write '${PASSWORD}', in quotes"
+    with _named("--postgres", hint):
         addresses.refuse_password(text)
     with _named("--postgres"):
         if not text.startswith("postgresql"):
@@ -234,8 +237,29 @@ def _artifacts(settings: Settings, home: Home) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
     if text.startswith("s3://") and importlib.util.find_spec("boto3") is None:
-        raise UserError("--artifacts s3://… needs boto3: pip install boto3")
+        raise UserError("--artifacts s3://… needs boto3: pip install 'hpo[s3]'")
+    if text.startswith("s3://"):
+        _check_bucket(text)
     return text
+
+
+def _check_bucket(address: str) -> None:
+    """Ask for the bucket once, as MLflow will."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    patience = Config(connect_timeout=CONNECT_S, retries={"total_max_attempts": 1})
+    try:
+        endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
+        client = boto3.client("s3", endpoint_url=endpoint, config=patience)
+        client.head_bucket(Bucket=urlsplit(address).netloc)
+    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
+        raise UserError(
+            f"--artifacts {address}: {redact(str(error))}\n"
+            "MLFLOW_S3_ENDPOINT_URL says where the store is (without it: Amazon's), "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY who asks"
+        ) from None
 
 
 def _command(settings: Settings, auth: bool) -> list[str]:

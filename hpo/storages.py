@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import optuna
 
+from hpo.errors import UserError
 from hpo.journal import SingleWriterJournal
 from hpo.paths import StudyPaths
+from hpo.spec import addresses
+from hpo.tracking.redact import redact
 
 if TYPE_CHECKING:
     from hpo.database import Database
+    from hpo.spec import StudySpec
 
 
 class Journal(optuna.storages.JournalStorage):
@@ -57,3 +62,35 @@ def open_storage(
     from hpo.database import open_database  # SQLAlchemy takes most of a second to import
 
     return open_database(address, say, is_stopped)
+
+
+def check_not_moved(spec: StudySpec, moved_to: str | None) -> None:
+    """Refuse to look for a study where it no longer is.
+
+    Args:
+        moved_to: Where `hpo.migrate` has put it since its last run, as that is written; None: it
+            was not moved.
+
+    Raises:
+        UserError: The study file says another storage.
+    """
+    if moved_to is None:
+        return
+    try:
+        there = addresses.storage(addresses.expand(moved_to, os.environ), spec.folder)
+    except addresses.AddressError:  # then the file, which could be read, says another one
+        there = moved_to
+    if place(there) != place(spec.storage):
+        raise UserError(
+            f"study '{spec.study}' was moved (`hpo storage migrate`); its trials are not in "
+            f"{redact(spec.storage)}.\nWrite this into {spec.file}:\n  storage: {redact(moved_to)}"
+        )
+
+
+def place(address: str) -> str:
+    """What two addresses of one storage have in common: all but a password."""
+    if address == "journal":
+        return address
+    from sqlalchemy import make_url
+
+    return make_url(address).set(password=None).render_as_string()

@@ -83,6 +83,13 @@ def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
     torch.set_num_threads(setup.threads)
     device_name = "cpu"
     if setup.device == "cuda":
+        if not torch.cuda.is_available():
+            raise DataError(
+                "device",
+                f"PyTorch {torch.__version__} cannot use the GPU: it was made without CUDA, or "
+                "for a newer driver",
+                "device: cpu, or another PyTorch (https://pytorch.org/get-started)",
+            )
         torch.cuda.set_per_process_memory_fraction(setup.memory_share)
         device_name = torch.cuda.get_device_name()
     train = resolve(setup.trainer, setup.folder)

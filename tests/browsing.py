@@ -77,14 +77,14 @@ class Visit:
 
     Args:
         context: A browser that has kept what its visits loaded.
-        pictures: Where pictures go.
+        pictures: Where pictures go; None: nobody will look at them, and none are made.
 
     Attributes:
         errors: What the console and the page complained of.
         requests: The addresses that were asked for.
     """
 
-    def __init__(self, context: BrowserContext, url: str, pictures: Path) -> None:
+    def __init__(self, context: BrowserContext, url: str, pictures: Path | None = None) -> None:
         self.url = url
         self.page: Page = context.new_page()
         self.page.set_default_timeout(TIMEOUT_MS)
@@ -124,9 +124,10 @@ class Visit:
         self.settle()
 
     def picture(self, name: str) -> None:
-        """Keep a picture of the whole page."""
+        """Show the whole page, and keep a picture of it."""
         self.unroll()
-        self.page.screenshot(path=self._pictures / f"{name}.png")
+        if self._pictures is not None:
+            self.page.screenshot(path=self._pictures / f"{name}.png")
 
     def violations(self, theme: Theme = "light") -> list[str]:
         """What axe-core calls a serious or critical violation of accessibility."""

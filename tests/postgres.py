@@ -29,6 +29,13 @@ class Server:
         self.execute(f"create database {name}")
         return self._address(name)
 
+    def ask_for_password(self, user: str, password: str) -> None:
+        """A new user who is let in with a password only."""
+        self.execute(f"create role {user} login superuser password '{password}'")
+        rules = Path(self._data) / "pg_hba.conf"
+        rules.write_text(f"local all {user} scram-sha-256\n{rules.read_text()}")
+        self.execute("select pg_reload_conf()")
+
     def execute(self, statement: str) -> None:
         with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
             connection.execute(statement)

@@ -49,7 +49,7 @@ class Moment:
                     names[name] = self.seen[name]
                 elif kept:
                     names.pop(name, None)
-            names = {n: file for n, file in names.items() if _has_folders(n, names)}
+            names = {n: file for n, file in names.items() if has_folders(n, names)}
             files = sorted(set(names.values()) - {FOLDER})
             for contents in itertools.product(*map(self._contents, files)):
                 content = dict(zip(files, contents, strict=True))
@@ -167,5 +167,6 @@ def _folder_of(name: str) -> str:
     return name[: name.rfind("/") + 1]
 
 
-def _has_folders(name: str, names: Names) -> bool:
+def has_folders(name: str, names: Names) -> bool:
+    """Whether a file or folder is in folders that are there."""
     return all(str(p) in names for p in Path(name).parents if str(p) != ".")

@@ -284,6 +284,24 @@ def a_regression(home: Path, name: str = "diabetes") -> Recorded:
     return study
 
 
+def pausing(home: Path, name: str = "pausing") -> Recorded:
+    """A study that has a trial for each way in which a pause can end."""
+    study = Recorded(home, name)
+    resumed, left, stayed = (study.begin(until=1) for _ in range(3))
+    for number in (resumed, left, stayed):
+        study.epoch(number, 1, metrics(0.5))
+        study.write("pause", number=number, epoch=1)
+    study.write("until", number=stayed, until=None)
+    study.begin(attempt=2, number=resumed)
+    best = {"values": [0.5], "best_epoch": 1}
+    for number in (resumed, stayed):
+        study.epoch(number, 2, metrics(0.4))
+        study.end(number, last_epoch=2, epochs_trained=2, seconds=0.2, **best)
+    study.end(left, "pruned", reason="paused", last_epoch=1, epochs_trained=1, **best)
+    study.over()
+    return study
+
+
 def of_labels(home: Path, name: str = "labels") -> Recorded:
     """A study of rows that can have several labels."""
     dataset = {"source": "animals", "task": "multilabel", "classes": ["cat", "dog", "owl"]}

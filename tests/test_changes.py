@@ -129,7 +129,7 @@ def test_what_may_change_as_it_likes_is_said(bench: Workbench) -> None:
     bench.run()
     bench.run(budget__trials=6, pruner="median", retries=3)
     said = [line.removeprefix("changed since its last run: ") for line in bench.said]
-    assert "pruner: 'none' → 'median'" in said
+    assert "pruner: 'auto' → 'median'" in said
     assert "budget.trials: 5 → 6" in said
     assert "retries: 1 → 3" in said
 

@@ -98,6 +98,7 @@ def test_one_that_cannot_be_read_gives_way_to_the_one_before(tmp_path: Path) -> 
 
 def test_clear_leaves_what_is_no_checkpoint(tmp_path: Path) -> None:
     write(tmp_path, 1)
+    (tmp_path / "epoch-2.sha256").write_bytes(b"of one that was not written any more")
     (tmp_path / "predictions.npz").write_bytes(b"kept")
     checkpoints.clear(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.npz"]

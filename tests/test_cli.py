@@ -21,11 +21,10 @@ from rich.console import Console
 from workbench import Workbench
 
 from hpo import tables
-from hpo.cli import cli
-from hpo.cli_reference import ORDER, reference
+from hpo.cli_reference import ORDER, commands, reference
 
 NOWHERE = "http://me:secret@127.0.0.1:9"  # the discard port: nobody listens
-STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
+STATES = ("complete", "pruned", "failed", "stopped", "running", "paused", "waiting")
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +78,7 @@ def test_help_loads_nothing_that_is_heavy() -> None:
     program = (
         "import sys\n"
         "from hpo.cli import cli\n"
-        f"for command in ([], *([name] for name in {ORDER})):\n"
+        f"for command in ([], *(name.split() for name in {ORDER})):\n"
         "    cli([*command, '--help'], standalone_mode=False)\n"
         "heavy = ('torch mlflow optuna pandas numpy streamlit sklearn pydantic rich').split()\n"
         "print('loaded', [name for name in heavy if name in sys.modules])\n"
@@ -91,22 +90,22 @@ def test_help_loads_nothing_that_is_heavy() -> None:
 
 @pytest.mark.parametrize("name", ORDER)
 def test_every_command_has_help_that_ends_in_an_example(name: str) -> None:
-    command = cli.commands[name]
+    command = commands()[name]
     assert command.help is not None
     assert inspect.cleandoc(command.help).split("\n\n")[-1].startswith(f"Example: hpo {name}")
     assert all(option.help for option in command.params if isinstance(option, click.Option))
-    assert hpo(name, "-h").out.startswith(f"Usage: hpo {name}")
+    assert hpo(*name.split(), "-h").out.startswith(f"Usage: hpo {name}")
 
 
 def test_json_is_there_on_every_command() -> None:
-    for name, command in cli.commands.items():
+    for name, command in commands().items():
         assert "--json" in [flag for option in command.params for flag in option.opts], name
 
 
 def test_the_reference_in_the_docs_is_the_generated_one() -> None:
     page = Path(__file__).parents[1] / "docs/reference/commands.md"
     assert page.read_text().rstrip() == reference().rstrip(), "make it anew: make docs"
-    assert sorted(ORDER) == sorted(cli.commands)
+    assert sorted(ORDER) == sorted(commands())
 
 
 # -- what is wrong with the input
@@ -132,7 +131,8 @@ def test_the_reference_in_the_docs_is_the_generated_one() -> None:
         (["run", "study.yaml", "--trials", "+0"], "or +N for N more"),
         (["stop", "s"], "no study 's'"),
         (["run", "study.yaml", "--set", "workers=2"], "the inline executor has one worker"),
-        (["validate", "study.yaml", "--set", "trainer=told:trian"], "trian"),
+        (["validate", "study.yaml", "--import", "--set", "trainer=told:trian"], "trian"),
+        (["validate", "study.yaml", "--import", "--file-only"], "exclude each other"),
     ],
 )
 def test_wrong_input_exits_2_says_why_and_creates_nothing(
@@ -192,22 +192,26 @@ def test_a_terminal_without_our_signs_gets_others(here: Workbench) -> None:
 
 
 def test_validate_says_what_it_understood_and_creates_nothing(here: Workbench) -> None:
-    called = hpo("validate", "study.yaml")
+    called = hpo("validate", "study.yaml", "--import")
     assert called.code == 0
     assert "study.yaml: good. Study s: told:train, 1 searched, sampler random" in called.out
+    assert "Not imported" not in called.out
     assert hpo("validate", "study.yaml", "--json").json == {
         "study": "s",
         "valid": True,
         "warnings": [],
         "data": None,
+        "not_imported": ["told:train"],
     }
     assert not (here.folder / "studies").exists()
 
 
-def test_validate_without_import_does_not_look_at_the_trainer(here: Workbench) -> None:
+def test_validate_looks_at_ones_own_trainer_only_when_told(here: Workbench) -> None:
     arguments = ("validate", "study.yaml", "--set", "trainer=not_there:train")
-    assert hpo(*arguments).code == 2
-    assert hpo(*arguments, "--no-import").code == 0
+    assert hpo(*arguments, "--import").code == 2
+    called = hpo(*arguments)
+    assert called.code == 0
+    assert "Not imported: not_there:train; --import tries it." in called.out
 
 
 # -- a study that is done

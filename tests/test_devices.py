@@ -11,7 +11,7 @@ from workbench import Workbench
 
 from hpo import devices
 from hpo.devices import Gpu, Slot
-from hpo.errors import Problem
+from hpo.errors import Problem, StudyFileError
 
 TWO = (
     "0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bbbb2222, NVIDIA H100 80GB HBM3, 81559"
@@ -102,6 +102,20 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(nvidia_smi: Install, bench: Wor
     found = slots(bench, device="auto")
     assert {slot.device for slot in found} == {"cpu"}
     assert "no NVIDIA GPU is visible" in problem(bench, device="cuda").message
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_said_before_a_trial_begins(
+    nvidia_smi: Install, bench: Workbench
+) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this PyTorch can use a GPU")
+    nvidia_smi(TWO)
+    with pytest.raises(StudyFileError) as refused:
+        bench.run(device="cuda")
+    (found,) = refused.value.problems
+    assert found.key == "device"
+    assert "cannot use the GPU" in found.message
 
 
 def test_auto_takes_one_worker_a_gpu_and_divides_the_cores(

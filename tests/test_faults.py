@@ -105,6 +105,7 @@ def test_row_16_a_hung_trial_is_ended_after_its_timeout(bench: Workbench) -> Non
         "failed": 0,
         "stopped": 1,
         "running": 0,
+        "paused": 0,
         "waiting": 0,
     }
     end = next(end for end in bench.records("end") if end["number"] == 1)

@@ -96,6 +96,20 @@ def test_trials_in_lanes_have_one_line() -> None:
     assert len(drawn(replace(BUSY, workers=[IN_LANES]), width=80)) == 5
 
 
+def test_nodes_have_a_line_each_and_workers_name_theirs() -> None:
+    trains = WorkerProgress(0, "training", trial=3, epoch=1, node="b")
+    idle = [WorkerProgress(1, "idle", node="b"), WorkerProgress(2, "idle", node="a")]
+    waits = WorkerProgress(3, "starting")
+    _, _, _, *lines = drawn(replace(BUSY, workers=[trains, *idle, waits]))
+    assert lines[:3] == ["a: 0 of 1 workers train", "b: 1 of 2 workers train", ""]
+    assert lines[3].startswith("worker 0 on b  trial 3")
+    assert [line.split() for line in lines[4:]] == [
+        ["worker", "1", "on", "b", "idle"],
+        ["worker", "2", "on", "a", "idle"],
+        ["worker", "3", "starting"],
+    ]
+
+
 def test_a_worker_that_finds_out_how_many_lanes_pay_says_so() -> None:
     *_, line = drawn(replace(BUSY, workers=[WorkerProgress(0, "measuring")]))
     assert line == "worker 0  measuring"

@@ -518,10 +518,10 @@ def test_a_trial_that_was_asked_for_before_a_crash_is_beyond_a_smaller_budget(
 ) -> None:
     begin = Record.trial
 
-    def crash_at_the_third(self: Record, trial: Any, worker: Any) -> None:
+    def crash_at_the_third(self: Record, trial: Any, **how: Any) -> None:
         if trial.number == 2:
             raise RuntimeError("as if killed here")
-        begin(self, trial, worker)
+        begin(self, trial, **how)
 
     with monkeypatch.context() as patched:
         patched.setattr(Record, "trial", crash_at_the_third)

@@ -14,7 +14,7 @@ import optuna
 import pytest
 import torch
 from optuna.storages import JournalStorage
-from power_loss import Disk, Moment, write
+from power_loss import Disk, Moment, has_folders, write
 from workbench import Workbench
 
 from hpo import checkpoints
@@ -179,6 +179,7 @@ def _first_and_last(moment: Moment) -> tuple[Any, Any]:
     dropped = {
         name: None if file == -1 else moment.sure_content.get(file, b"")
         for name, file in moment.sure.items()
+        if has_folders(name, moment.sure)
     }
     kept = {
         name: None if file == -1 else moment.seen_content[file]

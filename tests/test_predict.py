@@ -75,8 +75,17 @@ def test_a_trial_keeps_the_weights_of_its_best_epoch(told: Workbench) -> None:
 def test_the_weights_of_the_best_trials_are_kept(
     told: Workbench, most: Any, numbers: set[int]
 ) -> None:
+    told.run(trainer="told_models:train", keep_models="all", budget__trials=4)
+    (size,) = {told.paths.model(number).stat().st_size for number in range(4)}
     told.run(trainer="told_models:train", keep_models=most)
     assert set(kept(told)) == numbers
+    deleted = [said for said in told.said if "were deleted" in said]
+    if numbers == set(range(5)):
+        assert deleted == []
+    else:
+        gone = 5 - len(numbers) if numbers else 4  # trial 4 then did not leave any
+        whose = f"the weights of {gone} trials were deleted, {gone * size / 1e6:.1f} MB"
+        assert deleted == [f"keep_models: {most}: {whose}; their predictions are kept"]
     left = {path.suffix for path in told.paths.root.glob("trials/*/model.*")}
     assert left == ({".pt", ".sha256"} if numbers else set())
 

@@ -33,8 +33,10 @@ from hypothesis.stateful import (
 )
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from scripted import make_scripted
 from workbench import Workbench
 
+import hpo.orchestrator
 from hpo.errors import StudyFailed
 from hpo.executors import Event, Gone
 from hpo.history import History
@@ -81,12 +83,18 @@ def quality(x: float, epoch: int) -> float:
 class Going:
     assignment: Assignment
     epoch: int  # the last one trained
+    until: int | None
 
 
 @dataclass
 class Worker:
-    """One that trains a trial at a time, as the orchestrator sees it."""
+    """One that trains a trial at a time, as the orchestrator sees it.
 
+    Attributes:
+        saved: Trial → epochs of which there is a checkpoint.
+    """
+
+    saved: dict[int, set[int]]
     going: Going | None = None
     told: Sequence[Report] = ()  # in the round that is not answered yet
     awaits: bool = False
@@ -111,8 +119,11 @@ class Worker:
             number, epoch = self.going.assignment.number, self.going.epoch
             x = self.going.assignment.params["train"]["x"]
             if epoch > self.going.assignment.recorded:
-                metrics = {"quality": quality(x, epoch)}
-                reports.append(Report(number, epoch, metrics, time.time_ns() // 10**6, 0.01))
+                metrics, now_ms = {"quality": quality(x, epoch)}, time.time_ns() // 10**6
+                waits = epoch == self.going.until != EPOCHS
+                if waits:
+                    self.saved.setdefault(number, set()).add(epoch)
+                reports.append(Report(number, epoch, metrics, now_ms, 0.01, waits=waits))
         finished, self.over = self.over, []
         if not reports and not finished:
             return None
@@ -129,7 +140,7 @@ class Workers:
         self.arrived: list[Event] = []
 
     def start(self, setup: Setup) -> None:
-        self.workers[setup.worker] = Worker()
+        self.workers[setup.worker] = Worker(self._machine.saved)
         self.arrived.append(Event(setup.worker, Ready(None, "cpu")))
 
     def send(self, worker: int, message: Any) -> None:
@@ -142,14 +153,26 @@ class Workers:
             self._machine.acknowledged |= {
                 (each.number, each.epoch): each.metrics["quality"] for each in found.told
             }
+            waited = any(each.waits for each in found.told)
             found.told, found.awaits = (), False
-            if found.going is not None and found.going.assignment.number in message.stop:
-                found.leave("stop")
+            if found.going is not None:
+                number = found.going.assignment.number
+                if number in message.stop:
+                    found.leave("stop")
+                elif number in message.until:
+                    assert waited
+                    found.going.until = message.until[number]
+                elif waited:
+                    found.leave("paused")
             for assignment in message.begin:
                 assert found.going is None, "a worker trains one trial at a time"
                 saved = self._machine.saved.get(assignment.number, set())
                 begin = max((e for e in saved if e <= assignment.recorded), default=0)
-                found.going = Going(assignment, begin)
+                assert self._machine.orchestrator is not None
+                trial = self._machine.orchestrator.history.trials[assignment.number]
+                if assignment.recorded in trial.targets[:-1]:
+                    assert begin == assignment.recorded, "a paused trial has lost its checkpoint"
+                found.going = Going(assignment, begin, assignment.until)
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         arrived, self.arrived = self.arrived, []
@@ -170,17 +193,30 @@ class Machine(RuleBasedStateMachine):
 
     # -- its sessions
 
-    @initialize(space=st.sampled_from(sorted(SPACES)), pruner=st.sampled_from(["none", "median"]))
+    @initialize(
+        space=st.sampled_from([*sorted(SPACES), "paused"]),
+        pruner=st.sampled_from(["none", "median"]),
+    )
     def begin(self, space: str, pruner: str) -> None:
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
         self.bench = Workbench(Path(self.folder.name))
         self.storage = type(self).address(self.bench.folder)
         self.space = space
+        methods: dict[str, Any] = {
+            "pruner": pruner if pruner == "none" else {"name": pruner, "n_startup_trials": 2}
+        }
+        if space == "paused":
+            text = self.bench.file.read_text().replace("sampler: random\n", "")
+            self.bench.file.write_text(text)
+            methods = {
+                "strategy": {"name": "freeze-thaw", "max_paused": 2},
+                "budget": {"trials": 5, "epochs": 1000},
+            }
         self.spec: StudySpec = self.bench.load(
             storage=self.storage,
-            search=SPACES[space],
+            search=SPACES["endless" if space == "paused" else space],
             train={"epochs": EPOCHS, "x": 0.5, "y": "a"},
-            pruner=pruner if pruner == "none" else {"name": pruner, "n_startup_trials": 2},
+            **methods,
             retries=RETRIES,
             timeout="1h",
             executor="processes",
@@ -210,7 +246,7 @@ class Machine(RuleBasedStateMachine):
             setup = Setup(
                 *(number, "told:train", paths.root, nothing, [], paths.root, "cpu", None, 1, 1.0)
             )
-            self.workers.workers[number] = Worker()
+            self.workers.workers[number] = Worker(self.saved)
             seats.append(Seat(setup, ready=True))
         self.lay_fuse()
         with self.mortal():
@@ -497,6 +533,13 @@ class Machine(RuleBasedStateMachine):
 
 
 SUGGESTED: list[float] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripted() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hpo.orchestrator, "make_strategy", make_scripted)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

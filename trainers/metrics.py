@@ -1,4 +1,6 @@
 """Metrics: a table for each task, computed where the outputs lie, of many models at once.
+Numbers of rows and of classes are added up on the CPU: a GPU rounds a model's sum otherwise where
+there are more models.
 
 Each row is a function of what was predicted; what several of them need (probabilities, counts of
 each class) is computed once. They equal scikit-learn's; where scikit-learn refuses (ROC-AUC
@@ -76,17 +78,17 @@ class Scores:
 
     @cached_property
     def right(self) -> Tensor:
-        """(…, C) float64: how many of each class were recognized."""
+        """(…, C) float64, on the CPU: how many of each class were recognized."""
         return self._count(self.target, self._named == self.target)
 
     @cached_property
     def wanted(self) -> Tensor:
-        """(…, C) float64: how many there are of each class."""
+        """(…, C) float64, on the CPU: how many there are of each class."""
         return self._count(self.target)
 
     @cached_property
     def named(self) -> Tensor:
-        """(…, C) float64: how often each class was predicted."""
+        """(…, C) float64, on the CPU: how often each class was predicted."""
         return self._count(self._named)
 
     @cached_property
@@ -103,7 +105,7 @@ class Scores:
         """How often each class is among `classes` (…, N), where `which` is true."""
         counts = self.logits.new_zeros((*classes.shape[:-1], self.logits.shape[-1])).double()
         ones = counts.new_ones(classes.shape) if which is None else which.double()
-        return counts.scatter_add_(-1, classes, ones)
+        return counts.scatter_add_(-1, classes, ones).cpu()  # whole numbers, so it is exact
 
 
 @dataclass
@@ -139,18 +141,18 @@ class Labels:
 
     @cached_property
     def right(self) -> Tensor:
-        """(…, L) float64: how often each label was recognized."""
-        return (self.said & self.target).double().sum(-2)
+        """(…, L) float64, on the CPU: how often each label was recognized."""
+        return (self.said & self.target).double().sum(-2).cpu()
 
     @cached_property
     def wanted(self) -> Tensor:
-        """(…, L) float64: how often each label is there."""
-        return self.target.double().sum(-2)
+        """(…, L) float64, on the CPU: how often each label is there."""
+        return self.target.double().sum(-2).cpu()
 
     @cached_property
     def named(self) -> Tensor:
-        """(…, L) float64: how often each label was predicted."""
-        return self.said.double().sum(-2)
+        """(…, L) float64, on the CPU: how often each label was predicted."""
+        return self.said.double().sum(-2).cpu()
 
     @cached_property
     def counted(self) -> Tensor:
@@ -187,8 +189,8 @@ class Estimates:
 
     @cached_property
     def error(self) -> Tensor:
-        """(…, N) float64"""
-        return (self.output - self.target).double()
+        """(…, N) float64, on the CPU."""
+        return (self.output - self.target).double().cpu()
 
     @cached_property
     def squared_error(self) -> Tensor:
@@ -280,8 +282,8 @@ def roc_auc(said: Scores | Labels) -> Tensor:
     bits = scored.contiguous().view(torch.int32) << 1
     right = _pairs(bits | positive) + _pairs((bits | positive ^ 1), flipped=True)
     positives = positive.sum(-1)
-    pairs = positives * (scored.shape[-1] - positives)
-    return (right / 2 / pairs.clamp(min=1)).sum(-1) / (pairs > 0).sum(-1)
+    pairs = (positives * (scored.shape[-1] - positives)).cpu()
+    return (right.cpu() / 2 / pairs.clamp(min=1)).sum(-1) / (pairs > 0).sum(-1)
 
 
 def _pairs(keys: Tensor, flipped: bool = False) -> Tensor:
@@ -319,8 +321,8 @@ def pr_auc(said: Scores | Labels) -> Tensor:
     ends[..., :-1] = ordered[..., :-1] != ordered[..., 1:]
     last = torch.where(ends, numbers, hit.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
     found = hit.cumsum(-1).gather(-1, last - 1)
-    positives = hit.sum(-1)
-    average = (hit * found / last).sum(-1) / positives.clamp(min=1)
+    positives = hit.sum(-1).cpu()
+    average = (hit * found / last).cpu().sum(-1) / positives.clamp(min=1)
     return average.sum(-1) / (positives > 0).sum(-1)
 
 
@@ -329,7 +331,7 @@ def pr_auc(said: Scores | Labels) -> Tensor:
 
 def cross_entropy(scores: Scores) -> Tensor:
     chosen = scores.by_class.log_softmax(-2).gather(-2, scores.target.unsqueeze(-2))
-    return -chosen.squeeze(-2).double().mean(-1)
+    return -chosen.squeeze(-2).double().cpu().mean(-1)
 
 
 def accuracy(scores: Scores) -> Tensor:
@@ -351,7 +353,7 @@ def brier(scores: Scores) -> Tensor:
     """The squared distance of probabilities and truth: in [0, 1] of two classes, else [0, 2]."""
     probabilities = scores.probabilities.double()
     truth = probabilities.gather(-1, scores.target.unsqueeze(-1)).squeeze(-1)
-    squared = (probabilities.square().sum(-1) + 1 - 2 * truth).mean(-1)
+    squared = (probabilities.cpu().square().sum(-1) + 1 - 2 * truth.cpu()).mean(-1)
     return squared / 2 if scores.logits.shape[-1] == 2 else squared
 
 
@@ -362,9 +364,9 @@ def ece(scores: Scores) -> Tensor:
     modern neural networks").
     """
     sure, said = scores.probabilities.max(-1)
-    sure = sure.double()
+    sure, right = sure.double().cpu(), (said == scores.target).double().cpu()
     places = (sure * BINS).long().clamp(0, BINS - 1)  # of NaN it is a negative number
-    off = (said == scores.target).double() - sure
+    off = right - sure
     summed = off.new_zeros((*off.shape[:-1], BINS)).scatter_add_(-1, places, off)
     return summed.abs().sum(-1) / scores.rows
 
@@ -387,7 +389,7 @@ def binary_cross_entropy(labels: Labels) -> Tensor:
 
     loss = functional.binary_cross_entropy_with_logits
     wanted = labels.target.to(labels.logits.dtype)
-    return loss(labels.logits, wanted, reduction="none").double().mean((-2, -1))
+    return loss(labels.logits, wanted, reduction="none").double().cpu().mean((-2, -1))
 
 
 def all_right(labels: Labels) -> Tensor:
@@ -402,14 +404,16 @@ def hamming_loss(labels: Labels) -> Tensor:
 
 def label_brier(labels: Labels) -> Tensor:
     """The mean squared distance of a label's probability and truth, in [0, 1]."""
-    return (labels.probabilities.double() - labels.target.double()).square().mean((-2, -1))
+    missed = labels.probabilities.double() - labels.target.double()
+    return missed.square().cpu().mean((-2, -1))
 
 
 # -- of values
 
 
 def standardized_squared_error(estimates: Estimates) -> Tensor:
-    return estimates.squared_error / estimates.unit**2
+    unit = estimates.unit
+    return estimates.squared_error / (unit if isinstance(unit, float) else unit.cpu()) ** 2
 
 
 def squared_error(estimates: Estimates) -> Tensor:
@@ -428,13 +432,13 @@ def relative_error(estimates: Estimates) -> Tensor:
     """The mean of errors as shares of the target; 1 is 100 %. Huge where a target is 0."""
     import torch
 
-    target = estimates.target.double().abs().clamp(min=torch.finfo(torch.float64).eps)
+    target = estimates.target.double().cpu().abs().clamp(min=torch.finfo(torch.float64).eps)
     return (estimates.error.abs() / target).mean(-1)
 
 
 def r2(estimates: Estimates) -> Tensor:
     """0 where the targets are all alike, as scikit-learn has it."""
-    target = estimates.target.double()
+    target = estimates.target.double().cpu()
     # Not by var(), which rounds a lane otherwise the more lanes there are.
     spread = (target - target.mean(-1, keepdim=True)).square().mean(-1)
     differ = target.amax(-1) > target.amin(-1)
@@ -599,13 +603,13 @@ def measure_each(
 def _numbers(
     predicted: Predicted, further: Collection[str], classes: Sequence[str], lanes: list[int]
 ) -> list[dict[str, float]]:
-    """Of each lane, by one trip off the device."""
+    """Of each lane."""
     import torch
 
     task = task_of(predicted.target)
     named, values = measured(task, further, classes), []
     for metric in _rows(task, further, classes).values():
-        value = metric.compute(predicted).double()
+        value = metric.compute(predicted).double().cpu()
         values.append((value if metric.each else value.unsqueeze(-1)).reshape(*lanes, -1))
     of_lanes = torch.cat(values, -1).reshape(-1, len(named)).tolist()
     return [dict(zip(named, numbers, strict=True)) for numbers in of_lanes]

@@ -11,6 +11,7 @@ import pandas as pd
 from app.charts import lines, style
 from app.charts.style import STATES, Chart, Floats, Trace
 from app.words import Words
+from hpo.results.tables import OVER
 
 LOWEST = 0.025  # of the plot's height: where the ticks of failed trials stand
 
@@ -131,7 +132,7 @@ def _points(table: pd.DataFrame, x: Floats, y: Floats, w: Words, hovers: Hovers)
 
 def _ticks(table: pd.DataFrame, x: Floats, w: Words) -> list[Trace]:
     """Trials over without a value, at the bottom whatever the zoom, with the reason."""
-    here = (table["value"].isna() & ~table["state"].isin(("running", "waiting"))).to_numpy()
+    here = (table["value"].isna() & table["state"].isin(OVER)).to_numpy()
     if not here.any():
         return []
     reasons = [style.plain(reason or "–", 90) for reason in table.loc[here, "reason"].fillna("")]

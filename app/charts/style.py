@@ -57,6 +57,7 @@ STATES = {
     "pruned": ("#9c5700", "triangle-down"),
     "stopped": ("#757577", "square-open"),
     "running": ("#009e73", "circle-open"),
+    "paused": ("#0072b2", "triangle-up-open"),
     "waiting": ("#757577", "diamond-open"),
     "failed": ("#d55e00", "x"),
     "interrupted": ("#cc79a7", "square"),

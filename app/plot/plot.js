@@ -8,7 +8,8 @@ export default async function ({ data, parentElement, setStateValue, setTriggerV
   let chart = charts.get(parentElement);
   if (!chart) charts.set(parentElement, (chart = new Chart(parentElement)));
   await chart.show(data, setStateValue, () => setTriggerValue("csv", true));
-  return () => chart.end();
+  // Streamlit also calls this when newer data came before the older was drawn: the chart stays.
+  return () => parentElement.isConnected || chart.end();
 }
 
 class Chart {

@@ -273,6 +273,8 @@ def _budget(tables: StudyTables, w: Words) -> str:
     budget, said = tables.budget, []
     if budget.get("trials"):
         said.append(w("report.budget.trials", count=budget["trials"]))
+    if budget.get("epochs"):
+        said.append(w("report.budget.epochs", count=budget["epochs"]))
     if budget.get("wall_s"):
         said.append(span(budget["wall_s"], w))
     if budget.get("device_hours"):

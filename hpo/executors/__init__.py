@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpo.messages import FromWorker, Setup
+
+if TYPE_CHECKING:
+    from hpo.devices import Slot
+    from hpo.errors import Problem
+    from hpo.spec import StudySpec
 
 
 @dataclass(frozen=True)
 class Gone:
-    """A worker ended without being told to: ``reason`` says how, with its last output."""
+    """A worker ended without being told to: ``reason`` says how, with its last output.
+
+    Attributes:
+        of_machine: It was lost with its machine, or with its place there: that is nothing its
+            trials have done.
+    """
+
+    reason: str
+    of_machine: bool = False
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A worker's machine is about to go: it is to end soon, and another is to take its place."""
 
     reason: str
 
@@ -21,11 +40,14 @@ class Event:
     """What worker number `worker` sent, or that it is gone."""
 
     worker: int
-    message: FromWorker | Gone
+    message: FromWorker | Gone | Leaving
 
 
 class Executor(Protocol):
     """A set of workers, addressed by number."""
+
+    def slots(self, spec: StudySpec, say: Callable[[str], None]) -> list[Slot] | Problem:
+        """A slot a worker, or why there cannot be so many."""
 
     def start(self, setup: Setup) -> None:
         """Start worker ``setup.worker``, or start it again after it is gone."""
@@ -43,12 +65,25 @@ class Executor(Protocol):
         """End all workers."""
 
 
-def open_executor(name: str) -> Executor:
-    """The executor named so in a study file."""
+def open_executor(
+    name: str, options: Mapping[str, Any] | None = None, code: Path | None = None
+) -> Executor:
+    """The executor named so in a study file, with its options there.
+
+    Args:
+        code: The folder of an own trainer, for workers that have no such folder.
+
+    Raises:
+        HpoError: It cannot be had.
+    """
     if name == "inline":
         from hpo.executors.inline import InlineExecutor
 
         return InlineExecutor()
+    if name == "ray":
+        from hpo.executors.ray import RayExecutor
+
+        return RayExecutor(code, **(options or {}))
     from hpo.executors.processes import ProcessExecutor
 
     return ProcessExecutor()

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.executors import Event, Gone
 from hpo.messages import Begin, Quit, Setup
+
+if TYPE_CHECKING:
+    from hpo.devices import Slot
+    from hpo.errors import Problem
+    from hpo.spec import StudySpec
 
 
 class InlineExecutor:
@@ -23,6 +28,11 @@ class InlineExecutor:
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
         self._number = 0
+
+    def slots(self, spec: StudySpec, say: Callable[[str], None]) -> list[Slot] | Problem:
+        from hpo import devices
+
+        return devices.slots(spec)
 
     def start(self, setup: Setup) -> None:
         from hpo.worker import serve

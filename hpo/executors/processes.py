@@ -8,24 +8,68 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hpo.executors import Event, Gone
 from hpo.messages import Begin, Quit, Setup
 
+if TYPE_CHECKING:
+    from hpo.devices import Slot
+    from hpo.errors import Problem
+    from hpo.spec import StudySpec
+
 GRACE_S = 5.0  # between Quit and SIGKILL
 # Kills the process group that it is given when its standard input ends without a line.
 GUARD = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
+
+
+class _Incoming:
+    """The messages of a connection, each once it is whole.
+
+    `Connection.recv` waits for the rest of one whose sender was frozen in the midst of it, and
+    nobody would look after the other workers. A message is its length in four bytes and itself, as
+    `multiprocessing` sends what is less than 2 GiB.
+
+    Attributes:
+        ended: Nothing more will come.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.ended = False
+        self._connection = connection
+        self._bytes = bytearray()
+
+    def read(self) -> Sequence[Any]:
+        """Those that are whole by now."""
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            try:
+                while part := line.recv(1 << 20, socket.MSG_DONTWAIT):
+                    self._bytes += part
+                self.ended = True
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.ended = True
+        messages = []
+        while len(self._bytes) >= 4:
+            end = 4 + struct.unpack("!i", self._bytes[:4])[0]
+            if len(self._bytes) < end:
+                break
+            messages.append(pickle.loads(self._bytes[4:end]))
+            del self._bytes[:end]
+        return messages
 
 
 @dataclass
@@ -33,6 +77,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     guard: subprocess.Popen[bytes]
     connection: Connection
+    incoming: _Incoming
     output: IO[bytes]  # what it prints before it is told its log
     log: Path | None = None
 
@@ -49,6 +94,11 @@ class ProcessExecutor:
 
     def __init__(self) -> None:
         self._workers: dict[int, _Worker] = {}
+
+    def slots(self, spec: StudySpec, say: Callable[[str], None]) -> list[Slot] | Problem:
+        from hpo import devices
+
+        return devices.slots(spec)
 
     def start(self, setup: Setup) -> None:
         ours, theirs = socket.socketpair()
@@ -71,7 +121,9 @@ class ProcessExecutor:
             start_new_session=True,
         )
         connection = Connection(ours.detach())
-        self._workers[setup.worker] = _Worker(process, guard, connection, output)
+        self._workers[setup.worker] = _Worker(
+            process, guard, connection, _Incoming(connection), output
+        )
         self.send(setup.worker, setup)
 
     def send(self, worker: int, message: Any) -> None:
@@ -87,11 +139,9 @@ class ProcessExecutor:
         for connection in wait(list(numbers), timeout_s):
             assert isinstance(connection, Connection)
             number = numbers[connection]
-            try:
-                events.append(Event(number, connection.recv()))
-                while connection.poll():
-                    events.append(Event(number, connection.recv()))
-            except (EOFError, OSError):
+            incoming = self._workers[number].incoming
+            events += [Event(number, message) for message in incoming.read()]
+            if incoming.ended:
                 events.append(Event(number, Gone(self._bury(number))))
         # A process that it started may hold the dead worker's end of the connection open.
         for number, worker in list(self._workers.items()):

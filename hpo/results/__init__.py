@@ -417,7 +417,8 @@ def _workers(log: StudyLog) -> list[dict[str, Any]]:
     for trial in log.in_order():
         if newest is not None and log.state_of(trial) == "running":
             number = trial.assigned["worker"]
-            found = workers.setdefault(number, {"worker": number, "trials": [], "epochs": []})
+            at = {"worker": number, "node": trial.assigned.get("node")}
+            found = workers.setdefault(number, at | {"trials": [], "epochs": []})
             found["trials"].append(trial.number)
             found["epochs"].append(int(newest.get(trial.number, 0)))
     return [workers[number] for number in sorted(workers)]

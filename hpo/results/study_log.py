@@ -36,6 +36,7 @@ class TrialLog:
         assignments: The ``trial`` records, one for each attempt.
         session: Which start of the study it was last assigned in.
         last_epochs_ms: For each attempt, when its last epoch ended, or else when it began.
+        pauses: The attempts, from 0, that ended with a pause.
         end: The ``end`` record, or None.
         notes: How it was trained, where that is news: see `trainers.contract.Epoch`.
     """
@@ -44,6 +45,7 @@ class TrialLog:
     assignments: list[Record]
     session: int
     last_epochs_ms: list[int]
+    pauses: set[int] = field(default_factory=set)
     end: Record | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -146,9 +148,11 @@ class StudyLog:
         return [self.trials[number] for number in sorted(self.trials)]
 
     def state_of(self, trial: TrialLog) -> str:
-        """How it ended; running; or waiting to go on (or for an orchestrator)."""
+        """How it ended; running; paused; or waiting to go on (or for an orchestrator)."""
         if trial.end is not None:
             return str(trial.end["state"])
+        if len(trial.assignments) - 1 in trial.pauses:
+            return "paused"
         return "running" if self.live and trial.session == self.sessions else "waiting"
 
     def front(self) -> list[TrialLog]:
@@ -177,6 +181,8 @@ class StudyLog:
         self._records.append(record)
         if kind == "trial":
             self._assign(record)
+        elif kind in ("pause", "until"):
+            self._pause(record["number"], kind == "pause")
         elif kind == "end":
             trial = self.trials.get(record["number"])
             if trial is not None:  # else its ``trial`` line is damaged
@@ -201,6 +207,13 @@ class StudyLog:
         trial.assignments.append(record)
         trial.last_epochs_ms.append(record["time_ms"])
         trial.session = self.sessions
+
+    def _pause(self, number: int, paused: bool) -> None:
+        trial = self.trials.get(number)
+        if trial is not None and paused:
+            trial.pauses.add(len(trial.assignments) - 1)
+        elif trial is not None:
+            trial.pauses.discard(len(trial.assignments) - 1)
 
     def _add_epoch(self, record: Record) -> None:
         trial = self.trials.get(record["number"])

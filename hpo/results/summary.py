@@ -75,6 +75,8 @@ def used(tables: StudyTables) -> float:
         same = trials["reason"].astype("str").str.startswith("same configuration")
         over = trials["state"].isin(("complete", "pruned", "failed", "stopped")) & ~same
         shares.append(over.sum() / budget["trials"])
+    if budget.get("epochs"):
+        shares.append(len(tables.epochs) / budget["epochs"])
     if budget.get("wall_s"):
         shares.append(busy_s(tables) / budget["wall_s"])
     if budget.get("device_hours"):

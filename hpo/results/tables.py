@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-STATES = ("complete", "pruned", "failed", "stopped", "running", "waiting")
+STATES = ("complete", "pruned", "failed", "stopped", "running", "paused", "waiting")
 OVER = ("complete", "pruned", "failed", "stopped")
 NOTES = ("trained", "micro_batch", "compiled")  # of how a trial was trained
 SYSTEM = "system/"  # metrics of the machine, not of the model
@@ -53,7 +53,8 @@ class StudyTables:
         state: running, complete, stopped, failed or interrupted.
         source: ``here``, or the tracking URI without credentials.
         objective: ``metric`` and ``goal`` of each objective.
-        budget: ``trials``, ``wall_s``, ``device_hours``, ``target``, ``patience``; None: no limit.
+        budget: ``trials``, ``epochs``, ``wall_s``, ``device_hours``, ``target``, ``patience``;
+            None, or not there: no limit.
         sampler, pruner, workers, device_name: How it was run last.
         dataset: What was loaded (`trainers.data.Dataset.summary`), or empty.
         provenance: ``git`` and ``packages``, or empty.
@@ -278,12 +279,13 @@ def _notes(study: Record, trial: TrialLog) -> dict[str, str]:
 def _spans(
     log: StudyLog, trial: TrialLog
 ) -> Iterable[tuple[int | None, int, int, int, float | None, str]]:
-    """An earlier attempt ended with its last epoch, as far as is known."""
+    """An attempt that was paused or broken off ended with its last epoch, as far as is known."""
     for index, assigned in enumerate(trial.assignments):
         newest = index == len(trial.assignments) - 1
-        state = log.state_of(trial) if newest else "interrupted"
+        broke_off = "paused" if index in trial.pauses else "interrupted"
+        state = log.state_of(trial) if newest else broke_off
         end_ms: float | None = trial.last_epochs_ms[index]
-        if newest and trial.end is not None:
+        if newest and trial.end is not None and index not in trial.pauses:
             end_ms = trial.end["time_ms"]
         elif state == "running":
             end_ms = None

@@ -488,7 +488,8 @@ def _facts(run: Run, search: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] 
     if "hpo.trial" not in tags:
         return None
     state = tags.get("hpo.state", "running")
-    state = state if state in OVER else "waiting" if state == "interrupted" else "running"
+    if state not in (*OVER, "paused"):
+        state = "waiting" if state == "interrupted" else "running"
     is_over = state in OVER
     config = {name: _value(text) for name, text in run.data.params.items()}
     best = {k.removeprefix("best/"): v for k, v in metrics.items() if k.startswith("best/")}
@@ -546,12 +547,15 @@ def _applies(
 
 
 def _spans(row: Mapping[str, Any]) -> Iterator[tuple[int | None, int, int, int, Any, str]]:
-    for worker, attempt, start_ms, end_ms in row["spans"][:-1]:
-        yield worker, row["number"], attempt, start_ms, end_ms, "interrupted"
+    for worker, attempt, start_ms, end_ms, *paused in row["spans"][:-1]:
+        state = "paused" if paused else "interrupted"
+        yield worker, row["number"], attempt, start_ms, end_ms, state
     if row["worker"] is None:
         return
-    start_ms = row["spans"][-1][2] if row["spans"] else row["started"]
-    yield row["worker"], row["number"], row["attempts"], start_ms, row["ended"], row["state"]
+    start_ms, end_ms = row["spans"][-1][2:4] if row["spans"] else (row["started"], row["ended"])
+    if row["state"] == "running":
+        end_ms = None
+    yield row["worker"], row["number"], row["attempts"], start_ms, end_ms, row["state"]
 
 
 def _history(

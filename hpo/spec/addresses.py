@@ -20,6 +20,16 @@ _DATABASES = {
     "postgresql+psycopg2": "psycopg2",
     "postgresql+psycopg": "psycopg",
 }
+# What PostgreSQL says of a connection that it refuses → what to do.
+_ADVICE = {
+    r"authentication failed|no password supplied": "set PGPASSWORD, use ~/.pgpass or a service "
+    "file (postgresql:///?service=NAME), or write ${PASSWORD} in the address",
+    r"database \"(.*)\" does not exist": r"`createdb \1` makes it",
+    r"role \"(.*)\" does not exist": r"`createuser \1` makes it, or name another as USER@",
+    r"permission denied for schema (\w+)": r"`grant create on schema \1 to USER` in that database "
+    "lets its tables be made",
+    r"no pg_hba\.conf entry": "the server lets nobody in from here; its pg_hba.conf says whom",
+}
 _INSTALL = {"psycopg2": "pip install psycopg2-binary", "psycopg": "pip install 'hpo[postgres]'"}
 
 
@@ -95,6 +105,9 @@ def check_readable(path: Path, text: str, others: tuple[str, ...] = ()) -> None:
         there = path.exists()
     except (OSError, ValueError) as error:  # e.g. the name is too long
         raise AddressError(f"{text!r} is not a path: {error}") from None
+    if not there and "://" in text:
+        hint = "get the file by other means, and name it here"
+        raise AddressError(f"{redacted(text)} is an address; expected a path", hint)
     if not there:
         shown = f" ({path})" if str(path) != text else ""
         raise AddressError(f"there is no {text}{shown}", nearest(path, text, others))
@@ -150,6 +163,14 @@ def refuse_password(text: str) -> None:
         )
 
 
+def advice(refusal: str) -> str:
+    """What to do about what PostgreSQL says when it lets one not in, as a line to append."""
+    for pattern, text in _ADVICE.items():
+        if found := re.search(pattern, refusal):
+            return f"\n{found.expand(text)}"
+    return ""
+
+
 def _database(text: str, folder: Path) -> str:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -168,7 +189,7 @@ def _database(text: str, folder: Path) -> str:
         )
     driver = _DATABASES[url.drivername]
     if driver is not None:
-        if not url.database:
+        if not url.database and "service" not in url.query:
             raise AddressError("the database's name is missing", "postgresql://host/database")
         if importlib.util.find_spec(driver) is None:
             raise AddressError(f"{driver} is not installed", _INSTALL[driver])

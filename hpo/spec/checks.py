@@ -29,8 +29,8 @@ Found = Iterator[tuple[Path, str, str | None]]
 
 def with_budget(budget: Budget, searched: bool) -> Budget:
     """The budget with its default: as many trials as make sense if nothing else ends it."""
-    limited = (budget.wall_s, budget.device_hours, budget.patience) != (None, None, None)
-    if budget.trials is not None or (searched and limited):
+    limits = (budget.epochs, budget.wall_s, budget.device_hours, budget.patience)
+    if budget.trials is not None or (searched and any(limits)):
         return budget
     return budget.model_copy(update={"trials": DEFAULT_TRIALS if searched else 1})
 
@@ -207,6 +207,43 @@ def _pruner_and_folds(spec: StudySpec) -> Found:
         )
 
 
+def _strategy(spec: StudySpec) -> Found:
+    """Whether there is something to choose from, one thing to compare by, and an end to it."""
+    if spec.strategy is None:
+        return
+    name = spec.strategy.name
+    if not spec.search:
+        yield ("strategy",), "nothing is searched", "search: {train.lr: {low: 1e-4, high: 1e-1}}"
+    if len(spec.objective) > 1:
+        yield (
+            ("strategy",),
+            f"{name} has one objective; there are {len(spec.objective)}",
+            "with several objectives: a sampler, e.g. tpe",
+        )
+    epochs = _largest(spec, "train.epochs")
+    if epochs is None:
+        yield (
+            ("strategy",),
+            f"{name} needs to know how many epochs a trial has, and train.epochs is missing",
+            "train: {epochs: 20}, which the trainer reads",
+        )
+        return
+    budget = spec.budget
+    if not any((budget.epochs, budget.wall_s, budget.device_hours)):
+        trials = budget.trials or DEFAULT_TRIALS
+        yield (
+            ("strategy",),
+            f"{name} needs to know how much may be trained: budget.epochs, wall or device_hours",
+            f"budget: {{epochs: {trials * epochs:.0f}}} is what {trials} whole trials take",
+        )
+    elif budget.epochs is not None and budget.epochs < epochs:
+        yield (
+            ("budget", "epochs"),
+            f"one trial has {epochs:g} epochs; got {budget.epochs} for all of them",
+            f"{DEFAULT_TRIALS * epochs:.0f} is what {DEFAULT_TRIALS} whole trials take",
+        )
+
+
 def _largest(spec: StudySpec, path: str) -> float | None:
     """The largest number that an option can be in a trial, if it is one."""
     section, *_ = path.split(".")
@@ -273,6 +310,7 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "model", "train", "ensemble", "trainer"), estimators.problems),
     (("pruner", "search", "train"), _pruner_and_epochs),
     (("pruner", "data", "train", "trainer"), _pruner_and_folds),
+    (("strategy", "search", "objective", "train", "budget"), _strategy),
 ]
 _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "sampler"), _sampler_and_space),

@@ -112,11 +112,15 @@ def command(value: Any) -> Any:
 
 
 def method(kind: str, known: Sequence[str], value: Any) -> tuple[str, dict[str, Any]]:
-    """A sampler's or pruner's name, alone or as ``{name: …}`` with its options."""
+    """A method's name, alone or as ``{name: …}`` with its options.
+
+    Args:
+        kind: ``sampler``, ``pruner`` or ``strategy``.
+    """
     name, options = value, {}
     if isinstance(value, dict):
         if "name" not in value:
-            raise wrong(f"expected the {kind}'s name", f"{{name: {known[1]}, …}}")
+            raise wrong(f"expected the {kind}'s name", f"{{name: {known[-1]}, …}}")
         options = {key: option for key, option in value.items() if key != "name"}
         name = value["name"]
     if not isinstance(name, str) or name not in known:

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaValue
 
 from hpo.spec import effects, sections
+from hpo.spec.executors import EXECUTORS
 from hpo.spec.fields import NAME, OWN_TRAINER
 from hpo.spec.forms import ChoicesForm, RangeForm
 from hpo.spec.locations import searchable
-from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
+from hpo.spec.methods import PRUNERS, SAMPLERS, STRATEGIES, MethodOptions
 from hpo.spec.study import StudySpec
 from trainers.registry import TRAINERS
 
@@ -48,6 +49,8 @@ def schema() -> dict[str, Any]:
     properties["search"] = _search(properties["search"]["description"])
     properties["sampler"] = _method("sampler", SAMPLERS, properties["sampler"])
     properties["pruner"] = _method("pruner", PRUNERS, properties["pruner"])
+    properties["executor"] = _method("executor", EXECUTORS, properties["executor"])
+    properties["strategy"] = _method("strategy", STRATEGIES, properties["strategy"])
     properties["start_from"] = _start_from(properties["start_from"]["description"])
     definitions["path"] = {
         "type": "string",
@@ -179,7 +182,7 @@ def _method(
             }
         )
     alone = [name for name, model in table.items() if not json_schema(model).get("required")]
-    default = "auto" if kind == "sampler" else "none"
+    default = {"sampler": "auto", "pruner": "auto", "executor": "processes"}.get(kind)
     return {
         "description": declared["description"],
         "default": default,

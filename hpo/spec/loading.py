@@ -27,7 +27,8 @@ from hpo.spec import (
 from hpo.spec.addresses import AddressError
 from hpo.spec.commands import COMMAND
 from hpo.spec.document import Document, read
-from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
+from hpo.spec.executors import EXECUTORS
+from hpo.spec.methods import PRUNERS, SAMPLERS, STRATEGIES, MethodOptions
 from hpo.spec.plain import NotPlain, plain
 from hpo.spec.space import Parameter
 from hpo.spec.study import Named, Objective, StudySpec
@@ -123,7 +124,11 @@ class _Loading:
         changes: dict[str, Any] = {
             "sampler": self._method("sampler", spec.sampler, SAMPLERS),
             "pruner": self._method("pruner", spec.pruner, PRUNERS),
+            "executor": self._method("executor", spec.executor, EXECUTORS),
         }
+        if spec.strategy is not None:
+            changes["strategy"] = self._method("strategy", spec.strategy, STRATEGIES)
+            self._in_its_place(spec.strategy.name)
         if trainer is not None:
             changes |= {name: self._section(trainer, name) for name in sections.NAMES}
             self._members(trainer, changes["model"])
@@ -179,7 +184,7 @@ class _Loading:
         return StudySpec.model_validate({"study": "broken", "trainer": "broken:broken", **good})
 
     def _method(self, kind: str, method: Named, table: Mapping[str, type[MethodOptions]]) -> Named:
-        """A sampler or a pruner with its options checked."""
+        """A sampler, a pruner or a strategy with its options checked."""
         if kind in self._broken:
             return method
         checked, errors = sections.check(table[method.name], method.options)
@@ -193,6 +198,13 @@ class _Loading:
         if checked is None:
             return method
         return Named(name=method.name, options={key: checked[key] for key in method.options})
+
+    def _in_its_place(self, strategy: str) -> None:
+        """A strategy stands for the sampler and the pruner."""
+        for kind in ("sampler", "pruner"):
+            if kind in self._content:
+                message = f"there is a strategy, {strategy}, which takes its place"
+                self._add(kind, [self._document.problem((kind,), message, "remove one")])
 
     def _section(self, trainer: str, name: str) -> dict[str, Any]:
         raw = self._content.get(name, {})

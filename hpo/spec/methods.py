@@ -204,6 +204,20 @@ class Wilcoxon(MethodOptions):
     )
 
 
+class FreezeThaw(MethodOptions):
+    """Trials pause at some epochs, and those go on whose curves promise most.
+
+    Which ones a Gaussian process over configurations and epochs says: `hpo.freeze_thaw`.
+    """
+
+    max_paused: int = Field(
+        100, ge=1, description="Paused trials at most; the least promising ones are ended."
+    )
+    max_paused_gb: float = Field(
+        20.0, gt=0, description="What paused trials may take of the disk, in 10⁹ bytes."
+    )
+
+
 SAMPLERS: dict[str, type[MethodOptions]] = {
     "auto": Auto,
     "tpe": Tpe,
@@ -217,6 +231,7 @@ SAMPLERS: dict[str, type[MethodOptions]] = {
 }
 
 PRUNERS: dict[str, type[MethodOptions]] = {
+    "auto": Auto,
     "none": Nothing,
     "median": Median,
     "percentile": Percentile,
@@ -227,5 +242,7 @@ PRUNERS: dict[str, type[MethodOptions]] = {
     "wilcoxon": Wilcoxon,
 }
 
+STRATEGIES: dict[str, type[FreezeThaw]] = {"freeze-thaw": FreezeThaw}
+
 # With several objectives, trials are pruned by non-dominated rank at the rungs of these.
-PRUNERS_OF_SEVERAL = ("none", "successive_halving", "hyperband")
+PRUNERS_OF_SEVERAL = ("auto", "none", "successive_halving", "hyperband")

@@ -12,10 +12,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpo.spec import sections
+from hpo.spec.executors import EXECUTORS
 from hpo.spec.fields import DURATION
 from hpo.spec.forms import ChoicesForm, RangeForm
 from hpo.spec.json_schema import json_schema
-from hpo.spec.methods import PRUNERS, PRUNERS_OF_SEVERAL, SAMPLERS, MethodOptions
+from hpo.spec.methods import (
+    PRUNERS,
+    PRUNERS_OF_SEVERAL,
+    SAMPLERS,
+    STRATEGIES,
+    MethodOptions,
+)
 from hpo.spec.study import Budget, Objective, StudySpec, Tracking
 from trainers.registry import TRAINERS
 
@@ -90,6 +97,8 @@ def _page() -> Iterator[str]:
     yield from _table(Tracking)
     yield from _methods("sampler", SAMPLERS)
     yield from _methods("pruner", PRUNERS)
+    yield from _methods("strategy", STRATEGIES)
+    yield from _methods("executor", EXECUTORS)
     for name, built_in in TRAINERS.items():
         yield f"## trainer: {name}\n\n{built_in.description}\n"
         for section in sections.NAMES:
@@ -98,8 +107,9 @@ def _page() -> Iterator[str]:
 
 
 def _methods(kind: str, table: Mapping[str, type[MethodOptions]]) -> Iterator[str]:
+    whose = ", whose names are Optuna's" if kind in ("sampler", "pruner") else ""
     yield f"## {kind}\n"
-    yield "A name, or `{name: …}` with its options, whose names are Optuna's.\n"
+    yield f"A name, or `{{name: …}}` with its options{whose}.\n"
     yield from _rows(
         ("name", "what it does"),
         [(f"`{name}`", inspect.getdoc(model) or "") for name, model in table.items()],

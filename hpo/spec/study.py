@@ -12,8 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from hpo.errors import Problem
 from hpo.spec import addresses, fields, sections, written
 from hpo.spec.document import Document
+from hpo.spec.executors import EXECUTORS
 from hpo.spec.fields import DURATION, NAME
-from hpo.spec.methods import PRUNERS, SAMPLERS, MethodOptions
+from hpo.spec.methods import PRUNERS, SAMPLERS, STRATEGIES, MethodOptions
 from hpo.spec.space import Parameter, Scalar
 
 
@@ -56,7 +57,7 @@ class Objective(_Part):
 
 
 class Named(_Part):
-    """A sampler or a pruner with the options that the file gives it."""
+    """A sampler, a pruner, a strategy or an executor with the options that the file gives it."""
 
     name: str
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -66,6 +67,7 @@ class Budget(_Part):
     """When a study is done: at the first of these limits.
 
     Attributes:
+        epochs: Of all trials.
         wall_s: Over all runs of the study.
         device_hours: Hours of training, summed over the workers.
         target: Of the first objective.
@@ -77,7 +79,13 @@ class Budget(_Part):
         ge=1,
         le=1_000_000,
         description="Trials in total; a rerun completes up to so many. Absent: 50, or 1 without "
-        "`search`, or no limit with `wall`, `device_hours` or `patience`.",
+        "`search`, or no limit with `epochs`, `wall`, `device_hours` or `patience`.",
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs of all trials together, over all its runs; a trial is stopped at an "
+        "epoch's end then.",
     )
     wall_s: Duration | None = Field(
         None,
@@ -184,7 +192,12 @@ class StudySpec(_Part):
         default=Named(name="auto"), description="What suggests the next trial."
     )
     pruner: Annotated[Named, BeforeValidator(_method("pruner", PRUNERS))] = Field(
-        default=Named(name="none"), description="What ends a trial that is not worth its time."
+        default=Named(name="auto"), description="What ends a trial that is not worth its time."
+    )
+    strategy: Annotated[Named | None, BeforeValidator(_method("strategy", STRATEGIES))] = Field(
+        default=None,
+        description="In place of sampler and pruner: what begins, pauses and resumes trials. "
+        "Needs `budget.epochs`, `budget.wall` or `budget.device_hours`.",
     )
     budget: Budget = Field(
         default=Budget(), description="When the study is done: at the first of these limits."
@@ -195,9 +208,9 @@ class StudySpec(_Part):
         "from, {study: NAME}.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of everything that is drawn at random.")
-    executor: Literal["processes", "inline"] = Field(
-        "processes",
-        description="Where workers live; inline: one worker within this process, for debugging.",
+    executor: Annotated[Named, BeforeValidator(_method("executor", EXECUTORS))] = Field(
+        default=Named(name="processes"),
+        description="Where workers live: on this machine, or on a Ray cluster.",
     )
     workers: Annotated[
         int | Literal["auto"],

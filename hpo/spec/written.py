@@ -33,15 +33,14 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         **{name: effects.effective(spec, name) for name in sections.NAMES},
         "search": {path: parameter(p) for path, p in spec.search.items()},
         "objective": objectives(spec),
-        "sampler": _method(spec.sampler),
-        "pruner": _method(spec.pruner),
+        **_methods(spec),
         "budget": budget,
         "start_from": [
             dict(item) if isinstance(item, Mapping) else {"study": item.study}
             for item in spec.start_from
         ],
         "seed": spec.seed,
-        "executor": spec.executor,
+        "executor": _method(spec.executor),
         "workers": spec.workers,
         "lanes": spec.lanes,
         "device": spec.device,
@@ -115,6 +114,12 @@ def duration(seconds: float) -> str:
 
 def _when(when: When) -> dict[str, Any]:
     return {path: list(v) if isinstance(v, tuple) else v for path, v in when.items()}
+
+
+def _methods(spec: StudySpec) -> dict[str, Any]:
+    if spec.strategy is not None:
+        return {"strategy": _method(spec.strategy)}
+    return {"sampler": _method(spec.sampler), "pruner": _method(spec.pruner)}
 
 
 def _method(method: Named) -> Any:

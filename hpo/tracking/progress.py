@@ -25,8 +25,11 @@ class TrialProgress:
         fresh: The epochs to be shipped.
         first: Whether the first assignment is among what is to be shipped.
         again: Whether a later assignment is: the trial goes on.
-        spans: Who trained when: [worker, attempt, start_ms, end_ms] of each attempt; an attempt
-            that was broken off ended with its last epoch, as far as is known.
+        spans: Who trained when: [worker, attempt, start_ms, end_ms] of each attempt, and a 1
+            behind where it ended with a pause; an attempt that was paused or broken off ended
+            with its last epoch, as far as is known.
+        paused: Nothing happened to it after a pause, but perhaps its end.
+        was_paused: It was at some time.
         end: The ``end`` record, or None.
     """
 
@@ -38,6 +41,8 @@ class TrialProgress:
     first: bool = False
     again: bool = False
     spans: list[list[int]] = field(default_factory=list)
+    paused: bool = False
+    was_paused: bool = False
     end: Record | None = None
 
     @property
@@ -94,7 +99,7 @@ class StudyProgress:
             self.fresh_budget = True
         elif kind == "study_end":
             self.end, self.fresh_end = record, True
-        elif kind in ("trial", "epoch", "end"):
+        elif kind in ("trial", "until", "epoch", "pause", "end"):
             self._add_to_trial(kind, record)
         elif kind == "ensemble":
             self.ensembles.append(record)
@@ -104,9 +109,10 @@ class StudyProgress:
     @property
     def counts(self) -> dict[str, int]:
         """How many trials are in which state; those without an end count as running."""
-        running = {"running": len(self.open)} if self.open and self.end is None else {}
-        waiting = {"waiting": len(self.open)} if self.open and self.end is not None else {}
-        return {**self.ended, **running, **waiting}
+        paused = sum(trial.paused for trial in self.open.values())
+        going = {"running" if self.end is None else "waiting": len(self.open) - paused}
+        still_open = {**going, "paused": paused}
+        return {**self.ended, **{state: count for state, count in still_open.items() if count}}
 
     def shipped(self) -> None:
         """Forget what was news."""
@@ -122,14 +128,17 @@ class StudyProgress:
         if trial is None:
             trial = TrialProgress(number, record["time_ms"])
         self.open[number] = self.news[number] = trial
+        if kind in ("pause", "until"):
+            self._pause(trial, kind == "pause")
+            return
         if kind == "trial":
-            trial.assigned = record
+            trial.assigned, trial.paused = record, False
             trial.first |= record["attempt"] == 1
             trial.again |= record["attempt"] > 1
             now_ms = record["time_ms"]
             trial.spans.append([record["worker"], record["attempt"], now_ms, now_ms])
             return
-        if trial.spans:
+        if trial.spans and not trial.paused:
             trial.spans[-1][3] = record["time_ms"]
         if kind == "epoch":
             trial.epochs[record["epoch"]] = record
@@ -139,6 +148,13 @@ class StudyProgress:
             self.ended[record["state"]] += 1
             del self.open[number]
             self._compare(trial, record)
+
+    @staticmethod
+    def _pause(trial: TrialProgress, paused: bool) -> None:
+        trial.paused = paused
+        trial.was_paused |= paused
+        if trial.spans:
+            trial.spans[-1][4:] = [1] if paused else []
 
     def _compare(self, trial: TrialProgress, end: Record) -> None:
         objective = self.study["objective"] if self.study else []

@@ -6,6 +6,7 @@ changes to files whose names say that they hold secrets. Untracked files are nam
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -146,8 +147,13 @@ def _run_git(folder: Path, arguments: Sequence[str], settings: Mapping[str, str]
 @functools.cache
 def _packages() -> dict[str, str]:
     """Of this process: reading them takes a third of a second."""
-    found = importlib.metadata.distributions()
-    return {name: d.version for d in found if (name := d.metadata["Name"])}
+    packages = {}
+    for found in importlib.metadata.distributions():
+        # pip may be changing it just now, or was killed once while it did.
+        with contextlib.suppress(OSError, KeyError, TypeError):
+            if name := found.metadata["Name"]:
+                packages[name] = found.version
+    return packages
 
 
 def _cpu() -> str:

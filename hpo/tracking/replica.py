@@ -399,11 +399,12 @@ class Replica:
         )
 
     def _end_study(self, state: str, reason: str, time_ms: int) -> None:
-        """End the study's run, and those of trials that wait to go on."""
+        """End the study's run, and those of trials that wait to go on or are paused."""
         assert self._parent is not None
-        waiting = {"hpo.state": "interrupted", "hpo.reason": reason}
-        for number in self.progress.open:
+        for number, trial in self.progress.open.items():
             if number in self._runs:
+                as_it_is = "paused" if trial.paused else "interrupted"
+                waiting = {"hpo.state": as_it_is, "hpo.reason": reason}
                 with self._may_be_refused(f"trial {number}"):
                     self._end_run(self._runs[number], "interrupted", waiting, time_ms)
         self._end_run(self._parent, state, {"hpo.state": state, "hpo.reason": reason}, time_ms)
@@ -425,7 +426,7 @@ class Replica:
 
 def _run_ms(record: Record) -> int:
     """The time of what happened while the study ran, else 0."""
-    after = record["kind"] in ("ensemble", "confirmation")
+    after = record["kind"] in ("ensemble", "confirmation", "storage")
     time_ms: int = 0 if after else record["time_ms"]
     return time_ms
 

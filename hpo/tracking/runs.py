@@ -47,12 +47,14 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         "mlflow.parentRunId": parent_run,
         "hpo.study_id": study["study_id"],
         "hpo.trial": str(trial.number),
-        "hpo.state": "running",
+        "hpo.state": "paused" if trial.paused else "running",
         "hpo.device": study["device_name"],
         **_source_tags(study),
     }
     if trial.assigned is not None:
         tags["hpo.worker"] = str(trial.assigned["worker"])
+        if "node" in trial.assigned:
+            tags["hpo.node"] = trial.assigned["node"]
         tags["hpo.seed"] = str(trial.assigned["seed"])
         tags["hpo.attempts"] = str(trial.assigned["attempt"])
         config = trial.assigned["config"]
@@ -63,6 +65,9 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
     infinite = _infinite(trial)
     if infinite:
         tags["hpo.infinite"] = infinite
+    # Of one that was never paused, the run's own times and hpo.worker say as much.
+    if trial.was_paused or (trial.end is not None and len(trial.spans) > 1):
+        tags["hpo.spans"] = json.dumps(trial.spans[-MOST_SPANS:], separators=(",", ":"))
     if trial.end is not None:
         tags["hpo.state"] = trial.end["state"]
         again = trial.assigned is not None and trial.assigned["attempt"] > 1
@@ -71,8 +76,6 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.last_epoch"] = str(trial.end["last_epoch"] or 0)
         if "duplicate_of" in trial.end:
             tags["hpo.duplicate_of"] = str(trial.end["duplicate_of"])
-        if len(trial.spans) > 1:  # of one, the run's own times and hpo.worker say as much
-            tags["hpo.spans"] = json.dumps(trial.spans[-MOST_SPANS:], separators=(",", ":"))
         if clashing := _clashing(trial):
             tags["hpo.not_adopted"] = ", ".join(clashing)
         own = trial.end.get("logged", {}).get("tags", {})

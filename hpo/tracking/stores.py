@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from hpo.errors import HpoError, UserError
+from hpo.spec.addresses import advice
 from hpo.tracking.redact import redact
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ def _open(engine: Engine, uri: str, say: Callable[[str], None]) -> None:
             if engine.dialect.name == "sqlite":  # readers then never block the writer
                 connection.execute(text("pragma journal_mode=wal"))
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", error)).strip()
-        raise UserError(f"cannot open {redact(uri)}: {redact(cause)}") from None
+        cause = " ".join(redact(str(getattr(error, "orig", error))).split())
+        raise UserError(f"cannot open {redact(uri)}: {cause}{advice(cause)}") from None
 
 
 def _make_current(engine: Engine, uri: str, say: Callable[[str], None]) -> None:

@@ -272,7 +272,7 @@ def _trial(
     state, end = "interrupted", trial.end
     if end is None:
         reason = DIED if progress.end is None else progress.end["reason"]
-        tags |= {"hpo.state": {state}, "hpo.reason": {reason}}
+        tags |= {"hpo.state": {"paused" if trial.paused else state}, "hpo.reason": {reason}}
     else:
         state = end["state"]
     config = trial.assigned["config"] if trial.assigned else {}

@@ -25,7 +25,7 @@ import hostile
 import pandas as pd
 import pytest
 from browsing import DESKTOP, PHONE, Visit, browser
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 from served import free_port, served
 
 from app.words import WORDS, words
@@ -96,11 +96,12 @@ NewVisit = Callable[..., Visit]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures() -> Path | None:
     named = os.environ.get("HPO_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("pictures")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if not named:
+        return None
+    Path(named).mkdir(parents=True, exist_ok=True)
+    return Path(named)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,10 @@ def context(chromium: Browser) -> BrowserContext:
 
 @pytest.fixture
 def new_visit(
-    chromium: Browser, context: BrowserContext, pictures: Path, request: pytest.FixtureRequest
+    chromium: Browser,
+    context: BrowserContext,
+    pictures: Path | None,
+    request: pytest.FixtureRequest,
 ) -> Iterator[NewVisit]:
     """Makes visitors, to the app beside the study unless another is named; with options, from a
     browser of their own. They must not have met an error when they leave.
@@ -498,8 +502,16 @@ def test_a_live_study_is_watched_stopped_and_gone_on_with(
             timeout=60_000
         )
         wait_until(lambda: epochs(study.outbox) > 0)
-        page = visit.open("/study?study=live&view=curves&metric=cost")
+        held: list[Route] = []  # plotly.js, until new data has come
+        page.route("**/plotly-*.js", lambda route: held.append(route))
+        page.goto(f"{visit.url}/study?study=live&view=curves&metric=cost")
         expect(state(page)).to_have_text("running")
+        expect(page.get_by_role("figure", name=W("bands.title", metric="cost"))).to_be_attached()
+        reported = epochs(study.outbox) + 1
+        wait_until(lambda: epochs_seen(page) >= reported)
+        for route in held:
+            route.continue_()
+        visit.settle()
         page.evaluate("document.querySelector('h1').dataset.mark = 'the same page'")
         scrolled = page.evaluate(SCROLL)
         for _ in range(3):  # what is reported is seen (how soon: benchmarks/ui.py)

@@ -34,7 +34,7 @@ def visited(chromium: Browser, home: Path, path: str, **options: Any) -> Iterato
     """The app on this home, with a page open in it that must not complain."""
     context = chromium.new_context(viewport=DESKTOP, **options)
     with served("ui", "--home", home, "--port", str(free_port()), "--no-browser") as app:
-        visit = Visit(context, app.url, home)
+        visit = Visit(context, app.url)
         visit.open(path)
         yield visit
         assert visit.errors == []

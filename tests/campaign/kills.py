@@ -34,6 +34,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from campaign.forked import Forked, adopt_orphans  # noqa: E402
+from scripted import make_scripted  # noqa: E402
 
 from hpo.fault_points import POINTS  # noqa: E402
 
@@ -103,15 +104,26 @@ DYING = Kind(
     IN_TURN.replace("LOG", "LOG, die: DIED") + "sampler: random\n" + MEDIAN + IN_SQLITE,
     True,
 )
+IN_PAUSES = IN_TURN.replace("12}", "12, epochs: 1000}")
+PAUSES = "strategy: {name: freeze-thaw, max_paused: 3}\n"
+PAUSING = Kind(
+    "in turn, paused, with a trial that kills its worker",
+    IN_PAUSES.replace("LOG", "LOG, die: DIED") + PAUSES,
+    True,
+)
+OF_PAUSES = ("paused", "decided", "pauses-recorded", "made-room", "best-kept")
 ONCE = ("study-recorded", "study-ended", "study-run-made", "loaded", "worker-lost")  # in a process
 
 
 def kinds() -> list[Kind]:
     lanes = IN_LANES.replace("FOLDS", "")
+    in_pauses = lanes.replace("12}", "12, epochs: 1000}")
     folds = IN_LANES.replace("FOLDS", ", folds: 3").replace("epochs: 6", "epochs: 3")
     return [
         Kind("in turn", IN_TURN + "sampler: random\n", True),
+        Kind("in turn, paused", IN_PAUSES + PAUSES, True),
         Kind("in turn, TPE, pruned", IN_TURN + "sampler: tpe\n" + MEDIAN, True),
+        Kind("in lanes, two workers, paused", in_pauses + PAUSES, False, 2),
         Kind(
             "in turn, TPE, pruned, in SQLite",
             IN_TURN + "sampler: tpe\n" + MEDIAN + IN_SQLITE,
@@ -122,6 +134,8 @@ def kinds() -> list[Kind]:
         Kind("in lanes", lanes + "sampler: random\n", True),
         Kind("in lanes, two workers, pruned", lanes + "sampler: tpe\n" + MEDIAN, False, 2),
         Kind("in lanes, folds", folds + "sampler: random\n", True),
+        Kind("in turn, three workers, paused", IN_PAUSES + PAUSES, False, 3),
+        PAUSING,
     ]
 
 
@@ -162,8 +176,9 @@ class Campaign:
 
     def at(self, point: str, number: int) -> None:
         """One study, killed at a point of the code, in which a trial kills its worker, too."""
-        self._know(DYING)
-        study = Study(self, DYING, f"{point}-{number}")
+        kind = PAUSING if point in OF_PAUSES else DYING
+        self._know(kind)
+        study = Study(self, kind, f"{point}-{number}")
         study.kill_at(point, number)
         self._check(study)
 
@@ -384,7 +399,7 @@ class Study:
             _equal(f"epochs of trial {end['number']}", of_trial, list(range(1, len(of_trial) + 1)))
             epoch = curves[end["number"], end["best_epoch"]]
             _equal("its value", end["values"][0], epoch[_objective(self._records("study")[0])])
-        left = list(self.paths.root.glob("trials/*/epoch-*.pt"))
+        left = list(self.paths.root.glob("trials/*/epoch-*"))
         _equal("checkpoints of trials that are over", left, [])
 
     def _check_optuna(self) -> None:
@@ -458,6 +473,7 @@ def prepare() -> None:
     import hpo.cli
     import hpo.executors.processes
     import hpo.launch
+    import hpo.orchestrator
     import hpo.rounds
     import hpo.tracking.mlflow
     import hpo.tracking.replica
@@ -471,6 +487,7 @@ def prepare() -> None:
         "hpo.tracking.mlflow": hpo.tracking.mlflow.main,
     }
     subprocess.Popen = Forked  # type: ignore[misc]
+    hpo.orchestrator.make_strategy = make_scripted
     # A checkpoint after each epoch: else epochs this short have none.
     hpo.rounds.CHECKPOINT_AFTER_S, hpo.rounds.CHECKPOINT_SHARE = 0.0, float("inf")
     adopt_orphans()

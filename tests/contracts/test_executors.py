@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
+import ray_cluster
 
 from hpo.executors import Executor, Gone, open_executor
+from hpo.executors.processes import ProcessExecutor
 from hpo.messages import (
     Assignment,
     Finished,
@@ -54,9 +58,20 @@ def train(trial):
 slow = pytest.mark.slow  # a worker, which imports torch
 
 
-@pytest.fixture(params=["inline", pytest.param("processes", marks=slow)])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    executor = open_executor(request.param)
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    with ray_cluster.running() as cluster:
+        yield cluster.address
+
+
+@pytest.fixture(
+    params=["inline", *(pytest.param(name, marks=slow) for name in ("processes", "ray"))]
+)
+def executor(request: pytest.FixtureRequest, setup: Setup) -> Iterator[Executor]:
+    options = {}
+    if request.param == "ray":
+        options = {"address": request.getfixturevalue("ray_address")}
+    executor = open_executor(request.param, options, code=setup.folder)
     yield executor
     executor.close()
 
@@ -64,6 +79,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
     (tmp_path / "obedient.py").write_text(TRAINER)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
     return Setup(
         worker=0,
         trainer="obedient:train",
@@ -180,7 +196,6 @@ def test_an_interrupted_trial_goes_on_after_its_last_epoch(
 def test_a_trainer_that_cannot_be_had_is_refused(
     executor: Executor, setup: Setup, trainer: str, message: str
 ) -> None:
-    (setup.folder / "broken.py").write_text("1 / 0\n")
     executor.start(replace(setup, trainer=trainer))
     refused = next_message(executor)
     assert isinstance(refused, Refused)
@@ -278,3 +293,20 @@ def test_a_dead_worker_is_noticed_while_its_child_lives(setup: Setup) -> None:
         assert "SIGKILL" in gone.reason
     finally:
         executor.close()
+
+
+def test_a_worker_frozen_amid_a_message_keeps_nobody_waiting() -> None:
+    executor = ProcessExecutor()
+    sending = "import sys; from multiprocessing.connection import Connection as C\n"
+    sending += "line = C(int(sys.argv[1])); line.send(['x' * 10_000_000]); line.recv()"
+    executor.command = (sys.executable, "-c", sending)
+    with contextlib.closing(executor):
+        executor.start(Setup(0, "", Path(), {}, [], Path(), "cpu", None, 1, 1.0))
+        worker = executor._workers[0]
+        assert worker.connection.poll(30)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        began_s = time.monotonic()
+        assert executor.wait(0.1) == []
+        assert time.monotonic() - began_s < 5
+        os.kill(worker.process.pid, signal.SIGCONT)
+        assert next_message(executor) == ["x" * 10_000_000]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import signal
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,23 +217,38 @@ def test_row_24_who_does_not_want_to_wait_loses_nothing(
     assert_whole(bench, address, trials=8)
 
 
-@pytest.mark.parametrize("address", DATABASES, indirect=True)
-@pytest.mark.parametrize("every", [2, 3, 7])
-def test_row_24_what_was_done_before_its_answer_was_lost_is_not_done_twice(
-    bench: Workbench, address: str, every: int, monkeypatch: pytest.MonkeyPatch
+def test_row_24_a_server_that_refuses_is_not_waited_for(
+    bench: Workbench, server: postgres.Server
 ) -> None:
-    """The connection breaks between a commit and the answer to it, again and again."""
-    broken = 0
+    server.execute("create role runner superuser login")
+    address = server.new_database().replace("postgres@", "runner@")
+
+    def refuse() -> None:
+        wait_for(lambda: has_epochs(bench, 15))
+        server.execute("alter role runner nologin")
+        server.cut_connections()
+
+    with meanwhile(refuse), pytest.raises(StorageLost, match="not permitted to log in"):
+        bench.run(**SLOW_EPOCHS, storage=address)
+    assert not any("waiting for it" in text for text in bench.said)
+    server.execute("alter role runner login")
+    bench.run(**SLOW_EPOCHS, storage=address)
+    assert_whole(bench, address, trials=8)
+
+
+def break_connections(
+    monkeypatch: pytest.MonkeyPatch, every: int, most: float = math.inf
+) -> Counter[str]:
+    """Break connections between one in so many commits and its answer; counts how often."""
+    broken: Counter[str] = Counter()
 
     def break_after(engine: sqlalchemy.Engine) -> None:
-        commit, commits = engine.dialect.do_commit, 0
+        commit, commits = engine.dialect.do_commit, itertools.count(1)
 
         def commit_then_break(connection: Any) -> None:
-            nonlocal commits, broken
             commit(connection)
-            commits += 1
-            if commits % every == 0:
-                broken += 1
+            if next(commits) % every == 0 and broken.total() < most:
+                broken[engine.name] += 1
                 raise engine.dialect.dbapi.OperationalError("database is locked")
 
         engine.dialect.do_commit = commit_then_break  # type: ignore[method-assign]
@@ -244,8 +262,33 @@ def test_row_24_what_was_done_before_its_answer_was_lost_is_not_done_twice(
     monkeypatch.setattr(Database, "__init__", open_and_break)
     monkeypatch.setattr(database, "AGAIN_S", 0.0)
     monkeypatch.setattr("optuna.storages._rdb.storage.random.random", lambda: 0.0)
+    return broken
+
+
+@pytest.mark.parametrize("address", DATABASES, indirect=True)
+def test_row_24_a_study_is_made_anew_once_although_answers_are_lost(
+    bench: Workbench, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(storage=address, budget__trials=3)
+    broken = break_connections(monkeypatch, every=2, most=30)  # it is begun anew after each
+    wider = {"train.x": {"low": -1.0, "high": 2.0}}
+    bench.run(storage=address, budget__trials=5, search=wider, accept_changes=True)
+    assert broken.total() == 30
+    monkeypatch.undo()
+    ends = bench.records("end")
+    finished = [t for t in as_optuna_reads(bench, address) if t.state != TrialState.WAITING]
+    assert [t.number for t in finished] == list(range(5)) == [end["number"] for end in ends]
+    assert [t.params for t in finished] == [r["params"] for r in bench.records("trial")]
+
+
+@pytest.mark.parametrize("address", DATABASES, indirect=True)
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_row_24_what_was_done_before_its_answer_was_lost_is_not_done_twice(
+    bench: Workbench, address: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = break_connections(monkeypatch, every)
     bench.run(storage=address, start_from=[{"train.x": 0.25}])
-    assert broken > 5
+    assert broken.total() > 5
     monkeypatch.undo()
     # A known configuration that was named twice is answered from its twin's record. A trial that
     # was made twice waits, to be the next one.
@@ -305,6 +348,50 @@ def test_row_11_a_file_that_stays_locked_ends_the_study_in_one_line(
         over.set()
     bench.run(**SLOW_EPOCHS, storage=f"sqlite:///{file}")
     assert_whole(bench, f"sqlite:///{file}", trials=8)
+
+
+# -- who is let in
+
+
+def test_a_password_comes_from_the_environment_or_a_service_file(
+    bench: Workbench, server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "canary-of-ada-88e2"
+    server.ask_for_password("ada", secret)
+    address = server.new_database().replace("postgres@", "ada@")
+    with pytest.raises(HpoError, match=r"no password supplied\nset PGPASSWORD") as refused:
+        bench.run(storage=address)
+    monkeypatch.setenv("PGPASSWORD", "not-the-one-of-ada")
+    with pytest.raises(HpoError, match=r"authentication failed .*\nset PGPASSWORD") as wrong:
+        bench.run(storage=address)
+    assert "not-the-one-of-ada" not in f"{refused.value} {wrong.value}"
+    monkeypatch.setenv("PGPASSWORD", secret)
+    bench.run(storage=address)
+    assert_whole(bench, address, trials=5)
+    monkeypatch.delenv("PGPASSWORD")
+    services, folder = bench.folder / "services.conf", address.partition("host=")[2]
+    database = address.partition("@/")[2].partition("?")[0]
+    services.write_text(f"[team]\nhost={folder}\ndbname={database}\nuser=ada\npassword={secret}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    bench.run(storage="postgresql:///?service=team", budget__trials=6)
+    assert_whole(bench, "postgresql:///?service=team", trials=6)
+    left = [path for path in bench.paths.root.rglob("*") if path.is_file()]
+    assert not [path for path in left if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("/study", "/nostudy"), r'database "nostudy\d+" does not exist\n`createdb nostudy\d+`'),
+        (("postgres@", "bob@"), r'role "bob" does not exist\n`createuser bob`'),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_line_with_what_to_do(
+    bench: Workbench, server: postgres.Server, change: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(HpoError, match=message):
+        bench.run(storage=server.new_database().replace(*change))
+    assert not bench.paths.outbox.exists()
 
 
 # -- the tables

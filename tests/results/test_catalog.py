@@ -21,6 +21,7 @@ from recorded import (
     finished,
     keep_images,
     own_trainer,
+    pausing,
     rising,
     several_objectives,
 )
@@ -48,6 +49,7 @@ STUDIES = {
     "diabetes": a_regression,
     "both": several_objectives,
     "mine": own_trainer,
+    "pausing": pausing,
 }
 
 

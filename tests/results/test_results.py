@@ -112,6 +112,7 @@ def test_a_finished_study(tmp_path: Path) -> None:
             "failed": 1,
             "stopped": 1,
             "running": 0,
+            "paused": 0,
             "waiting": 0,
         },
         "best": {
@@ -198,8 +199,8 @@ def test_what_each_worker_trains_now(tmp_path: Path) -> None:
     with lease.hold(Home(tmp_path).study("s").lease, "s"):
         status = results.status("s", tmp_path)
     assert status["workers"] == [
-        {"worker": 0, "trials": [1, 2], "epochs": [0, 1]},
-        {"worker": 1, "trials": [3], "epochs": [0]},
+        {"worker": 0, "node": None, "trials": [1, 2], "epochs": [0, 1]},
+        {"worker": 1, "node": None, "trials": [3], "epochs": [0]},
     ]
     assert worker_lines(status) == [
         "worker 0: 2 trials in lanes at epochs 0–1",  # noqa: RUF001

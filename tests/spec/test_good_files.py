@@ -214,7 +214,7 @@ def test_the_resolved_file_has_every_default(load: Any) -> None:
         "  batch_size: 32",
         "objective:\n  metric: val/loss\n  goal: minimize",
         "sampler: auto",
-        "pruner: none",
+        "pruner: auto",
         "budget:\n  trials: 1",
         "seed: 0",
         "workers: auto",

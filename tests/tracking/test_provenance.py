@@ -111,3 +111,16 @@ def test_versions_and_machine_are_named(tmp_path: Path) -> None:
     assert {"torch", "mlflow", "optuna"} <= set(found["packages"])
     assert all(found[key] for key in ("python", "platform", "cpu", "cpus", "hostname"))
     json.dumps(found)
+
+
+def test_a_package_that_is_half_removed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone-1.0.dist-info").mkdir()  # as pip has it for a moment
+    whole = tmp_path / "whole-2.0.dist-info"
+    whole.mkdir()
+    (whole / "METADATA").write_text("Metadata-Version: 2.1\nName: whole\nVersion: 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    packages = provenance._packages.__wrapped__()
+    assert packages["whole"] == "2.0"
+    assert "gone" not in packages

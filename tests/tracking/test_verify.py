@@ -90,6 +90,11 @@ def study(written: Any) -> None:
         written.whole_trial(number, state, reason="so", traceback=traceback)
     written.trial(5)
     written.epoch(5, 1)
+    for number in (6, 7):
+        written.trial(number)
+        written.epoch(number, 1)
+        written.write("pause", number=number, epoch=1)
+    written.end(7, "pruned", values=[0.01], best_epoch=1, last_epoch=1, reason="paused")
     written.paths.examples.write_bytes(b"rows")
 
 
@@ -109,7 +114,7 @@ def test_what_was_sent_is_equal(written: Any, end: str | None) -> None:
     sent.interrupt()
     found = sent.compare()
     assert (found.differences, found.different, found.gone) == ([], 0, 0)
-    assert found.runs == 7
+    assert found.runs == 9
     assert found.values > 200
 
 

@@ -231,9 +231,9 @@ class Dataset:
     def _moved(self, device: torch.device) -> Dataset:
         distinct = {id(split.inputs): split.inputs for split in self.splits}
         size_bytes = sum(inputs.nbytes for inputs in distinct.values())
-        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
         # A worker that shares the GPU may not take more than its share.
-        share = torch.cuda.get_per_process_memory_fraction(device)
+        share = torch.cuda.get_per_process_memory_fraction()
         free_bytes = min(free_bytes, int(share * total_bytes))
         if size_bytes <= DEVICE_SHARE * free_bytes:
             distinct = {key: inputs.to(device) for key, inputs in distinct.items()}

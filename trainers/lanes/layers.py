@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from trainers.lanes import images, noise
 from trainers.lanes.composed import Chain, Sum
+from trainers.lanes.exact import product, total
 from trainers.lanes.vmapped import Vmapped
 from trainers.models.modules import ImageBlock, RowBlock
 
@@ -73,24 +74,15 @@ class Linear:
     def forward(self, x: Tensor, run: Pass) -> Tensor:
         self._x = x
         if self._bias is None:
-            return _product(self._weight, x)
-        return _product(self._weight, x, self._bias.unsqueeze(2))
+            return product(self._weight, x)
+        return product(self._weight, x, self._bias.unsqueeze(2))
 
     def backward(self, gradient: Tensor, further: bool) -> Tensor | None:
         # Not by `out=`: its lanes do not lie side by side, and then torch does one after another.
-        self._gradients["weight"].copy_(_product(gradient, self._x.mT))
+        self._gradients["weight"].copy_(product(gradient, self._x.mT))
         if self._bias is not None:
-            self._gradients["bias"].copy_(gradient.sum(2))
-        return _product(self._weight.mT, gradient) if further else None
-
-
-def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    """Each lane's product, the same whatever the number of lanes."""
-    if len(a) == 1 and 1 in (*a.shape[1:], b.shape[2]):
-        # Of one lane this would be a product with a vector, which is summed up in another order.
-        twice = _product(a.expand(2, -1, -1), b.expand(2, -1, -1), plus)
-        return twice[:1]
-    return torch.bmm(a, b) if plus is None else torch.baddbmm(plus, a, b)
+            self._gradients["bias"].copy_(total(gradient))
+        return product(self._weight.mT, gradient) if further else None
 
 
 class ReLU:
@@ -197,8 +189,11 @@ def batch_norm(layer: nn.BatchNorm1d, own: Tensors, x: Tensor, run: Pass) -> Ten
 
 
 def layer_norm(layer: nn.LayerNorm, own: Tensors, x: Tensor, _: Pass) -> Tensor:
-    variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-    y = (x - mean) * torch.rsqrt(variance + layer.eps)
+    if x.is_cuda:  # row by row, where it is the same whatever the number of lanes
+        y = functional.layer_norm(x.mT, x.shape[1:2], eps=layer.eps).mT
+    else:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        y = (x - mean) * torch.rsqrt(variance + layer.eps)
     if "weight" in own:
         y = y * own["weight"].unsqueeze(2)
     return y + own["bias"].unsqueeze(2) if "bias" in own else y

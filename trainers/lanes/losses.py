@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainers.data import Split
+from trainers.lanes.exact import total
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _weighted(
         of_all = own + share * (weights.sum(1, keepdim=True) - classes * own)
         gradient = probabilities.mul_(of_all).sub_(share * weights)
         gradient.scatter_add_(1, wanted, (smoothing - 1) * own)
-    return gradient.div_(own.sum(2, keepdim=True))
+    return gradient.div_(total(own).unsqueeze(2))
 
 
 def focal(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
@@ -84,7 +85,7 @@ def focal(output: Tensor, target: Tensor, terms: Terms) -> Tensor:
         slope /= output.shape[2]
     else:
         own = terms.weights.expand(output.shape).gather(1, wanted)
-        slope.mul_(own).div_(own.sum(2, keepdim=True))
+        slope.mul_(own).div_(total(own).unsqueeze(2))
     return logarithms.exp_().mul_(slope).scatter_add_(1, wanted, -slope)
 
 

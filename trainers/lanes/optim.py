@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainers.lanes.exact import lengths
+
 EPS = 1e-8
 # Parameters of a model. From here on, passes over its row cost more than starting a kernel for it.
 LONG_ROW = 2**13
@@ -289,7 +291,7 @@ def penalize(rows: Rows) -> None:
     if "l1" in settings:
         gradients.addcmul_(rows.parameters.sign(), settings["l1"])
     if "clip_norm" in settings:
-        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        norms = lengths(gradients).unsqueeze(1)
         gradients.mul_((settings["clip_norm"] / (norms + 1e-6)).clamp_(max=1.0))
     if "clip_value" in settings:
         most = settings["clip_value"]

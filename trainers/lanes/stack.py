@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,8 @@ from trainers.augment import Drawn, draw, stacked
 from trainers.averages import warmed
 from trainers.data import Split
 from trainers.lanes import noise
+from trainers.lanes.captured import Graphs
+from trainers.lanes.exact import lengths
 from trainers.lanes.layers import Layer, Pass, backward, below, forward, parts, rule
 from trainers.lanes.losses import LOSSES, Terms
 from trainers.lanes.optim import OPTIMIZERS, Rows, penalize
@@ -30,9 +32,9 @@ from trainers.sampling import Balanced
 from trainers.schedules import Plateau, Schedule, batch_size
 from trainers.seeds import generator
 
-# Rows of several steps are gathered at once, as many numbers (1 MB): a gather has its price, too.
-# Of more, the pages would be new ones each time, and out of the cache before they are used.
-CHUNK_NUMBERS = 2**18
+# Rows of several steps are gathered at once, as many numbers: a gather has its price, too. On a
+# CPU 1 MB: of more, the pages would be new ones each time, and out of the cache before their use.
+CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**24}
 MOST_PADDED = 2**15  # parameters of a model, up to which some more rows cost little
 MOST_ROWS = 256  # of a lane at once, where it does not learn
 
@@ -251,6 +253,7 @@ class Stack:
         self._loss, settings = LOSSES[loss], losses.LOSSES[loss].settings
         self._of_loss = [name for name in settings if name != "class_weights"]  # the numbers
         self._most = sys.maxsize  # lanes a pass; less once memory was short
+        self._graphs: Graphs[_Step] = Graphs()
         shape = first.split.inputs.shape[1:]
         self._fits = Fits(first.model, kind(first.model, shape, "lane", self._device))
         self.lanes: list[Lane] = []
@@ -315,6 +318,7 @@ class Stack:
         self._class_weights = self._weights_of_classes()
         self._threshold = noise.threshold(self._dropout)
         self._parts: dict[tuple[int, int], _Part] = {}
+        self._graphs.clear()
 
     def _columns(self) -> dict[str, Tensor]:
         """The settings by name, (K, 1) each; without those that change nothing in any lane."""
@@ -491,6 +495,7 @@ class Stack:
         except RuntimeError as error:
             if len(places) == 1 or not is_out_of_memory(error):
                 raise
+        self._graphs.clear()
         torch.cuda.empty_cache()
         middle = len(places) // 2
         halves = places[:middle], places[middle:]
@@ -524,17 +529,25 @@ class Stack:
         own = [buffer[span.first : span.end] for buffer in self._buffers.values()]
         before = [buffer.clone() for buffer in own]
         try:
-            return self._learn(self._part(span.first, span.end), given.of(span))
+            return self._started(span, given.of(span))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not is_out_of_memory(error) or (count == 1 and not self._fits.halve(span.rows)):
                 raise
         # Only batch norm's statistics have moved. The same step, in halves, and so from here on.
         self._parts.clear()  # their layers keep what they were given
+        self._graphs.clear()
         torch.cuda.empty_cache()
         for buffer, as_it_was in zip(own, before, strict=True):
             buffer.copy_(as_it_was)
         self._most = (count + 1) // 2
         return self._step(span, given)
+
+    def _started(self, span: _Span, given: _Step) -> Tensor:
+        """The step itself, on a GPU as one launch where that is possible."""
+        part = self._part(span.first, span.end)
+        if self._device.type == "cpu":
+            return self._learn(part, given)
+        return self._graphs.run(span, given, partial(self._learn, part))
 
     def _learn(self, part: _Part, given: _Step) -> Tensor:
         rows = given.inputs.shape[1]
@@ -544,7 +557,7 @@ class Stack:
         else:
             output = self._in_parts(part, given, parts)
         if part.norms is not None:
-            part.norms.add_(torch.linalg.vector_norm(part.rows.gradients, dim=1))
+            part.norms.add_(lengths(part.rows.gradients))
         penalize(part.rows)
         self._optimizer.update(part.rows, given.numbers.unbind())
         if part.averages is not None and given.shares is not None:
@@ -779,7 +792,7 @@ class Stack:
         for place, lane in enumerate(lanes):
             splits.setdefault(_source(lane.split), (lane.split, []))[1].append(place)
         numbers = math.prod(lanes[0].split.inputs.shape[1:]) * math.prod(rows.shape[1:])
-        size = max(1, CHUNK_NUMBERS // numbers)
+        size = max(1, CHUNK_NUMBERS[self._device.type] // numbers)
         order = torch.tensor([p for _, places in splits.values() for p in places]).argsort()
         for start in range(0, len(rows), size):
             some = rows[start : start + size]

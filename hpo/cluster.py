@@ -1,0 +1,216 @@
+"""A study as a job of Slurm or of Kubernetes: ``hpo cluster``. What is printed starts it there.
+
+Both go on where they stopped: the same command is run again after the time was up, a node was lost
+or the job was preempted. Nothing is submitted, and no secret is written: Slurm hands on the
+environment that `sbatch` is called in, Kubernetes that of a secret.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import UserError
+from hpo.spec import StudySpec
+
+STOP_S = 180  # before Slurm's time is up: one minute for epochs to end, then at once
+FOLDER = "/study"  # where all pods have the volume
+LONGEST_NAME = 47  # KubeRay appends to it what its pods are called
+RETRIES = 3
+KEPT_S = 600  # how long a finished job's pods can still be looked at
+PORT = 6379  # Ray's own choice
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What a person may choose; None: what the cluster gives by itself.
+
+    Attributes:
+        cpus, gpus: On each node.
+        time: As Slurm takes it, e.g. ``8:00:00`` or ``2-12``.
+    """
+
+    nodes: int = 1
+    cpus: int | None = None
+    gpus: int | None = None
+    time: str | None = None
+    partition: str | None = None
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """What a person may choose.
+
+    Attributes:
+        image: With hpo, Ray and all that the study needs.
+        claim: A PersistentVolumeClaim that all pods can write to, with the study file in it.
+        nodes: Pods that train; the head, which runs the study, is another.
+        cpus, gpus, memory: Of each of them.
+        secret: Its entries become environment variables of all pods.
+    """
+
+    image: str
+    claim: str
+    nodes: int = 1
+    cpus: int = 4
+    gpus: int | None = None
+    memory: str = "16Gi"
+    namespace: str | None = None
+    secret: str | None = None
+
+
+def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) -> str:
+    """The batch script that runs the study; for `sbatch`.
+
+    Args:
+        home: The folder of ``studies/``, which all nodes have; absolute.
+        overrides: Of keys of the study file, as ``--set`` takes them.
+
+    Raises:
+        UserError: Several nodes are asked for without the Ray executor.
+    """
+    with_ray = spec.executor.name == "ray"
+    if chosen.nodes > 1 and not with_ray:
+        raise UserError(
+            f"--nodes {chosen.nodes}: executor {spec.executor.name} uses one machine.\n"
+            "Write `executor: ray` into the study file, or add `--set executor=ray`."
+        )
+    job = f"hpo-{spec.study}"  # a name that needs no quotes
+    options = {
+        "job-name": job,
+        "nodes": chosen.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": chosen.cpus,
+        "gpus-per-node": chosen.gpus,
+        "time": chosen.time,
+        "partition": chosen.partition,
+        "output": f"{job}-%j.log",
+        "open-mode": "append",
+        "signal": f"B:TERM@{STOP_S}",
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    run = _command(["hpo", "run", str(spec.file.absolute())], overrides)
+    name, programs = spec.study, shlex.quote(str(Path(sys.executable).parent))
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# Runs the study {name}. Submit it with `sbatch`; what it takes from the",
+            "# environment has to be set there. Other options of sbatch can be given to it, too.",
+            *lines,
+            *(["#SBATCH --exclusive"] if with_ray else []),  # one Ray a node
+            "#SBATCH --requeue",
+            "",
+            "set -euo pipefail",
+            f"export PATH={programs}:$PATH",
+            f"cd {shlex.quote(str(home))}",
+            *(_RAY if with_ray else []),
+            "",
+            "time_is_up=",
+            f"trap 'time_is_up=yes; hpo stop {name} || hpo stop {name} --now || true' TERM",
+            "",
+            *(_ON_ALL_NODES if with_ray else []),
+            f"{'  ' if with_ray else ''}{run} &",
+            "study=$!",
+            "code=0",
+            'wait "$study" || code=$?',
+            'if [ -n "$time_is_up" ]; then  # it goes on in a new job of the same number',
+            '  wait "$study" || true',
+            '  scontrol requeue "$SLURM_JOB_ID"',
+            "fi",
+            'exit "$code"',
+            "",
+        ]
+    )
+
+
+_RAY = [
+    "export RAY_AUTH_MODE=token",
+    "RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')",
+    "export RAY_AUTH_TOKEN",
+    'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+]
+_ON_ALL_NODES = [
+    "# Starts Ray on all nodes, the study on the first one, and ends Ray with the study.",
+    f'srun ray symmetric-run --address "$head:{PORT}" --min-nodes "$SLURM_JOB_NUM_NODES" \\',
+    '  --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" -- \\',
+]
+
+
+def kubernetes(spec: StudySpec, chosen: Kubernetes, overrides: Sequence[str]) -> dict[str, Any]:
+    """The manifest of the RayJob that runs the study; for ``kubectl apply``.
+
+    Args:
+        overrides: Of keys of the study file, as ``--set`` takes them.
+
+    Raises:
+        UserError: Ray is not installed here: its version is to be that of the image.
+    """
+    try:
+        ray = importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("hpo cluster kubernetes needs Ray: pip install 'hpo[ray]'") from None
+    if spec.executor.name != "ray":
+        overrides = [*overrides, "executor=ray"]
+    # Not a shell's `cd`: KubeRay and Ray each take the line apart.
+    run = ["env", f"--chdir={FOLDER}", "hpo", "run", spec.file.name]
+    namespace = {"namespace": chosen.namespace} if chosen.namespace else {}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": _name(spec.study), **namespace},
+        "spec": {
+            "entrypoint": _command(run, overrides),
+            "backoffLimit": RETRIES,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": KEPT_S,
+            "rayClusterSpec": {
+                "rayVersion": ray,
+                "authOptions": {"mode": "token"},
+                "headGroupSpec": {
+                    "rayStartParams": {"num-cpus": "0"},  # nothing is trained beside the study
+                    "template": {"spec": _pod("ray-head", chosen, gpus=None)},
+                },
+                "workerGroupSpecs": [
+                    {
+                        "groupName": "workers",
+                        "replicas": chosen.nodes,
+                        "minReplicas": chosen.nodes,
+                        "maxReplicas": chosen.nodes,
+                        "rayStartParams": {},
+                        "template": {"spec": _pod("ray-worker", chosen, gpus=chosen.gpus)},
+                    }
+                ],
+            },
+        },
+    }
+
+
+def _pod(name: str, chosen: Kubernetes, gpus: int | None) -> dict[str, Any]:
+    size: dict[str, Any] = {"cpu": str(chosen.cpus), "memory": chosen.memory}
+    if gpus:
+        size["nvidia.com/gpu"] = str(gpus)
+    secret = {"envFrom": [{"secretRef": {"name": chosen.secret}}]} if chosen.secret else {}
+    container = {
+        "name": name,
+        "image": chosen.image,
+        "resources": {"requests": dict(size), "limits": dict(size)},
+        **secret,
+        "volumeMounts": [{"name": "study", "mountPath": FOLDER}],
+    }
+    volume = {"name": "study", "persistentVolumeClaim": {"claimName": chosen.claim}}
+    return {"containers": [container], "volumes": [volume]}
+
+
+def _command(words: Sequence[str], overrides: Sequence[str]) -> str:
+    return shlex.join([*words, *(part for each in overrides for part in ("--set", each))])
+
+
+def _name(study: str) -> str:
+    """As Kubernetes takes names: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", f"hpo-{study}".lower())[:LONGEST_NAME].strip("-")

@@ -1,0 +1,391 @@
+"""Workers on the nodes of a Ray cluster. Why it is built so: docs/decisions/0030-ray.md.
+
+Ray places an actor for each worker, and the actor starts the worker as a process, as
+`hpo.executors.processes` does on one machine, and hands messages on. Actors that find no room wait
+until a node has some; those of a node that is lost are placed anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import logging
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError, UserError
+from hpo.executors import Event, Gone, Leaving
+from hpo.executors.processes import GRACE_S, ProcessExecutor
+from hpo.messages import FromWorker, Ready, Refused, Setup
+
+if TYPE_CHECKING:
+    from hpo.devices import Slot
+    from hpo.errors import Problem
+    from hpo.spec import StudySpec
+
+POLL_S = 1.0  # how often is looked which nodes are about to go, and where a worker was started
+CONNECT_S = 10.0
+COMPARED = ("torch", "torchvision", "numpy", "optuna")  # Ray compares itself and Python
+SHARED = "the folder that the study is run in has to be on all nodes, at the same path"
+# Of the folder of an own trainer only Python files travel: there may be data beside them.
+NOT_CODE = ("*.?*", "!*.py", "/studies", "/mlruns")
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a node must have in common with the process that runs the study.
+
+    Attributes:
+        folder: The current one there, which a worker is started in.
+        mark: A file that was written there, absolute.
+        versions: Package → version; of hpo the sha256 of its files.
+        code: Whether Ray brings the folder of an own trainer.
+    """
+
+    folder: str
+    mark: str
+    versions: Mapping[str, str]
+    code: bool
+
+
+class Place:
+    """The actor: a worker's place on a node.
+
+    Its two groups of methods run in a thread each, in the order in which they were called.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        self._node = ray.get_runtime_context().get_node_id()
+        self._processes = ProcessExecutor()
+        self._code: Path | None = None
+        self._refused: Refused | None = None
+        self._number = 0
+
+    def compare(self, here: Here) -> None:
+        """Whether workers can run on this node, before any of their messages is read."""
+        self._code = Path.cwd() if here.code else None
+        self._refused = _difference(here)
+
+    def start(self, setup: Setup) -> None:
+        if self._refused is not None:  # which `hear` says
+            return
+        folder = self._code or setup.folder
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if setup.device == "cuda" else None
+        self._number = setup.worker
+        self._processes.start(replace(setup, folder=folder, gpu=gpu))
+
+    def tell(self, message: Any) -> None:
+        with contextlib.suppress(KeyError):  # it ends at this moment, which `hear` will say
+            self._processes.send(self._number, message)
+
+    def close(self) -> None:
+        self._processes.close()
+
+    def hear(self) -> tuple[str, list[FromWorker | Gone]]:
+        """The node's id, and what the worker sent since the last call; waits for it."""
+        while True:
+            if self._refused is not None:
+                return self._node, [self._refused]
+            heard = [event.message for event in self._processes.wait(POLL_S)]
+            if heard:
+                return self._node, [m for m in heard if not isinstance(m, Leaving)]
+
+
+@dataclass
+class _Placed:
+    """An actor, as this process sees it.
+
+    Attributes:
+        node: Its node's id, once something was heard from there.
+        leaving: It was said that its node is about to go.
+    """
+
+    actor: Any
+    node: str | None = None
+    leaving: bool = False
+
+
+class RayExecutor:
+    """`hpo.executors.Executor` on a cluster that runs already.
+
+    Args:
+        code: The folder of an own trainer, whose Python files are brought to the nodes.
+        address, cpus_per_trial, resources: As in a study file (`hpo.spec.executors.Ray`).
+
+    Raises:
+        UserError: Ray is not installed, or the cluster takes work from anybody.
+        HpoError: The cluster cannot be reached.
+    """
+
+    def __init__(
+        self,
+        code: Path | None = None,
+        address: str = "auto",
+        cpus_per_trial: int = 1,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        self._ray = _connected(address, code)
+        self._cpus = cpus_per_trial
+        self._gpus = 0.0
+        self._resources = dict(resources or {})
+        self._brings_code = code is not None
+        self._here: Here | None = None
+        self._places: dict[int, _Placed] = {}
+        self._names: dict[str, str] = {}  # of nodes, by id
+        self._arrived: queue.Queue[tuple[int, _Placed, Future[Any]]] = queue.Queue()
+        self._draining: set[str] = set()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="draining nodes").start()
+
+    def slots(self, spec: StudySpec, say: Callable[[str], None]) -> list[Slot] | Problem:
+        from hpo.devices import Slot
+
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        device = spec.device
+        if device == "auto":
+            device = "cuda" if any("GPU" in node for node in nodes) else "cpu"
+        self._gpus = spec.gpus_per_trial if device == "cuda" else 0.0
+        wanted = {"CPU": self._cpus, "GPU": self._gpus, **self._resources}
+        room = sum(_how_often(wanted, node) for node in nodes)
+        if room == 0:
+            has = "; ".join(
+                ", ".join(f"{node.get(name, 0):g} {name}" for name in wanted) for node in nodes
+            )
+            takes = ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
+            return spec.problem(
+                "executor",
+                f"a worker takes {takes}, which no node of the Ray cluster has (they have {has})",
+                "let a trial take less, or add a node first",
+            )
+        count = room if spec.workers == "auto" else spec.workers
+        if spec.budget.trials is not None:
+            count = min(count, spec.budget.trials)
+        if count > room:
+            say(f"the Ray cluster has room for {room} of {count} workers; the others wait for it")
+        return [Slot(device, None, min(1.0, self._gpus or 1.0), self._cpus)] * count
+
+    def start(self, setup: Setup) -> None:
+        number = setup.worker
+        if self._here is None:
+            self._here = _here(setup.cache, self._brings_code)
+        if number in self._places and self._places[number].leaving:
+            self.kill(number)  # its place, to have another on a node that stays
+        if number not in self._places:
+            actor = self._ray.remote(
+                num_cpus=self._cpus,
+                num_gpus=self._gpus,
+                resources=self._resources,
+                max_restarts=0,
+                concurrency_groups={"hear": 1, "tell": 1},
+            )(Place)
+            self._places[number] = _Placed(actor.remote())
+            self._call(number, "compare", self._here)
+            self._listen(number)
+        self._call(number, "start", setup)
+
+    def send(self, worker: int, message: Any) -> None:
+        if worker in self._places:
+            self._call(worker, "tell", message)
+
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        events: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrived = self._arrived.get(timeout=0 if events else timeout_s)
+                events += self._heard(*arrived)
+        return events + self._warnings()
+
+    def kill(self, worker: int) -> None:
+        if worker in self._places:
+            self._ray.kill(self._places.pop(worker).actor)
+
+    def close(self) -> None:
+        self._closed.set()
+        # One that was never heard from may wait for a place.
+        closing = [p.actor.close.remote() for p in self._places.values() if p.node is not None]
+        if closing:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.wait(closing, num_returns=len(closing), timeout=2 * GRACE_S)
+        for number in list(self._places):
+            self.kill(number)
+        self._ray.shutdown()
+        if self._here is not None:
+            Path(self._here.mark).unlink(missing_ok=True)
+
+    def _call(self, number: int, method: str, *arguments: Any) -> None:
+        call = getattr(self._places[number].actor, method)
+        call.options(num_returns=0, concurrency_group="tell").remote(*arguments)
+
+    def _listen(self, number: int) -> None:
+        placed = self._places[number]
+        future = placed.actor.hear.options(concurrency_group="hear").remote().future()
+        future.add_done_callback(lambda done: self._arrived.put((number, placed, done)))
+
+    def _heard(self, number: int, placed: _Placed, done: Future[Any]) -> list[Event]:
+        if self._places.get(number) is not placed:  # it was killed meanwhile
+            return []
+        try:
+            placed.node, messages = done.result()
+        except Exception as error:  # one of Ray's many; or hpo is not on that node
+            return [Event(number, self._lost(number, error))]
+        if not any(isinstance(message, Refused) for message in messages):  # which is its last
+            self._listen(number)
+        return [Event(number, self._named(placed.node, message)) for message in messages]
+
+    def _named(self, node: str, message: FromWorker | Gone) -> FromWorker | Gone:
+        """A message, with the name of the node that it is from."""
+        match message:
+            case Ready():
+                return replace(message, node=self._name(node))
+            case Refused():
+                return replace(message, message=f"node {self._name(node)}: {message.message}")
+            case Gone():
+                return replace(message, reason=f"on node {self._name(node)} {message.reason}")
+        return message
+
+    def _name(self, node: str) -> str:
+        if node not in self._names:
+            self._names |= {each["NodeID"]: each["NodeName"] for each in self._ray.nodes()}
+        return self._names.get(node, node)
+
+    def _lost(self, number: int, error: Exception) -> Gone:
+        """Why an actor is gone; whatever is left of it is ended."""
+        placed = self._places[number]
+        self.kill(number)
+        if placed.node is None:
+            return Gone(f"Ray could not start worker {number}: {_one_line(error)}")
+        lost = f"the worker's place on node {self._name(placed.node)} was lost"
+        if "memory" in str(error):  # Ray ends processes of a node that has none left
+            return Gone(f"{lost}: {_one_line(error)}")
+        # The end of a worker's own process is a message from its place, so this is not one.
+        return Gone(f"{lost} ({type(error).__name__})", of_machine=True)
+
+    def _warnings(self) -> list[Event]:
+        """Of workers whose nodes are about to go, once each."""
+        events = []
+        for number, placed in self._places.items():
+            if placed.node in self._draining and not placed.leaving:
+                placed.leaving = True
+                reason = f"node {self._name(placed.node)} is about to go"
+                events.append(Event(number, Leaving(reason)))
+        return events
+
+    def _watch(self) -> None:
+        """In a thread of its own: it asks the cluster's head, which may be away for a while."""
+        while not self._closed.wait(POLL_S):
+            with contextlib.suppress(Exception):
+                self._draining = set(self._ray._private.state.state.get_draining_nodes())
+
+
+def _connected(address: str, code: Path | None) -> Any:
+    """Ray's module, connected to the cluster."""
+    try:
+        import ray
+        from ray._private.services import canonicalize_bootstrap_address_or_die
+    except ImportError:
+        raise UserError("executor: ray needs Ray: pip install 'hpo[ray]'") from None
+    if "://" in address:
+        raise UserError(
+            f"executor: {address} is the address of Ray's client; run the study on a node of the "
+            "cluster, with address: auto, or by `ray job submit`"
+        )
+    try:
+        found = canonicalize_bootstrap_address_or_die(address)
+    except (ConnectionError, ValueError) as error:
+        raise HpoError(
+            f"executor: no Ray cluster at {address} ({_one_line(error)}). `ray start --head` "
+            "begins one on this machine"
+        ) from None
+    _refuse_open(found)
+    working_dir = {"working_dir": str(code), "excludes": list(NOT_CODE)} if code else {}
+    try:
+        ray.init(found, log_to_driver=False, logging_level=logging.ERROR, runtime_env=working_dir)
+    except Exception as error:  # of many kinds: another version, another token
+        raise HpoError(f"executor: the Ray cluster at {found}: {_one_line(error)}") from None
+    return ray
+
+
+def _refuse_open(address: str) -> None:
+    """Raise unless a cluster is there and asks for a token.
+
+    Ray's processes listen on all addresses of a machine, and who reaches them can run anything. A
+    client with a token is let in by a cluster that wants none, so it is asked without one. It is
+    also asked because Ray itself waits for minutes for a head that is not there.
+    """
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":  # certificates do what a token does
+        return
+    with grpc.insecure_channel(address) as channel:
+        asked = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        try:
+            asked(b"", timeout=CONNECT_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                return
+            raise HpoError(
+                f"executor: no Ray cluster answers at {address} ({error.code().name.lower()})"
+            ) from None
+    raise UserError(
+        f"executor: the Ray cluster at {address} runs what anybody sends who reaches its ports. "
+        "Start it anew with RAY_AUTH_MODE=token on every node, and set that here; "
+        "`ray get-auth-token --generate` makes the token that all need"
+    )
+
+
+def _here(cache: Path, code: bool) -> Here:
+    cache.mkdir(parents=True, exist_ok=True)
+    mark = cache.absolute() / f".seen-{uuid.uuid4().hex[:8]}"
+    mark.touch()
+    return Here(os.getcwd(), str(mark), _versions(), code)
+
+
+def _versions() -> dict[str, str]:
+    files = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for package in ("hpo", "trainers"):
+        for file in sorted((root / package).rglob("*.py")):
+            files.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
+    found = {package: importlib.metadata.version(package) for package in COMPARED}
+    return found | {"hpo": files.hexdigest()[:8]}
+
+
+def _difference(here: Here) -> Refused | None:
+    """Why a worker cannot run on this node."""
+    own = _versions()
+    differing = [
+        f"{package} {own.get(package)} (here {version})"
+        for package, version in here.versions.items()
+        if own.get(package) != version
+    ]
+    if differing:
+        return Refused(
+            "executor", f"it has {', '.join(differing)}", "install the same versions on all nodes"
+        )
+    try:
+        os.chdir(here.folder)
+    except OSError:
+        return Refused("executor", f"it has no folder {here.folder}", SHARED)
+    if not os.path.exists(here.mark):
+        return Refused("executor", f"its {here.folder} is another folder than here", SHARED)
+    return None
+
+
+def _how_often(wanted: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How many workers a node has room for."""
+    return min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

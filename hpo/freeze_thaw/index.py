@@ -1,0 +1,116 @@
+"""What an epoch more of a trial is worth.
+
+`log_improvement` is the logarithm of the expected improvement, accurate where that is tiny
+(Ament et al., "Unexpected Improvements to Expected Improvement for Bayesian Optimization", 2023).
+
+`index` says where to spend epochs. To train a trial to its end costs c and gives its expected
+improvement EI: so much an epoch. To look first at an earlier stage costs c₁, and only if what is
+seen there, EI′, is worth the rest c₂ does one go on. The rate λ at which that breaks even,
+
+    λ c₁ = E[max(0, EI′ − λ c₂)],
+
+is what the epochs of a trial that may be left again are worth: the index of Gittins, for one look.
+Of a trial's stages the best counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.typing import NDArray
+from scipy.special import erfc, erfcx
+
+from hpo.freeze_thaw.cube import Array
+from hpo.freeze_thaw.process import Posterior, Rows
+
+NODES, _WEIGHTS = hermegauss(31)
+WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+LOWEST, HIGHEST, HALVINGS = -60.0, 5.0, 20  # of ln λ
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where trials may be stopped next.
+
+    Attributes:
+        epochs: (n, k), rising; the last is a trial's end.
+        stages: (n, k), the same as the process's u.
+        done: (n,), epochs trained so far.
+    """
+
+    epochs: NDArray[np.int_]
+    stages: Array
+    done: NDArray[np.int_]
+
+
+def log_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """ln E[max(0, value − best)] of normal values."""
+    z = (mean - best) / deviation
+    with np.errstate(all="ignore"):
+        near = z * 0.5 * erfc(-z / np.sqrt(2)) + np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+        far = np.minimum(z, -5.0)
+        tail = np.log1p(np.sqrt(np.pi / 2) * far * erfcx(-far / np.sqrt(2)))
+        tail -= 0.5 * far * far + 0.5 * np.log(2 * np.pi)
+        found = np.where(z < -5, tail, np.log(np.maximum(near, 1e-300)))
+    logarithm: Array = found + np.log(deviation)
+    return logarithm
+
+
+def index(
+    posterior: Posterior, trials: Rows, next_stages: Stages, best: float
+) -> tuple[Array, NDArray[np.int_]]:
+    """ln λ of each trial, shape (n,), and up to which epoch it is to be trained for it.
+
+    Args:
+        trials: Of each, its end (stage 1).
+        best: The value to beat.
+    """
+    count, stages = next_stages.epochs.shape
+    values = np.full((count, stages), -np.inf)
+    end_mean, end_variance = posterior.at(trials)
+    whole = log_improvement(end_mean, np.sqrt(end_variance), best)
+    length = next_stages.epochs[:, -1]
+    values[:, -1] = whole - np.log(np.maximum(length - next_stages.done, 1))
+    for stage in range(stages - 1):
+        reached = next_stages.epochs[:, stage]
+        open_ = (reached > next_stages.done) & (reached < length)
+        if open_.any():
+            looks = Rows(
+                trials.points[open_],
+                next_stages.stages[open_, stage],
+                trials.trials[open_],
+                trials.studies[open_],
+            )
+            first = (reached - next_stages.done)[open_]
+            values[open_, stage] = _look(
+                posterior, looks, trials[open_], first, (length - reached)[open_], best
+            )
+    chosen = values.argmax(axis=1)
+    return values.max(axis=1), next_stages.epochs[np.arange(count), chosen]
+
+
+def _look(
+    posterior: Posterior,
+    looks: Rows,
+    ends: Rows,
+    first: NDArray[np.int_],
+    rest: NDArray[np.int_],
+    best: float,
+) -> Array:
+    """ln λ of a look at a stage: by bisection, on a grid of what may be seen there."""
+    _, variance, mean, end_variance, shared = posterior.at_two(looks, ends)
+    seen = variance + posterior.kernel.noise
+    told = np.minimum(np.abs(shared) / np.sqrt(seen), np.sqrt(end_variance) * 0.9999)
+    left = np.sqrt(np.maximum(end_variance - told * told, 1e-12))
+    means = mean[:, None] + told[:, None] * NODES[None]
+    improvement = np.exp(log_improvement(means, left[:, None], best))
+    low, high = np.full(len(ends), LOWEST), np.full(len(ends), HIGHEST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        rate = np.exp(middle)
+        gain = (np.maximum(improvement - rate[:, None] * rest[:, None], 0.0) * WEIGHTS).sum(1)
+        worth = gain > rate * first
+        low, high = np.where(worth, middle, low), np.where(worth, high, middle)
+    return low

@@ -1,0 +1,147 @@
+"""What `hpo cluster` prints: scripts that bash takes, manifests that Kubernetes takes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from command import hpo
+from test_lease import end
+from workbench import Workbench
+
+from hpo.paths import Home
+
+PROGRAMS = Path(sys.executable).parent
+# Of KubeRay 1.5.1, https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html
+RAY_JOB = {
+    "entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
+    "rayClusterSpec",
+}  # fmt: skip
+RAY_CLUSTER = {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+
+
+def script(bench: Workbench, *options: str) -> str:
+    called = hpo("cluster", "slurm", bench.file, "--home", bench.folder, *options)
+    assert called.code == 0, called.err
+    return called.out
+
+
+def manifest(bench: Workbench, *options: str) -> dict[str, Any]:
+    needed = ("--image", "me/hpo:1", "--claim", "flowers")
+    called = hpo("cluster", "kubernetes", bench.file, *needed, *options)
+    assert called.code == 0, called.err
+    found = yaml.safe_load(called.out)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--gpus", "4", "--cpus", "8", "--time", "8:00:00", "--partition", "gpu"),
+        ("--nodes", "3", "--set", "executor=ray"),
+        ("--set", 'train.at={"a b": "$(touch x)"}'),
+    ],
+)
+def test_shells_take_the_script(bench: Workbench, options: tuple[str, ...]) -> None:
+    text = script(bench, *options)
+    for check in (["bash", "-n"], [PROGRAMS / "shellcheck", "-S", "warning", "-"]):
+        done = subprocess.run(check, input=text, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (line.strip() for line in text.splitlines() if line.strip().startswith("hpo run"))
+    overrides = [word for key, word in zip(options, options[1:], strict=False) if key == "--set"]
+    words = ["hpo", "run", str(bench.file), *(w for o in overrides for w in ("--set", o)), "&"]
+    assert shlex.split(run) == words
+
+
+def test_what_is_asked_for_is_asked_of_slurm(bench: Workbench) -> None:
+    text = script(bench, "--gpus", "4", "--time", "8:00:00", "--partition", "gpu")
+    asked = {line for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert {
+        "#SBATCH --gpus-per-node=4", "#SBATCH --time=8:00:00", "#SBATCH --partition=gpu",
+        "#SBATCH --nodes=1", "#SBATCH --requeue",
+    } <= asked  # fmt: skip
+    assert not [line for line in asked if "cpus" in line]
+
+
+def test_several_nodes_need_ray(bench: Workbench) -> None:
+    called = hpo("cluster", "slurm", bench.file, "--nodes", "2")
+    assert called.code == 2
+    assert "executor inline uses one machine" in called.err
+    assert "--set executor=ray" in called.err
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
+    bench: Workbench, empty_store: Path
+) -> None:
+    """As Slurm runs the script, and signals it; ``scontrol`` is a program that says it was called.
+    The job that follows goes on to the end."""
+    options = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--set", "budget.trials=3")
+    bench.home.mlruns.mkdir()
+    shutil.copy(empty_store, bench.home.mlruns)
+    job = bench.folder / "job.sh"
+    job.write_text(script(bench, *options).replace("export PATH=", f"export PATH={bench.folder}:"))
+    (bench.folder / "scontrol").write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    (bench.folder / "scontrol").chmod(0o755)
+    environment = {**os.environ, "SLURM_JOB_ID": "77"}
+    first = subprocess.Popen(["bash", job], env=environment, start_new_session=True)
+    try:
+        while not (bench.paths.outbox.exists() and bench.records("epoch")):
+            assert first.poll() is None
+        first.send_signal(signal.SIGTERM)
+        first.wait(timeout=120)
+    finally:
+        end(first)
+    assert (bench.folder / "requeued").read_text() == "requeue 77\n"
+    assert bench.records("study_end")[-1]["state"] == "interrupted"
+    assert subprocess.run(["bash", job], env=environment, timeout=120).returncode == 0
+    assert [r["state"] for r in bench.records("end")] == ["complete"] * 3
+    assert (bench.folder / "requeued").read_text() == "requeue 77\n"
+
+
+def test_kubernetes_takes_the_manifest(bench: Workbench) -> None:
+    """Its pods by the schemas of Kubernetes. That of a RayJob comes with KubeRay alone."""
+    job = manifest(bench, "--gpus", "2", "--secret", "databases", "--namespace", "ml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["metadata"] == {"name": "hpo-s", "namespace": "ml"}
+    assert set(job["spec"]) == RAY_JOB
+    cluster = job["spec"]["rayClusterSpec"]
+    assert set(cluster) == RAY_CLUSTER
+    assert cluster["authOptions"] == {"mode": "token"}
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+        (container,) = pod["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "databases"}}]
+    gpus = [
+        group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+        for group in groups
+    ]
+    assert gpus == [None, "2"]
+
+
+def test_a_pod_runs_the_file_with_ray(bench: Workbench) -> None:
+    run = ["env", "--chdir=/study", "hpo", "run", "study.yaml"]
+    plain = manifest(bench, "--set", "train.epochs=3")["spec"]["entrypoint"]
+    assert shlex.split(plain) == [*run, "--set", "train.epochs=3", "--set", "executor=ray"]
+    said = manifest(bench, "--set", "executor=ray")["spec"]["entrypoint"]
+    assert shlex.split(said) == [*run, "--set", "executor=ray"]
+
+
+def test_a_name_that_kubernetes_does_not_know_is_made_one(bench: Workbench) -> None:
+    found = manifest(bench, "--set", f"study=My_Flowers.{'9' * 50}")["metadata"]["name"]
+    assert found.startswith("hpo-my-flowers-999")
+    assert len(found) == 47
+    assert not (Home(bench.folder).studies).exists()
