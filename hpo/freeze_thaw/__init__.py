@@ -237,7 +237,8 @@ class FreezeThaw:
 
     def _leaders(self, posterior: Posterior) -> Array:
         """The configurations that the model knows, the most promising first."""
-        points = np.unique(posterior.rows.points, axis=0)
+        _, first = np.unique(posterior.rows.trials, return_index=True)
+        points = posterior.rows.points[first]
         order = np.argsort(-posterior.mean(new_trials(points)), kind="stable")
         return points[order]
 

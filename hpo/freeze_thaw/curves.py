@@ -18,8 +18,8 @@ from hpo.spec import Scalar
 
 PARTS = (1 / 8, 1 / 4, 1 / 2, 1)  # of a trial's epochs, at which it may be paused
 BOTTOM = 2.0  # values so many times as far below the median as the best is above it are cut off
-MOST_ROWS = 350  # that a decision is made on; a decision takes time with their cube
-MOST_A_STAGE = 40  # the best ones, of each stage but the last
+MOST_ROWS = 256  # that a decision is made on; a decision takes time with their cube
+MOST_A_STAGE = 32  # the best ones, of each stage but the last
 # Values are compared on a log scale where the best one is so many times smaller than the median.
 SPAN = 3.0
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import erfc, erfcx
 
 from hpo.freeze_thaw.cube import Array
-from hpo.freeze_thaw.process import Posterior, Rows
+from hpo.freeze_thaw.process import Joint, Posterior, Rows
 
 NODES, _WEIGHTS = hermegauss(31)
 WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -67,46 +67,35 @@ def index(
         trials: Of each, its end (stage 1).
         best: The value to beat.
     """
-    count, stages = next_stages.epochs.shape
-    values = np.full((count, stages), -np.inf)
-    end_mean, end_variance = posterior.at(trials)
-    whole = log_improvement(end_mean, np.sqrt(end_variance), best)
-    length = next_stages.epochs[:, -1]
-    values[:, -1] = whole - np.log(np.maximum(length - next_stages.done, 1))
-    for stage in range(stages - 1):
-        reached = next_stages.epochs[:, stage]
-        open_ = (reached > next_stages.done) & (reached < length)
-        if open_.any():
-            looks = Rows(
-                trials.points[open_],
-                next_stages.stages[open_, stage],
-                trials.trials[open_],
-                trials.studies[open_],
-            )
-            first = (reached - next_stages.done)[open_]
-            values[open_, stage] = _look(
-                posterior, looks, trials[open_], first, (length - reached)[open_], best
-            )
+    epochs, done = next_stages.epochs, next_stages.done
+    length = epochs[:, -1]
+    looks = []  # each stage before the end, and the trials that have it before them
+    for stage in range(epochs.shape[1] - 1):
+        ahead = np.flatnonzero((epochs[:, stage] > done) & (epochs[:, stage] < length))
+        looks.append((ahead, next_stages.stages[ahead, stage]))
+    mean, variance, joints = posterior.joint(looks, trials)
+    values = np.full(epochs.shape, -np.inf)
+    whole = log_improvement(mean, np.sqrt(variance), best)
+    values[:, -1] = whole - np.log(np.maximum(length - done, 1))
+    for stage, ((ahead, _), joint) in enumerate(zip(looks, joints, strict=True)):
+        if len(ahead):
+            first = epochs[ahead, stage] - done[ahead]
+            rest = length[ahead] - epochs[ahead, stage]
+            values[ahead, stage] = _look(joint, posterior.kernel.noise, first, rest, best)
     chosen = values.argmax(axis=1)
-    return values.max(axis=1), next_stages.epochs[np.arange(count), chosen]
+    return values.max(axis=1), epochs[np.arange(len(done)), chosen]
 
 
 def _look(
-    posterior: Posterior,
-    looks: Rows,
-    ends: Rows,
-    first: NDArray[np.int_],
-    rest: NDArray[np.int_],
-    best: float,
+    joint: Joint, noise: float, first: NDArray[np.int_], rest: NDArray[np.int_], best: float
 ) -> Array:
     """ln λ of a look at a stage: by bisection, on a grid of what may be seen there."""
-    _, variance, mean, end_variance, shared = posterior.at_two(looks, ends)
-    seen = variance + posterior.kernel.noise
-    told = np.minimum(np.abs(shared) / np.sqrt(seen), np.sqrt(end_variance) * 0.9999)
-    left = np.sqrt(np.maximum(end_variance - told * told, 1e-12))
-    means = mean[:, None] + told[:, None] * NODES[None]
+    told = np.abs(joint.shared) / np.sqrt(joint.earlier + noise)
+    told = np.minimum(told, np.sqrt(joint.variance) * 0.9999)
+    left = np.sqrt(np.maximum(joint.variance - told * told, 1e-12))
+    means = joint.mean[:, None] + told[:, None] * NODES[None]
     improvement = np.exp(log_improvement(means, left[:, None], best))
-    low, high = np.full(len(ends), LOWEST), np.full(len(ends), HIGHEST)
+    low, high = np.full(len(told), LOWEST), np.full(len(told), HIGHEST)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         rate = np.exp(middle)

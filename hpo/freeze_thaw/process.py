@@ -16,6 +16,7 @@ the length scales: those are long, so that a dozen trials give a direction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,17 @@ def fit(rows: Rows, values: Array, group: NDArray[np.int_], start: Kernel | None
     return _kernel(found.x, group)
 
 
+@dataclass(frozen=True)
+class Joint:
+    """Of trials, (n,) each: the variance of an earlier value, mean and variance of the final one,
+    and the covariance of the two."""
+
+    earlier: Array
+    mean: Array
+    variance: Array
+    shared: Array
+
+
 class Posterior:
     """What the process knows given observations."""
 
@@ -175,22 +187,35 @@ class Posterior:
         variance = self.kernel.variance - (half * half).sum(0)
         return across @ self._weights, np.maximum(variance, 1e-12)
 
-    def at_two(self, rows: Rows, ends: Rows) -> tuple[Array, Array, Array, Array, Array]:
-        """Means and variances of the values of `rows` and of the same trials' `ends`, and their
-        covariances: each (n,)."""
-        points = self.kernel.of_points(self.kernel.scaled(rows.points), self._scaled)
-        parts = []
-        for each in (rows, ends):
-            stages = self.kernel.of_stages(each.stages, self.rows.stages)
-            across = self.kernel.joined(each, self.rows, points, stages)
-            half = self._half(across)
-            variance = np.maximum(self.kernel.variance - (half * half).sum(0), 1e-12)
-            parts.append((across @ self._weights, variance, half))
-        (mean, variance, half), (mean_end, variance_end, half_end) = parts
+    def joint(
+        self, stages: Sequence[tuple[NDArray[np.int_], Array]], ends: Rows
+    ) -> tuple[Array, Array, list[Joint]]:
+        """Means and variances of trials' final values, and what values on the way say of them.
+
+        Args:
+            stages: Each the indices of some of the trials, and the stage of each of these.
+            ends: (n,), the trials at stage 1.
+        """
         kernel = self.kernel
-        stages = _matern32(np.abs(rows.stages - ends.stages) / kernel.reach)
-        prior = stages * (kernel.level + kernel.own + kernel.change) + kernel.shape
-        return mean, variance, mean_end, variance_end, prior - (half * half_end).sum(0)
+        points = kernel.of_points(kernel.scaled(ends.points), self._scaled)
+
+        def seen(rows: Rows, points: Array) -> tuple[Array, Array, Array]:
+            of_stages = kernel.of_stages(rows.stages, self.rows.stages)
+            across = kernel.joined(rows, self.rows, points, of_stages)
+            half = self._half(across)
+            variance = kernel.variance - (half * half).sum(0)
+            return across @ self._weights, np.maximum(variance, 1e-12), half
+
+        mean, variance, half = seen(ends, points)
+        found = []
+        for some, at in stages:
+            rows = Rows(ends.points[some], at, ends.trials[some], ends.studies[some])
+            _, earlier, half_earlier = seen(rows, points[some])
+            near = _matern32((1.0 - at) / kernel.reach)
+            prior = near * (kernel.level + kernel.own + kernel.change) + kernel.shape
+            shared = prior - (half_earlier * half[:, some]).sum(0)
+            found.append(Joint(earlier, mean[some], variance[some], shared))
+        return mean, variance, found
 
     def slope_at_end(self, point: Array) -> tuple[float, float, Array, Array]:
         """Mean and variance of a new trial's final value, and their derivatives by its point."""

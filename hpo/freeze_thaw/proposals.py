@@ -12,12 +12,12 @@ from hpo.freeze_thaw.cube import Array, Cube
 from hpo.freeze_thaw.index import log_improvement
 from hpo.freeze_thaw.process import Posterior, Rows
 
-DRAWN = 128  # points anywhere
-LEADERS, AROUND = 6, 20  # points near to each of the most promising configurations
+DRAWN = 96  # points anywhere
+LEADERS, AROUND = 6, 16  # points near to each of the most promising configurations
 STEPS = (0.02, 0.3)  # how far, at least and at most
 FINER = (0.05, 0.015)  # then nearer and nearer to the best ones found
 FINER_LEADERS, FINER_AROUND = 5, 12
-CLIMBS, CLIMB_LOOKS = 1, 16  # then by gradients, where numbers are searched
+CLIMBS, CLIMB_LOOKS = 1, 10  # then by gradients, where numbers are searched
 
 
 def new_trials(points: Array) -> Rows:

@@ -87,10 +87,12 @@ def test_the_posterior_is_that_of_a_normal_distribution() -> None:
     np.testing.assert_allclose(variance, np.diag(whole), atol=1e-9)
     ends = Rows(asked.points, np.ones(4), asked.trials, asked.studies)
     cross = kernel.between(asked, ends) - across @ inner @ kernel.between(ends, rows).T
-    first, _, last, _, shared = posterior.at_two(asked, ends)
-    np.testing.assert_allclose(shared, np.diag(cross), atol=1e-9)
-    np.testing.assert_allclose(first, mean)
-    np.testing.assert_allclose(last, posterior.mean(ends))
+    some = np.array([1, 3])
+    last, spread, (joint,) = posterior.joint([(some, asked.stages[some])], ends)
+    np.testing.assert_allclose((last, spread), posterior.at(ends))
+    np.testing.assert_allclose(joint.shared, np.diag(cross)[some], atol=1e-9)
+    np.testing.assert_allclose(joint.earlier, variance[some])
+    np.testing.assert_allclose((joint.mean, joint.variance), (last[some], spread[some]))
 
 
 def test_the_slopes_at_the_end_are_right() -> None:
@@ -123,9 +125,8 @@ def test_the_index_is_where_a_look_breaks_even() -> None:
     stops = np.array([[10, 40]] * 3)
     stages = np.array([[0.65, 1.0]] * 3)
     worth, until = index(posterior, trials, Stages(stops, stages, np.zeros(3, dtype=int)), 0.8)
-    looks = Rows(trials.points, stages[:, 0], trials.trials, trials.studies)
-    _, seen, mean, variance, shared = posterior.at_two(looks, trials)
-    told = shared / np.sqrt(seen + posterior.kernel.noise)
+    mean, variance, (joint,) = posterior.joint([(np.arange(3), stages[:, 0])], trials)
+    told = joint.shared / np.sqrt(joint.earlier + posterior.kernel.noise)
     left = np.sqrt(variance - told**2)
     draws = np.random.default_rng(5).normal(size=400_000)
     for i in range(3):
