@@ -1,7 +1,7 @@
-"""Trials trained in lanes against the same trials one after another, on one CPU thread.
+"""Trials trained in lanes against the same trials one after another.
 
-Measured in one run, in turn, medians; float32. Both sides train the same shapes on the same rows,
-batches and optimizer; only training is timed, no validation and no recording.
+Measured in one run, in turn, medians; float32, one CPU thread. Both sides train the same shapes on
+the same rows, batches and optimizer; only training is timed, no validation and no recording.
 
 * lanes: `trainers.team`, as the built-in trainers use it; it compiles nothing;
 * solo: a plain PyTorch loop on resident tensors, with PyTorch's fastest optimizer;
@@ -10,7 +10,7 @@ batches and optimizer; only training is timed, no validation and no recording.
 * compiled: the solo loop's model through ``torch.compile`` (its compiling is not counted).
 
 With ``--device cuda`` the same on a GPU, with several numbers of trials; of that there are no
-goals. There both sides have their data on it, and a DataLoader's batches are copied to it.
+goals. Lanes and solo have their data there; a DataLoader's batches are copied to it.
 """
 
 from __future__ import annotations
@@ -288,18 +288,18 @@ def on_gpu(name: str, params: Params, data: Dataset, rounds: int) -> Iterator[tu
     """The same as `against`, for several numbers of trials."""
     say(f"{name} …")
     there = data.to("cuda")
-    sides = {
-        "solo": alone(params, there, batches),
+    solo = alone(params, there, batches)
+    loaders = {
         "a DataLoader loop": alone(params, data, loaded, device=there.target.device),
         "a DataLoader of tensors": alone(params, data, loaded_tensors, device=there.target.device),
     }
-    theirs_s = interleaved(math.ceil(rounds / 4), *sides.values())
+    loaders_s = interleaved(math.ceil(rounds / 4), *loaders.values())
     for trials in (1, 4, 16, 64):
         ours = together(lanes_of(params, there, trials))
-        ours_s, solo_s = interleaved(rounds, ours, sides["solo"])
-        took_s = [solo_s, *theirs_s[1:]]
-        ratios = " / ".join(f"{trials * each_s / ours_s:.1f} ×" for each_s in took_s)
-        yield f"{name}, {trials} trials in {ours_s * 1e3:.1f} ms: {', '.join(sides)}", ratios
+        ours_s, solo_s = interleaved(rounds, ours, solo)
+        took_s = {"solo": solo_s, **dict(zip(loaders, loaders_s, strict=True))}
+        ratios = " / ".join(f"{trials * each_s / ours_s:.1f} ×" for each_s in took_s.values())
+        yield f"{name}, {trials} trials in {ours_s * 1e3:.1f} ms: {', '.join(took_s)}", ratios
 
 
 def main() -> None:

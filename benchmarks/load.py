@@ -141,7 +141,7 @@ def study(
     loaded = spec.load(file, {**options, "train.epochs": epochs, "sampler": sampler})
     home = Home(folder)
     Search.ask = timed  # type: ignore[method-assign]
-    hpo.launch.open_executor = lambda _: LightWorkers()  # type: ignore[assignment]
+    hpo.launch._open_executor = lambda _: LightWorkers()  # type: ignore[assignment]
     with hpo.launch.opened(loaded, home, Watch()) as orchestrator:
         assert isinstance(orchestrator, Orchestrator)
         began_s = time.perf_counter()

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -47,6 +49,21 @@ def interleaved(rounds: int, *sides: Callable[[], float]) -> list[float]:
         for side, values in zip(sides, measured, strict=True):
             values.append(side())
     return [statistics.median(values) for values in measured]
+
+
+def resampled(values: NDArray[np.float64], draws: int) -> NDArray[np.float64]:
+    """Draws for a bootstrap of runs that are alike by data set: data sets, then seeds of each.
+
+    Args:
+        values: (data sets, seeds).
+
+    Returns:
+        (draws, data sets, seeds).
+    """
+    draw = np.random.default_rng(0)
+    sets = draw.integers(values.shape[0], size=(draws, values.shape[0], 1))
+    seeds = draw.integers(values.shape[1], size=(draws, *values.shape))
+    return values[sets, seeds]
 
 
 def say(text: str) -> None:

@@ -2,7 +2,8 @@
 
 * ``ray``: trivial trials of 20 epochs on a local Ray cluster with two places, against Ray Tune
   with OptunaSearch on the same cluster. Of hpo from the first trial's begin until all of it is in
-  the outbox, in Optuna and in MLflow; of Ray Tune the time in ``Tuner.fit``.
+  the outbox, in Optuna and in MLflow; of Ray Tune the time in ``Tuner.fit``. What counts is what
+  more trials take: the difference between two numbers of trials, so that no start is in it.
 * ``workers``: an orchestrator on one core with 1,000 workers, each of which reports an epoch a
   second, of trials of 30 epochs. The workers are simulated, all in one process on another core:
   they say what workers say, when workers would. How long a report waits for its answer, which says
@@ -17,10 +18,8 @@ import heapq
 import itertools
 import os
 import random
-import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe, Process
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from load import percentile
-from measure import Figure, environment, report, say
-from overhead import RAY, Hpo
+from measure import Figure, report, say
+from overhead import RAY, Hpo, script
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -48,30 +47,33 @@ device: cpu
 """
 
 
-def on_ray(trials: int, theirs: int) -> tuple[list[tuple[str, str]], list[Figure]]:
+def on_ray(
+    ours: Sequence[int], theirs: Sequence[int]
+) -> tuple[list[tuple[str, str]], list[Figure]]:
+    """A trial's time on both sides, from two numbers of trials of each."""
     import ray_cluster
 
     with ray_cluster.running(num_cpus=2) as cluster:
-        ours_s = Hpo(f"executor: {{name: ray, address: '{cluster.address}'}}\n")(trials)
+        hpo = Hpo(f"executor: {{name: ray, address: '{cluster.address}'}}\n")
         source = RAY.replace(
             "ray.init(num_cpus=2, include_dashboard=False", f"ray.init('{cluster.address}'"
         )
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "tune.py"
-            file.write_text(textwrap.dedent(source))
-            done = subprocess.run(
-                [sys.executable, str(file), folder, str(theirs)],
-                capture_output=True,
-                text=True,
-                env=environment(),
-                check=True,
-            )
-        tune_s = float(done.stdout.split()[-1]) / theirs
+        ours_s = slope(ours, lambda trials: trials * hpo(trials))
+        tune_s = slope(theirs, lambda trials: trials * script(source, trials))
     rows = [
-        (f"hpo, {trials} trials", f"{1 / ours_s:.1f} trials/s"),
-        (f"Ray Tune + OptunaSearch, {theirs} trials", f"{1 / tune_s:.2f} trials/s"),
+        ("hpo, {} to {} trials".format(*ours), f"{1 / ours_s:.1f} trials/s"),
+        ("Ray Tune + OptunaSearch, {} to {}".format(*theirs), f"{1 / tune_s:.2f} trials/s"),
     ]
     return rows, [Figure("trials a second, against Ray Tune", tune_s / ours_s, 10, at_most=False)]
+
+
+def slope(counts: Sequence[int], seconds: Callable[[int], float]) -> float:
+    """What one more trial takes, in seconds."""
+    few, many = counts
+    few_s = seconds(few)
+    many_s = seconds(many)
+    say(f"{few} trials in {few_s:.1f} s, {many} in {many_s:.1f} s")
+    return (many_s - few_s) / (many - few)
 
 
 def simulate(line: Connection, core: int, workers: int) -> None:
@@ -241,9 +243,10 @@ def of_workers(counts: Sequence[int]) -> tuple[list[tuple[str, str]], list[Figur
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=["ray", "workers"])
-    parser.add_argument("--workers", type=int, nargs="*", default=[250, 500, 1000])
-    parser.add_argument("--trials", type=int, default=200, help="of hpo on Ray")
-    parser.add_argument("--theirs", type=int, default=20, help="of Ray Tune")
+    parser.add_argument("--workers", type=int, nargs="+", default=[250, 500, 1000])
+    of_each = "two numbers of trials of"
+    parser.add_argument("--trials", type=int, nargs=2, default=(30, 150), help=f"{of_each} hpo")
+    parser.add_argument("--theirs", type=int, nargs=2, default=(6, 26), help=f"{of_each} Ray Tune")
     told = parser.parse_args()
     found = on_ray(told.trials, told.theirs) if told.part == "ray" else of_workers(told.workers)
     report(f"scale: {told.part}", *found)

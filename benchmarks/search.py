@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from measure import Figure, report, say
+from measure import Figure, report, resampled, say
+from numpy.typing import NDArray
 from optuna.pruners import HyperbandPruner, MedianPruner
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from rich.console import Console
@@ -169,15 +170,18 @@ class Rating:
     """A method's figures over data sets and seeds.
 
     Attributes:
-        shares: Of `FULL`, until the target was reached; infinite where it was not. One a run.
-        regrets: Budget → the regret, one a run; without those that it was not run to.
-        worse: Budget → on how many data sets it was worse than random, mean over seeds.
+        budget: To how many epochs it was run.
+        shares: Of `FULL`, until the target was reached within the budget; infinite where it was
+            not. (data sets, seeds).
+        regrets: Epochs → the regret, one a run; without those that it was not run to.
+        worse: Epochs → the data sets on which it was worse than random, mean over seeds.
         decision_ms: Mean and worst.
     """
 
-    shares: list[float]
+    budget: int
+    shares: NDArray[np.float64]
     regrets: dict[int, list[float]]
-    worse: dict[int, int]
+    worse: dict[int, set[str]]
     decision_ms: tuple[float, float]
 
     def share(self, quantile: float) -> float:
@@ -191,9 +195,9 @@ class Rating:
         return statistics.mean(self.regrets[budget]) if budget in self.regrets else float("nan")
 
     def median_interval(self) -> tuple[float, float]:
-        """Where the median lies in 95 of 100 draws of as many runs (percentile bootstrap)."""
-        draws = np.random.default_rng(0).choice(self.shares, (RESAMPLED, len(self.shares)))
-        medians = np.quantile(draws, 0.5, axis=1, method="higher")
+        """Where the median lies in 95 of 100 draws of data sets, and of seeds of each."""
+        draws = resampled(self.shares, RESAMPLED)
+        medians = np.quantile(draws, 0.5, axis=(1, 2), method="higher")
         low, high = np.quantile(medians, (0.025, 0.975), method="nearest")
         return float(low), float(high)
 
@@ -208,10 +212,17 @@ class Ratings:
 
     def of(self, method: str, budget: int) -> Rating:
         mine = {key[1:]: run for key, run in self._runs.items() if key[0] == method}
-        shares = [
-            run.reaches(max(value for _, value in self._targets["tpe", *key].completions)) / FULL
-            for key, run in mine.items()
-        ]
+        instances = dict.fromkeys(instance for instance, _ in mine)
+        shares = np.array(
+            [
+                [
+                    run.reaches(self._target(*key), budget) / FULL
+                    for key, run in mine.items()
+                    if key[0] == instance
+                ]
+                for instance in instances
+            ]
+        )
         regrets = {
             spent: [self._regret(key[0], run, spent) for key, run in mine.items()]
             for spent in REPORTED
@@ -219,20 +230,24 @@ class Ratings:
         }
         decisions = [ms for run in mine.values() for ms in run.decisions_ms]
         return Rating(
+            budget,
             shares,
             regrets,
             {spent: self._worse(mine, spent) for spent in BESIDE_RANDOM if spent <= budget},
             (statistics.mean(decisions), max(decisions)),
         )
 
+    def _target(self, instance: str, seed: int) -> float:
+        return max(value for _, value in self._targets["tpe", instance, seed].completions)
+
     def _regret(self, instance: str, run: Run, spent: int) -> float:
         best, median = self._scales[instance]
         value = run.best_at(spent)
         return 1.0 if value is None else (best - value) / (best - median)
 
-    def _worse(self, mine: Mapping[tuple[str, int], Run], spent: int) -> int:
-        """On how many data sets the mean regret over seeds is above that of random search."""
-        worse = 0
+    def _worse(self, mine: Mapping[tuple[str, int], Run], spent: int) -> set[str]:
+        """The data sets on which the mean regret over seeds is above that of random search."""
+        worse = set()
         for instance in dict.fromkeys(instance for instance, _ in mine):
             seeds = [seed for other, seed in mine if other == instance]
             ours, at_random = (
@@ -242,7 +257,8 @@ class Ratings:
                     [self._targets["random", instance, seed] for seed in seeds],
                 )
             )
-            worse += ours > at_random + 1e-9
+            if ours > at_random + 1e-9:
+                worse.add(instance)
         return worse
 
 
@@ -260,15 +276,19 @@ def table(ratings: Mapping[str, Rating], workers: int) -> Table:
         shown.add_column(heading, justify="right")
     for method, rating in ratings.items():
         low, high = rating.median_interval()
+        shorter = "" if rating.budget == FULL else f", to {rating.budget:,} only"
         shown.add_row(
-            METHODS[method].label,
-            str(len(rating.shares)),
+            METHODS[method].label + shorter,
+            str(rating.shares.size),
             f"{rating.share(0.5):.3f}",
             f"{low:.3f}-{high:.3f}",
             f"{rating.share(0.75):.3f}",
             f"{rating.reach:.0%}",
             *(f"{rating.regret(spent):.3f}" for spent in REPORTED),
-            "/".join(str(rating.worse.get(spent, "-")) for spent in BESIDE_RANDOM),
+            "/".join(
+                str(len(rating.worse[spent])) if spent in rating.worse else "-"
+                for spent in BESIDE_RANDOM
+            ),
             "{:.1f} / {:.0f}".format(*rating.decision_ms),
         )
     return shown
@@ -283,13 +303,14 @@ def goals(ratings: Mapping[str, Rating], workers: int) -> list[Figure]:
         goal = {8: 0.15, 16: 0.20}.get(workers)
         share = ours.share(0.5)
         return [Figure(f"{workers} workers, median share", share, goal, "")] if goal else []
+    worse = set().union(*ours.worse.values())  # at any of these epochs
     figures = [
         Figure("median share of TPE's epochs", ours.share(0.5), 0.12, ""),
         Figure("75th percentile", ours.share(0.75), 0.25, ""),
         Figure("runs that reach TPE's value", ours.reach, 0.90, "", at_most=False),
         Figure("regret at 520 epochs", ours.regret(520), 0.10, ""),
         Figure("regret at 1,300 epochs", ours.regret(1300), 0.03, ""),
-        Figure("data sets where random is better", float(sum(ours.worse.values())), 0, ""),
+        Figure("data sets where random is better", float(len(worse)), 0, ""),
         Figure("a decision, mean", ours.decision_ms[0], 10, "ms"),
         Figure("a decision, worst", ours.decision_ms[1], 50, "ms"),
     ]

@@ -91,10 +91,13 @@ class Promoting(_Peer):
     """Asynchronous successive halving (Li et al. 2020): the best third of a rung goes on.
 
     Args:
-        model: None: configurations are drawn at random (ASHA). Else a sampler for each rung;
-            that of the highest rung with enough trials proposes, but for every third
-            configuration, as in BOHB (Falkner et al. 2018).
+        seed: Of what is drawn at random.
         least: The first rung's epoch.
+        reduction: Of so many trials of a rung one goes on, and each rung is so many times the
+            epochs of the one before.
+        samplers: One for each rung; that of the highest rung with enough trials proposes two of
+            three configurations, as in BOHB (Falkner et al. 2018). Without any, all are drawn at
+            random (ASHA).
     """
 
     def __init__(
@@ -185,7 +188,10 @@ class FirstEpochs(_Peer):
 
 
 def _study(sampler: BaseSampler, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
-    return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    # Hyperband deals trials to its brackets by the study's name.
+    return optuna.create_study(
+        study_name="search", direction="maximize", sampler=sampler, pruner=pruner
+    )
 
 
 def _distributions(search: Space) -> dict[str, optuna.distributions.BaseDistribution]:

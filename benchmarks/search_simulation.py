@@ -40,10 +40,14 @@ class Run:
         """The best fully trained trial's value at `spent` epochs, or None."""
         return max((value for cost, value in self.completions if cost <= spent), default=None)
 
-    def reaches(self, target: float) -> float:
-        """The epochs after which a fully trained trial was as good; infinite for never."""
+    def reaches(self, target: float, budget: float) -> float:
+        """The epochs, `budget` at most, until a fully trained trial was as good; or infinite."""
         return min(
-            (cost for cost, value in self.completions if value >= target - 1e-9),
+            (
+                cost
+                for cost, value in self.completions
+                if cost <= budget and value >= target - 1e-9
+            ),
             default=float("inf"),
         )
 
@@ -83,7 +87,7 @@ def simulate(
                 params = dict(history.trials[number].params)
             until = decision.until if decision.until is not None else epochs
             trained = history.trials[number].recorded if number in history.trials else 0
-            history.add(_begins(number, params, decision.until, 1, now))
+            history.add(_begins(number, params, decision.until, now))
             heapq.heappush(training, (now + until - trained, number, until))
             spent += until - trained
             strategy.follow(history)
@@ -106,14 +110,14 @@ def simulate(
 
 
 def _begins(
-    number: int, params: Mapping[str, Any], until: int | None, attempt: int, now: int
+    number: int, params: Mapping[str, Any], until: int | None, now: int
 ) -> dict[str, object]:
     return {
         "kind": "trial",
         "number": number,
         "params": params,
         "until": until,
-        "attempt": attempt,
+        "attempt": 1,
         "crashes": 0,
         "worker": 0,
         "time_ms": now,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import UserError
-from hpo.spec import StudySpec
+from hpo.spec import StudySpec, addresses
 
 STOP_S = 180  # before Slurm's time is up: one minute for epochs to end, then at once
 FOLDER = "/study"  # where all pods have the volume
@@ -73,7 +73,8 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
         overrides: Of keys of the study file, as ``--set`` takes them.
 
     Raises:
-        UserError: Several nodes are asked for without the Ray executor.
+        UserError: Several nodes are asked for without the Ray executor, or there is a password
+            in an override.
     """
     with_ray = spec.executor.name == "ray"
     if chosen.nodes > 1 and not with_ray:
@@ -92,9 +93,10 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
         "partition": chosen.partition,
         "output": f"{job}-%j.log",
         "open-mode": "append",
-        "signal": f"B:TERM@{STOP_S}",
+        "signal": f"B:USR1@{STOP_S}",  # TERM also comes when the job is cancelled
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    overrides = [*overrides, *_own_cluster(spec)]
     run = _command(["hpo", "run", str(spec.file.absolute())], overrides)
     name, programs = spec.study, shlex.quote(str(Path(sys.executable).parent))
     return "\n".join(
@@ -112,15 +114,19 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
             *(_RAY if with_ray else []),
             "",
             "time_is_up=",
-            f"trap 'time_is_up=yes; hpo stop {name} || hpo stop {name} --now || true' TERM",
+            f"trap 'time_is_up=yes; hpo stop {name} || hpo stop {name} --now || true' USR1",
+            f"trap 'hpo stop {name} --now || true' TERM  # it was cancelled, or is preempted",
             "",
             *(_ON_ALL_NODES if with_ray else []),
             f"{'  ' if with_ray else ''}{run} &",
             "study=$!",
             "code=0",
             'wait "$study" || code=$?',
+            'if [ "$code" -gt 128 ]; then  # a signal came first',
+            "  code=0",
+            '  wait "$study" || code=$?',
+            "fi",
             'if [ -n "$time_is_up" ]; then  # it goes on in a new job of the same number',
-            '  wait "$study" || true',
             '  scontrol requeue "$SLURM_JOB_ID"',
             "fi",
             'exit "$code"',
@@ -130,6 +136,7 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
 
 
 _RAY = [
+    "unset RAY_ADDRESS  # of another cluster",
     "export RAY_AUTH_MODE=token",
     "RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')",
     "export RAY_AUTH_TOKEN",
@@ -137,8 +144,10 @@ _RAY = [
 ]
 _ON_ALL_NODES = [
     "# Starts Ray on all nodes, the study on the first one, and ends Ray with the study.",
-    f'srun ray symmetric-run --address "$head:{PORT}" --min-nodes "$SLURM_JOB_NUM_NODES" \\',
-    '  --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" -- \\',
+    'cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}"  # which srun does not take by itself',
+    'srun --cpus-per-task="$cpus" \\',
+    f'  ray symmetric-run --address "$head:{PORT}" --min-nodes "$SLURM_JOB_NUM_NODES" \\',
+    '  --num-cpus "$cpus" -- \\',
 ]
 
 
@@ -149,7 +158,8 @@ def kubernetes(spec: StudySpec, chosen: Kubernetes, overrides: Sequence[str]) ->
         overrides: Of keys of the study file, as ``--set`` takes them.
 
     Raises:
-        UserError: Ray is not installed here: its version is to be that of the image.
+        UserError: Ray is not installed here, whose version is to be that of the image; or there
+            is a password in an override.
     """
     try:
         ray = importlib.metadata.version("ray")
@@ -157,6 +167,7 @@ def kubernetes(spec: StudySpec, chosen: Kubernetes, overrides: Sequence[str]) ->
         raise UserError("hpo cluster kubernetes needs Ray: pip install 'hpo[ray]'") from None
     if spec.executor.name != "ray":
         overrides = [*overrides, "executor=ray"]
+    overrides = [*overrides, *_own_cluster(spec)]
     # Not a shell's `cd`: KubeRay and Ray each take the line apart.
     run = ["env", f"--chdir={FOLDER}", "hpo", "run", spec.file.name]
     namespace = {"namespace": chosen.namespace} if chosen.namespace else {}
@@ -207,7 +218,19 @@ def _pod(name: str, chosen: Kubernetes, gpus: int | None) -> dict[str, Any]:
     return {"containers": [container], "volumes": [volume]}
 
 
+def _own_cluster(spec: StudySpec) -> list[str]:
+    """The override by which the job uses its own Ray cluster where the file names another."""
+    named = spec.executor.options.get("address", "auto")
+    return [] if named == "auto" else ["executor.address=auto"]
+
+
 def _command(words: Sequence[str], overrides: Sequence[str]) -> str:
+    """Raises UserError with a password in an override: others may read what is printed."""
+    for each in overrides:
+        try:
+            addresses.refuse_password(each)
+        except addresses.AddressError as error:
+            raise UserError(f"--set: {error.message}\n{error.hint}, in single quotes") from None
     return shlex.join([*words, *(part for each in overrides for part in ("--set", each))])
 
 

@@ -97,7 +97,8 @@ class History:
         ended: Those that are over, in the order in which they ended.
         counted: Trials that count towards the budget: all but those answered from a twin's record.
         best: By the first objective, or None.
-        since_best: Complete and pruned trials since the best one.
+        since_best: Complete and pruned trials since the best one; of the pruned ones none that was
+            paused: it was left, not beaten.
         epochs: Epochs on record, over all trials.
         train_s: Seconds of training on record, over all trials.
         wall_s: Seconds in which an orchestrator ran, over all earlier sessions.
@@ -208,6 +209,7 @@ class History:
 
     def _add_end(self, end: Mapping[str, Any]) -> None:
         trial = self.trials[end["number"]]
+        was_paused = trial.paused
         trial.end, trial.paused = end, False
         self.ended.append(trial)
         if "duplicate_of" in end:
@@ -218,7 +220,7 @@ class History:
             if self.best is None or self._beats(found, self.best):
                 self.best, self.since_best = found, 0
                 return
-        if end["state"] in ("complete", "pruned"):
+        if end["state"] in ("complete", "pruned") and not was_paused:
             self.since_best += 1
 
     def _beats(self, one: Best, other: Best) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import insort
 from typing import Literal
 
@@ -43,8 +44,9 @@ class KeptModels:
             *_, worst = self._best.pop()
             if worst not in self._history.members:
                 weights = self._paths.model(worst)
-                self.deleted += 1
-                self.freed_bytes += weights.stat().st_size
+                with contextlib.suppress(FileNotFoundError):  # somebody was quicker
+                    self.freed_bytes += weights.stat().st_size
+                    self.deleted += 1
                 checkpoints.remove(weights)
 
     def words(self) -> str | None:

@@ -31,7 +31,7 @@ from hpo.record import Record
 from hpo.requests import Requests, Trials, ask_for_trials, session_of
 from hpo.search import earlier_trials, open_search
 from hpo.seats import Seat, restart
-from hpo.spec import Choice, FromStudy, StudySpec, check_data, yaml12
+from hpo.spec import Choice, FromStudy, Named, StudySpec, check_data, yaml12
 from hpo.storages import check_not_moved
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox
@@ -230,7 +230,8 @@ def probe(
 
     Args:
         imports: Whether to import the user's own code. Without it, nothing is loaded for a
-            trainer of their own.
+            trainer of their own, and no cluster is connected to, whose address is the file's
+            word: the data are looked at on this machine.
 
     Returns:
         What was loaded (`trainers.data.Dataset.summary`), or None without data.
@@ -243,10 +244,14 @@ def probe(
         return None
     kept = [name for name in spec.train.get("metrics", ()) if name not in own]
     tried = spec.model_copy(update={"train": {**spec.train, "metrics": kept}}) if own else spec
-    shared = home.root if spec.executor.name == "ray" else None  # what other nodes see
+    if spec.executor.name == "ray" and not imports:  # a cluster is given a token, and trusted
+        view.say("looking at the data on this machine; --import asks the Ray cluster, too")
+        here = {"executor": Named(name="processes"), "device": "cpu", "workers": 1}
+        tried = tried.model_copy(update=here)
+    shared = home.root if tried.executor.name == "ray" else None  # what other nodes see
     with (
         tempfile.TemporaryDirectory(dir=shared, prefix=".hpo-") as folder,  # no data is kept
-        contextlib.closing(_open_executor(spec)) as executor,
+        contextlib.closing(_open_executor(tried)) as executor,
     ):
         elsewhere, tracking_uri = Home(Path(folder)), home.tracking_address(spec.tracking.uri)
         starting_weights.fetch(spec, elsewhere.data_cache, tracking_uri)
@@ -263,7 +268,7 @@ def _history(spec: StudySpec, paths: StudyPaths) -> History:
 
 
 def _open_executor(spec: StudySpec) -> Executor:
-    code = spec.folder if spec.command is None and spec.trainer not in TRAINERS else None
+    code = spec.folder if own_code(spec) else None
     return open_executor(spec.executor.name, spec.executor.options, code)
 
 
@@ -318,6 +323,10 @@ def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], vie
                     seat.ready, seat.node, first = True, ready.node, first or ready
                 case Refused(key, message, hint):
                     raise StudyFileError(str(spec.file), [spec.problem(key, message, hint)])
+                case Gone(reason, of_machine=True):
+                    seat.ready = False
+                    view.say(f"worker {seat.number}: {reason}; it is started anew")
+                    executor.start(seat.setup)
                 case Gone(reason):
                     restart(executor, seat, reason)
     return first

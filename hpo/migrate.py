@@ -4,14 +4,18 @@ The old storage is the truth until the new one has everything, has been read aga
 and the outbox says so. A crash before that record leaves the old one in use, after it the new one;
 the same command then finishes what is left. What Optuna keeps by a trial's id, which every storage
 gives out itself, is written again with the new ids.
+
+Nothing is deleted from a storage before it is known to be another one than that in use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,25 +117,32 @@ def migrate(study: str, to: str, home: Home, say: Say) -> Migrated:
         known = _recorded(paths)
         folder = Path(known.file).parent
         source = _expanded("storage", known.storage, folder)
-        if place(source) == place(target):
-            if known.was is not None:  # by a command that was killed before its end
-                _remove(_expanded("storage", known.was, folder), known.study_id, paths, say)
-                _write_resolved(paths, now)
-            trials = len(_read(target, paths, say).trials)
-            return Migrated(known.was or known.storage, now, trials, known.file)
         content = _read(source, paths, say)
         if content.user_attrs.get(_ID) != known.study_id:
             raise UserError(f"the study '{study}' in {redact(source)} is another one")
+        if known.was is not None:  # by a command that was killed before its end
+            try:
+                was = _expanded("storage", known.was, folder)
+                if not _is_one(source, was, paths, say):
+                    _remove(was, known.study_id, paths, say)
+                _record(paths, known.storage)
+            except HpoError as error:  # e.g. that server is no more
+                say(f"a copy may be left in {redact(known.was)}: {error}")
+            _write_resolved(known, paths, known.storage)
+        if _is_one(source, target, paths, say):
+            if now != known.storage:
+                _record(paths, now)
+                _write_resolved(known, paths, now)
+            return Migrated(known.was or known.storage, now, len(content.trials), known.file)
         say(f"writing {len(content.trials)} trials to {redact(now)} …")
         write = _write_journal if target == "journal" else _write_database
         write(content, target, paths, say)
         passing("copied")
-        with outbox.Outbox(paths.outbox) as record:  # committed as it closes
-            moved = {"storage": now, "was": known.storage}
-            record.append({"kind": "storage", "time_ms": time.time_ns() // 1_000_000, **moved})
+        _record(paths, now, known.storage)
         passing("moved")
         _remove(source, known.study_id, paths, say)
-        _write_resolved(paths, now)
+        _record(paths, now)
+        _write_resolved(known, paths, now)
     return Migrated(known.storage, now, len(content.trials), known.file)
 
 
@@ -144,12 +155,14 @@ class _Recorded:
 
     Attributes:
         file: The study file of the newest run.
+        text: What that said, as it was understood.
         storage: Its address as written.
-        was: The one before, if the study was moved since its newest run.
+        was: The one before, if it may still have a copy.
     """
 
     study_id: str
     file: str
+    text: str
     storage: str
     was: str | None
 
@@ -158,13 +171,54 @@ def _recorded(paths: StudyPaths) -> _Recorded:
     study, storage, was = None, None, None
     for record in outbox.read_whole(paths.outbox):
         if record["kind"] == "study":
-            study, storage, was = record, None, None
+            study, storage = record, None
         elif record["kind"] == "storage":
             storage, was = record["storage"], record["was"]
     if study is None:
         raise UserError(f"study '{paths.root.name}' has not begun; there is nothing to move")
     storage = storage or (yaml.safe_load(study["file"]) or {}).get("storage", "journal")
-    return _Recorded(study["study_id"], study["path"], storage, was)
+    return _Recorded(study["study_id"], study["path"], study["file"], storage, was)
+
+
+def _record(paths: StudyPaths, storage: str, was: str | None = None) -> None:
+    """Write where the study is; on the disk when this returns."""
+    moved = {"storage": storage, "was": was}
+    with outbox.Outbox(paths.outbox) as record:  # committed as it closes
+        record.append({"kind": "storage", "time_ms": time.time_ns() // 1_000_000, **moved})
+
+
+def storage_of(paths: StudyPaths) -> str | None:
+    """The address of a study's storage as it is recorded; None: nothing is."""
+    try:
+        return _recorded(paths).storage
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _is_one(one: str, other: str, paths: StudyPaths, say: Say) -> bool:
+    """Whether two addresses are of one storage, so that what is made at one is at the other.
+
+    Their text does not tell: a host has several names, and a service file has any.
+    """
+    if place(one) == place(other):
+        return True
+    if "journal" in (one, other) or paths.root.name not in _names(other, paths, say):
+        return False
+    mark = f"{paths.root.name}-{uuid.uuid4().hex}"
+    # Made at the other one: a read-only copy of the storage in use, which lags, refuses it.
+    with contextlib.closing(open_storage(other, paths, say)) as storage:
+        marked = storage.create_new_study([StudyDirection.MINIMIZE], mark)
+    try:
+        return mark in _names(one, paths, say)
+    finally:
+        with contextlib.closing(open_storage(other, paths, say)) as storage:
+            storage.delete_study(marked)
+
+
+def _names(address: str, paths: StudyPaths, say: Say) -> list[str]:
+    """Of all studies in a storage."""
+    with contextlib.closing(open_storage(address, paths, say)) as storage:
+        return [known.study_name for known in storage.get_all_studies()]
 
 
 def _expanded(key: str, address: str, folder: Path) -> str:
@@ -176,9 +230,9 @@ def _expanded(key: str, address: str, folder: Path) -> str:
         raise UserError(f"{key} {redact(address)}: {error.message}{hint}") from None
 
 
-def _write_resolved(paths: StudyPaths, address: str) -> None:
+def _write_resolved(known: _Recorded, paths: StudyPaths, address: str) -> None:
     """The study file as it was understood, with the storage of now."""
-    content = yaml.safe_load(paths.resolved.read_bytes())
+    content = yaml.safe_load(known.text) or {}
     with replacing(paths.resolved) as file:
         file.write(dump({**content, "storage": address}).encode())
 
@@ -200,7 +254,7 @@ def _read(address: str, paths: StudyPaths, say: Say) -> Content:
 
 
 def _write_journal(content: Content, _: str, paths: StudyPaths, say: Say) -> None:
-    if paths.journal.exists():
+    if paths.journal.exists() and _names("journal", paths, say):
         found = _read("journal", paths, say)
         _check_same(content, found, str(paths.journal), "delete it")
         return

@@ -50,6 +50,7 @@ from hpo.requests import Requests, Stop, Trials
 from hpo.search import MOST_REPEATS, Search, earlier_trials
 from hpo.seats import REFILL_BELOW, Lanes, Seat, Training, in_training, restart
 from hpo.spec import StudySpec
+from hpo.spec.study import FromStudy
 from hpo.strategy import New, Resume, Strategy, make_strategy
 from hpo.tracking import Shipped
 
@@ -142,6 +143,7 @@ class Orchestrator:
     exhausted: str | None = None  # why no other trial can be asked for
     ending: Ended | None = None  # once nothing more is to be assigned
     signals: list[int] = field(default_factory=list)
+    refused: set[int] = field(default_factory=set)  # workers that cannot start where they are
 
     @property
     def history(self) -> History:
@@ -165,13 +167,15 @@ class Orchestrator:
         else:
             self.view.say(f"strategy {self.spec.strategy.name}")
         if not self.search.started:
-            self._start_from()
+            self._learn()
         self.strategy = make_strategy(self.spec, self.search.learnt())
         self.paused = (
             Paused(self.paths, self.spec.strategy, self.history) if self.spec.strategy else None
         )
         self.said_unable = False
         self._reconcile()
+        if self.strategy is None:  # which is asked for what else is new
+            self.search.enqueue_starts()
         for seat in self.seats:
             self._greet(seat)
 
@@ -223,7 +227,10 @@ class Orchestrator:
                 if self.strategy is None or self.declined:
                     why = why or trials_done(self.spec, self.history)
                 if self.declined:
-                    why = why or "no other trial can be trained to its end in the epochs left"
+                    why = why or (
+                        "nothing is left to train: no configuration is untried, or none fits in "
+                        "the epochs left"
+                    )
             if why is not None:
                 self.ending = Ended("complete", why)
         return self.ending is not None
@@ -421,10 +428,23 @@ class Orchestrator:
 
     def _most_promising(self, strategy: Strategy) -> Resume | None:
         """What is done where no other trial may begin: a paused one is trained to its end."""
+        left = self._epochs_left()
         for number in reversed(strategy.hopeless(self.history)):
-            if number not in self.decided:
+            trial = self.history.trials[number]
+            if number not in self.decided and self._epochs(trial) - trial.recorded <= left:
                 return Resume(number, None)
         return None
+
+    def _epochs_left(self) -> float:
+        """Of the budget's epochs, without those that are decided and not trained yet."""
+        if self.spec.budget.epochs is None:
+            return math.inf
+        begun = self.history.trials.values()
+        going = [(t, t.until) for t in begun if t.end is None and not t.paused]
+        decided = self.decided
+        going += [(t, decided[t.number].until) for t in self.waiting if t.number in decided]
+        ahead = sum((until or self._epochs(each)) - each.recorded for each, until in going)
+        return self.spec.budget.epochs - self.history.epochs - ahead
 
     def _meant(self, decision: New | Resume | None) -> TrialHistory | None:
         """The trial that is to begin or to go on; None: there is none such.
@@ -513,7 +533,8 @@ class Orchestrator:
         if not seat.trainings and not seat.pausing:
             return  # said before the worker was given up
         stop = [each.number for each in reports if self._is_to_stop(seat, each)]
-        until = self._go_on_or_pause(seat, [r for r in reports if r.number not in stop])
+        gone = {*stop, *(each.number for each in over)}
+        until = self._go_on_or_pause(seat, [r for r in reports if r.number not in gone])
         self._finished(seat, over)
         if seat.leaving and not seat.trainings:
             self.executor.send(seat.number, Quit())
@@ -605,6 +626,10 @@ class Orchestrator:
         hopeless = self.strategy.hopeless(self.history)
         trials = [self.history.trials[n] for n in self.paused.beyond(hopeless, but=self.decided)]
         passing("made-room")
+        for seat in self.seats:
+            for training in (*seat.trainings.values(), *seat.pausing.values()):
+                if any(training.trial is trial for trial in trials):
+                    self._keep_log(seat, training)  # before the end, which names it
         self._end(*(Ending(trial, "pruned", _made_room(trial)) for trial in trials))
 
     def _finished(self, seat: Seat, finished: Sequence[Finished]) -> None:
@@ -640,9 +665,13 @@ class Orchestrator:
         """Take a trial off a seat, with what was printed meanwhile."""
         training = seat.trainings.pop(number, None) or seat.pausing.pop(number, None)
         if training is not None:
-            log = self.paths.worker_log(seat.number)
-            trial_log.keep(log, training.log_start, self.paths.trial(number))
+            self._keep_log(seat, training)
         return training
+
+    def _keep_log(self, seat: Seat, training: Training) -> None:
+        log = self.paths.worker_log(seat.number)
+        trial_log.keep(log, training.log_start, self.paths.trial(training.trial.number))
+        training.log_start = trial_log.end_of(log)
 
     def _vacate_all(self, seat: Seat) -> list[Training]:
         for number in list(seat.pausing):
@@ -654,10 +683,11 @@ class Orchestrator:
         """A worker cannot start where it is; others may, on other machines.
 
         Raises:
-            WorkerLost: There are no others.
+            WorkerLost: There are no others, at work, starting or waiting for a place.
         """
         said = f"worker {seat.number} cannot start: {message}"
-        if not any(other.ready for other in self.seats):
+        self.refused.add(seat.number)
+        if len(self.refused) == len(self.seats):
             raise WorkerLost(said)
         self.view.say(f"{said}; the study goes on without it")
         self.executor.kill(seat.number)
@@ -695,6 +725,8 @@ class Orchestrator:
                 endings.append(Ending(trial, "failed", f"{reason} ({trial.crashes + 1} times)"))
         self._end(*endings)
         self.waiting.extendleft(reversed(again))
+        if gone.of_machine and not was_ready:
+            self.view.say(f"worker {seat.number}: {reason}; it is started anew")
         if was_ready or gone.of_machine:
             self.executor.start(seat.setup)
         else:
@@ -849,13 +881,10 @@ class Orchestrator:
 
     # -- beginning and end
 
-    def _start_from(self) -> None:
-        """Take in what the study is to start from."""
+    def _learn(self) -> None:
+        """Take in the studies that this one is to start from."""
         for item in self.spec.start_from:
-            if isinstance(item, Mapping):
-                if self.spec.strategy is None:  # which is asked for what else is new
-                    self.search.enqueue(item)
-            else:
+            if isinstance(item, FromStudy):
                 earlier = earlier_trials(self.spec, self.paths, item.study)
                 used = self.search.learn_from(earlier, item.study)
                 self.view.say(f"{used} of {len(earlier)} trials of '{item.study}' learnt from")
@@ -888,6 +917,8 @@ class Orchestrator:
             elif trial.paused or (self.strategy and trial.recorded == trial.until):
                 self._pause_again(trial)
             elif trial.attempts:
+                if len(trial.targets) > 1:  # perhaps Optuna still shows the pause before
+                    self.search.resume(number)
                 self.waiting.append(trial)
                 self.view.say(f"trial {number} goes on from epoch {trial.recorded}")
             else:  # perhaps with a larger budget than this run has
@@ -898,6 +929,11 @@ class Orchestrator:
         """Take up a trial that an earlier run has paused, or was about to."""
         if self.strategy is None:
             self._end(Ending(trial, "pruned", _not_resumed(trial)))
+            return
+        if not self.history.paused and not checkpoints.size(self.paths.trial(trial.number)):
+            # Its trainer saves no state, and it was killed before it was to train to its end.
+            self.record.until(trial.number, None)
+            self.waiting.append(trial)
             return
         self._pause(trial)
         self.search.pause(trial.number, trial.recorded)

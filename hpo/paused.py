@@ -1,4 +1,4 @@
-"""What paused trials keep on the disk, within the bounds of the study file."""
+"""What paused trials keep on the disk, within the bounds of the study file; one stays always."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpo.spec.methods import STRATEGIES
 
 
 class Paused:
-    """The checkpoints of paused trials.
+    """The checkpoints and weights of paused trials.
 
     Args:
         strategy: The study's, whose options have the bounds.
@@ -25,7 +25,9 @@ class Paused:
 
     def add(self, number: int) -> None:
         """Take in that trial `number` is paused, and all that it keeps is on the disk."""
-        self._bytes[number] = checkpoints.size(self._paths.trial(number))
+        size = checkpoints.size(self._paths.trial(number))
+        model = self._paths.model(number)
+        self._bytes[number] = size + (model.stat().st_size if model.is_file() else 0)
 
     @property
     def are_too_many(self) -> bool:
@@ -51,4 +53,4 @@ class Paused:
 
     def _too_many(self, kept: Mapping[int, int]) -> bool:
         most, most_bytes = self._limits.max_paused, self._limits.max_paused_gb * 1e9
-        return len(kept) > most or sum(kept.values()) > most_bytes
+        return len(kept) > 1 and (len(kept) > most or sum(kept.values()) > most_bytes)

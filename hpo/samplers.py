@@ -43,7 +43,8 @@ def choose_sampler(spec: StudySpec, before: str | None = None) -> Pick:
     """The sampler of a study.
 
     Args:
-        before: What ``auto`` stood for when the study was run last; it goes on with that.
+        before: What ``auto`` stood for when the study was run last; of ``gp`` and ``tpe`` it goes
+            on with that.
     """
     if spec.strategy is not None:
         return Pick(spec.strategy.name)
@@ -90,10 +91,14 @@ def choose_pruner(spec: StudySpec) -> Pick:
     return Pick("none", "what stops trials early often stops the best, too")
 
 
-def make_sampler(name: str, spec: StudySpec) -> BaseSampler:
-    """Every sampler by its name in the study file."""
+def make_sampler(name: str, spec: StudySpec, is_own: Callable[[FrozenTrial], bool]) -> BaseSampler:
+    """Every sampler by its name in the study file.
+
+    Args:
+        is_own: Whether a trial is of the study, not learnt from another.
+    """
     if spec.sampler.name == "auto" and name == "gp":
-        return Beginning(_named("gp", spec), RecentTpe(seed=spec.seed), TRIALS_OF_GP)
+        return Beginning(_named("gp", spec), RecentTpe(seed=spec.seed), TRIALS_OF_GP, is_own)
     if spec.sampler.name == "auto" and name == "tpe":
         return RecentTpe(group=_is_conditional(spec), multivariate=True, seed=spec.seed)
     return _named(name, spec)
@@ -163,23 +168,38 @@ PRUNERS: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
 
 
 class Beginning(BaseSampler):
-    """One sampler for a study's first trials, and another, which knows them, afterwards."""
+    """One sampler for a study's first trials, and another, which knows them, afterwards.
 
-    def __init__(self, first: BaseSampler, then: BaseSampler, trials: int) -> None:
-        self._first, self._then, self._trials = first, then, trials
+    Args:
+        trials: How many are the first.
+        is_own: Whether a trial counts; the others are there before the first suggestion.
+    """
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        return self._first if trial.number < self._trials else self._then
+    def __init__(
+        self,
+        first: BaseSampler,
+        then: BaseSampler,
+        trials: int,
+        is_own: Callable[[FrozenTrial], bool] = lambda _: True,
+    ) -> None:
+        self._first, self._then, self._trials, self._is_own = first, then, trials, is_own
+        self._others: int | None = None
+
+    def _of(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
+        if self._others is None:
+            known = study.get_trials(deepcopy=False)
+            self._others = sum(not self._is_own(each) for each in known)
+        return self._first if trial.number - self._others < self._trials else self._then
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,
@@ -188,7 +208,8 @@ class Beginning(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        sampler = self._of(study, trial)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 class RecentTpe(optuna.samplers.TPESampler):

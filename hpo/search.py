@@ -15,7 +15,7 @@ import contextlib
 import random
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from hpo import changes, new_space
 from hpo.errors import RecordsLost, StorageLost, UserError
 from hpo.history import History, State, TrialHistory, seed_for
+from hpo.migrate import storage_of
 from hpo.paths import StudyPaths
 from hpo.ranks import RankHalving
 from hpo.samplers import (
@@ -37,7 +38,7 @@ from hpo.samplers import (
 )
 from hpo.spec import Choice, Float, Int, Parameter, Scalar, StudySpec
 from hpo.spec.space import contains, grid, grid_size, is_active
-from hpo.storages import Journal, check_not_moved, open_storage
+from hpo.storages import Journal, check_not_moved, open_storage, place
 from hpo.tracking import outbox
 from hpo.tracking.redact import redact
 
@@ -107,7 +108,7 @@ class Search:
         study.sampler = (
             optuna.samplers.RandomSampler()  # which is never asked
             if spec.strategy is not None
-            else make_sampler(self.sampler.name, spec)
+            else make_sampler(self.sampler.name, spec, self.is_own)
         )
         self._ranks = (
             RankHalving(self.pruner.name, spec.pruner.options, self._signs())
@@ -171,11 +172,8 @@ class Search:
         What `start_from` names comes first; what that leaves open is then as in `params`, or drawn
         where it is not there.
         """
-        wanted = {**params, **self._untried_start()}
-        given: dict[str, Scalar] = {}
-        for path, parameter in self._spec.search.items():
-            if path in wanted and is_active(parameter, given):
-                given[path] = wanted[path]
+        start = next(self._untried_starts(), {})
+        given = _active({**params, **start}, self._spec.search)
         if _key(given) in self._seen:
             return None
         failures = self._storage.failures
@@ -219,15 +217,17 @@ class Search:
 
     @property
     def started(self) -> bool:
-        """Whether what `start_from` names has been taken in, by this or an earlier run."""
+        """Whether the studies in `start_from` were learnt from, by this or an earlier run."""
         return bool(self._study.user_attrs.get("hpo:started"))
 
     def set_started(self) -> None:
         self._study.set_user_attr("hpo:started", True)
 
-    def enqueue(self, params: Mapping[str, Scalar]) -> None:
-        """Have `params` suggested before anything the sampler thinks of."""
-        self._study.enqueue_trial(dict(params), skip_if_exists=True)
+    def enqueue_starts(self) -> None:
+        """Have the configurations of `start_from` that no trial has yet suggested before anything
+        the sampler thinks of."""
+        for item in self._untried_starts():
+            self._study.enqueue_trial(dict(item), skip_if_exists=True)
         self._count()
 
     def learnt(self) -> list[Learnt]:
@@ -374,14 +374,13 @@ class Search:
         self._storage.flush()  # all parameters together
         return params
 
-    def _untried_start(self) -> Mapping[str, Scalar]:
-        """The first configuration of `start_from` that no trial has yet; else an empty one."""
+    def _untried_starts(self) -> Iterator[Mapping[str, Scalar]]:
+        """The configurations of `start_from` that no trial has yet, in order."""
         for item in self._spec.start_from:
             if isinstance(item, Mapping):
-                key = set(_key(item))
+                key = set(_key(_active(item, self._spec.search)))
                 if not any(key <= set(known) for known in self._seen):
-                    return item
-        return {}
+                    yield item
 
     def _lost_and_found(self) -> Suggestion:
         """The first of the trials that were made while the connection was lost: a request may have
@@ -546,10 +545,11 @@ def earlier_trials(
     Raises:
         UserError: There is no such study, or its objective is another.
     """
+    other = StudyPaths(paths.root.parent / name)
     if spec.storage == "journal":
-        journal = paths.root.parent / name / paths.journal.name
+        journal = other.journal
         if not journal.is_file():
-            raise UserError(f"start_from: there is no study '{name}' beside this one")
+            raise _no_earlier(spec, other, "beside this one")
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
         storage: optuna.storages.BaseStorage = optuna.storages.JournalStorage(backend)
     else:
@@ -557,14 +557,24 @@ def earlier_trials(
     try:
         study = optuna.load_study(storage=storage, study_name=name)
     except KeyError:
-        where = redact(spec.storage)
-        raise UserError(f"start_from: there is no study '{name}' in {where}") from None
+        raise _no_earlier(spec, other, f"in {redact(spec.storage)}") from None
     metrics = [objective.metric for objective in spec.objective]
     if study.metric_names != metrics:
         raise UserError(
             f"start_from: study '{name}' searched for {study.metric_names}, this one for {metrics}"
         )
     return [trial for trial in study.get_trials(deepcopy=False) if Search.is_own(trial)]
+
+
+def _no_earlier(spec: StudySpec, other: StudyPaths, where: str) -> UserError:
+    name, recorded = other.root.name, storage_of(other)
+    if recorded is None or place(recorded) == place(spec.storage):
+        return UserError(f"start_from: there is no study '{name}' {where}")
+    return UserError(
+        f"start_from: the trials of study '{name}' are in another storage than this one's:\n"
+        f"  storage: {redact(recorded)}\n"
+        f"Begin this one there, or move that one: `hpo storage migrate {name} --to …`."
+    )
 
 
 # -- the space, in Optuna's terms
@@ -575,6 +585,15 @@ def active_parameters(
 ) -> dict[str, Parameter]:
     """The parameters that exist in a configuration."""
     return {path: p for path, p in search.items() if is_active(p, params)}
+
+
+def _active(wanted: Mapping[str, Scalar], search: Mapping[str, Parameter]) -> dict[str, Scalar]:
+    """Those of the values `wanted` whose conditions hold among them."""
+    given: dict[str, Scalar] = {}
+    for path, parameter in search.items():
+        if path in wanted and is_active(parameter, given):
+            given[path] = wanted[path]
+    return given
 
 
 def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

@@ -113,7 +113,7 @@ def serve(
     settings.listening.check_free()
     url = settings.listening.url
     store, folder = _store(settings, home)
-    artifacts = _artifacts(settings, home)
+    artifacts = _artifacts(settings, home, say)
     users = folder / "users.db" if auth else None
     folder.mkdir(0o700 if auth else 0o777, parents=True, exist_ok=True)
     environment = _environment(store, artifacts, users)
@@ -226,7 +226,7 @@ def _named(option: str, hint: str | None = None) -> Iterator[None]:
         raise UserError(f"{option}: {error.message}" + (f"\n{hint}" if hint else "")) from None
 
 
-def _artifacts(settings: Settings, home: Home) -> str:
+def _artifacts(settings: Settings, home: Home, say: Callable[[str], None]) -> str:
     text = settings.artifacts
     if text is None:
         return str(home.artifacts)
@@ -239,22 +239,33 @@ def _artifacts(settings: Settings, home: Home) -> str:
     if text.startswith("s3://") and importlib.util.find_spec("boto3") is None:
         raise UserError("--artifacts s3://… needs boto3: pip install 'hpo[s3]'")
     if text.startswith("s3://"):
-        _check_bucket(text)
+        _check_bucket(text, say)
     return text
 
 
-def _check_bucket(address: str) -> None:
-    """Ask for the bucket once, as MLflow will."""
+def _check_bucket(address: str, say: Callable[[str], None]) -> None:
+    """Ask once what is there, as MLflow will. Keys that may do only other things are told of."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    patience = Config(connect_timeout=CONNECT_S, retries={"total_max_attempts": 1})
+    patience = Config(
+        connect_timeout=CONNECT_S, read_timeout=CONNECT_S, retries={"total_max_attempts": 1}
+    )
+    place = urlsplit(address)
     try:
         endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-        client = boto3.client("s3", endpoint_url=endpoint, config=patience)
-        client.head_bucket(Bucket=urlsplit(address).netloc)
+        any_tls = os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in ("true", "1")
+        verify = False if any_tls else None  # None: as boto3 is told elsewhere
+        client = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=patience)
+        # Unlike a HEAD request, one with an answer says why keys are refused.
+        folder = f"{place.path.strip('/')}/".lstrip("/")
+        client.list_objects_v2(Bucket=place.netloc, Prefix=folder, MaxKeys=1)
     except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: no URL
+        answer = error.response if isinstance(error, ClientError) else {}
+        if answer.get("Error", {}).get("Code") == "AccessDenied":
+            say(f"--artifacts {address}: {redact(str(error))}; files may be refused, too")
+            return
         raise UserError(
             f"--artifacts {address}: {redact(str(error))}\n"
             "MLFLOW_S3_ENDPOINT_URL says where the store is (without it: Amazon's), "

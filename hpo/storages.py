@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -81,16 +82,24 @@ def check_not_moved(spec: StudySpec, moved_to: str | None) -> None:
     except addresses.AddressError:  # then the file, which could be read, says another one
         there = moved_to
     if place(there) != place(spec.storage):
+        shown = redact(moved_to)
+        resolved = StudyPaths(Path("studies", spec.study)).resolved
+        hidden = "" if shown == moved_to else f"\nwhat *** hides is in {resolved}"
         raise UserError(
             f"study '{spec.study}' was moved (`hpo storage migrate`); its trials are not in "
-            f"{redact(spec.storage)}.\nWrite this into {spec.file}:\n  storage: {redact(moved_to)}"
+            f"{redact(spec.storage)}.\nWrite this into {spec.file}:\n  storage: {shown}{hidden}"
         )
 
 
 def place(address: str) -> str:
-    """What two addresses of one storage have in common: all but a password."""
+    """The same text for addresses that are clearly of one storage: those that differ in a
+    password, or in the way to a file. Others may be of one storage all the same."""
     if address == "journal":
         return address
     from sqlalchemy import make_url
 
-    return make_url(address).set(password=None).render_as_string()
+    # `URL.set` takes None for "as it is".
+    url = make_url(address)._replace(password=None).difference_update_query(["password"])
+    if url.drivername == "sqlite" and url.database:
+        url = url.set(database=os.path.realpath(url.database))
+    return url.render_as_string()

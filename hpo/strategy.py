@@ -48,7 +48,8 @@ class Strategy(Protocol):
     """What is to be trained next.
 
     Its answers are functions of what it is given, with no clock and nothing that a restart would
-    lose: so a study with one worker that was killed and run again decides the same.
+    lose: so a study with one worker that trains one trial at a time, and was killed and run again,
+    decides the same. How many are trained together is measured (`lanes: auto`).
     """
 
     def decide(self, history: History, pending: Sequence[TrialHistory]) -> New | Resume | None:
@@ -64,7 +65,8 @@ class Strategy(Protocol):
         Returns:
             What to begin or resume; None: nothing more makes sense, before there is news at least.
             In place of a configuration that was tried before, or is beyond the budget's trials,
-            the last of those that are `hopeless` is trained to its end.
+            the last of those that are `hopeless`, and fit in the epochs that are left of the
+            budget, is trained to its end.
         """
 
     def hopeless(self, history: History) -> list[int]:

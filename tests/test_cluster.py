@@ -74,6 +74,24 @@ def test_what_is_asked_for_is_asked_of_slurm(bench: Workbench) -> None:
     assert not [line for line in asked if "cpus" in line]
 
 
+@pytest.mark.parametrize("of", [("slurm",), ("kubernetes", "--image", "x", "--claim", "y")])
+def test_a_password_does_not_get_into_what_is_printed(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, of: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PW", "canary-88ab")
+    for key in ("storage", "tracking.uri"):
+        address = f"{key}=postgresql://me:{{}}@h/db"
+        command = ("cluster", of[0], bench.file, *of[1:], "--set")
+        refused = hpo(*command, address.format("canary-77ab"))
+        assert refused.code == 2
+        assert "there is a password in the address" in refused.err
+        assert "canary" not in refused.out + refused.err
+        printed = hpo(*command, address.format("${PW}"))
+        assert printed.code == 0, printed.err
+        assert f"'{address.format('${PW}')}'" in printed.out
+        assert "canary" not in printed.out
+
+
 def test_several_nodes_need_ray(bench: Workbench) -> None:
     called = hpo("cluster", "slurm", bench.file, "--nodes", "2")
     assert called.code == 2
@@ -81,12 +99,25 @@ def test_several_nodes_need_ray(bench: Workbench) -> None:
     assert "--set executor=ray" in called.err
 
 
+@pytest.mark.parametrize("address", ["10.0.0.5:6379", "auto"])
+def test_a_job_uses_the_cluster_of_its_own(bench: Workbench, address: str) -> None:
+    """Also where the study file, or the environment, names another."""
+    told = ("--set", f"executor={{name: ray, address: '{address}'}}")
+    lines = [line.strip() for line in script(bench, *told).splitlines()]
+    assert any(line.startswith("unset RAY_ADDRESS") for line in lines)
+    assert 'srun --cpus-per-task="$cpus" \\' in lines  # which it does not take from sbatch
+    (run,) = (line.removesuffix(" &") for line in lines if line.startswith("hpo run"))
+    for words in (run, manifest(bench, *told)["spec"]["entrypoint"]):
+        last = shlex.split(words)[-1]
+        assert last == ("executor.address=auto" if address != "auto" else told[1])
+
+
 @pytest.mark.slow
 def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
     bench: Workbench, empty_store: Path
 ) -> None:
     """As Slurm runs the script, and signals it; ``scontrol`` is a program that says it was called.
-    The job that follows goes on to the end."""
+    The job that follows is cancelled, and the next goes on to the end."""
     options = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--set", "budget.trials=3")
     bench.home.mlruns.mkdir()
     shutil.copy(empty_store, bench.home.mlruns)
@@ -95,16 +126,19 @@ def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
     (bench.folder / "scontrol").write_text('#!/bin/sh\necho "$@" >> requeued\n')
     (bench.folder / "scontrol").chmod(0o755)
     environment = {**os.environ, "SLURM_JOB_ID": "77"}
-    first = subprocess.Popen(["bash", job], env=environment, start_new_session=True)
-    try:
-        while not (bench.paths.outbox.exists() and bench.records("epoch")):
-            assert first.poll() is None
-        first.send_signal(signal.SIGTERM)
-        first.wait(timeout=120)
-    finally:
-        end(first)
-    assert (bench.folder / "requeued").read_text() == "requeue 77\n"
-    assert bench.records("study_end")[-1]["state"] == "interrupted"
+    for number, told in enumerate((signal.SIGUSR1, signal.SIGTERM)):
+        stopped = subprocess.Popen(["bash", job], env=environment, start_new_session=True)
+        try:
+            before = len(bench.records("epoch")) if number else 0
+            while not (bench.paths.outbox.exists() and len(bench.records("epoch")) > before):
+                assert stopped.poll() is None
+            stopped.send_signal(told)
+            stopped.wait(timeout=120)
+        finally:
+            end(stopped)
+        assert (bench.folder / "requeued").read_text() == "requeue 77\n"
+        assert len(bench.records("study_end")) == number + 1
+        assert bench.records("study_end")[-1]["state"] == "interrupted"
     assert subprocess.run(["bash", job], env=environment, timeout=120).returncode == 0
     assert [r["state"] for r in bench.records("end")] == ["complete"] * 3
     assert (bench.folder / "requeued").read_text() == "requeue 77\n"

@@ -32,6 +32,9 @@ from hpo.database import Database, open_database
 from hpo.errors import HpoError, StudyLocked, UserError
 from hpo.migrate import Content, _insert, _write_journal, migrate
 from hpo.paths import StudyPaths
+from hpo.storages import check_not_moved
+from hpo.tracking.outbox import Outbox
+from hpo.tracking.redact import for_screen
 
 slow = pytest.mark.slow
 
@@ -257,6 +260,63 @@ def test_killed_at_any_place_one_storage_is_in_use_and_the_command_finishes(
     assert len(fields(target, bench)) == 6 + 1
 
 
+def test_what_a_killed_command_left_is_removed_although_the_study_went_on(
+    bench: Workbench,
+) -> None:
+    bench.run()
+    stale = bench.paths.journal.read_bytes()
+    target = f"sqlite:///{bench.folder}/optuna.db"
+    migrate("s", target, bench.home, print)
+    bench.paths.journal.write_bytes(stale)  # as if killed before it was deleted
+    with Outbox(bench.paths.outbox) as record:
+        record.append({"kind": "storage", "time_ms": 1, "storage": target, "was": "journal"})
+    bench.run(storage=target, budget__trials=6)
+    assert migrate("s", target, bench.home, print).trials == 6
+    assert not bench.paths.journal.exists()
+    bench.paths.journal.write_bytes(b"not ours")  # it is done, once
+    assert migrate("s", target, bench.home, print).trials == 6
+    assert bench.paths.journal.exists()
+
+
+def test_what_cannot_be_removed_any_more_is_said_and_in_nobodys_way(bench: Workbench) -> None:
+    bench.run()
+    with Outbox(bench.paths.outbox) as record:
+        gone = {"storage": "journal", "was": f"sqlite:///{bench.folder}/gone/optuna.db"}
+        record.append({"kind": "storage", "time_ms": 1, **gone})
+    said: list[str] = []
+    done = migrate("s", f"sqlite:///{bench.folder}/optuna.db", bench.home, said.append)
+    assert (done.before, done.trials) == ("journal", 5)
+    assert "there is no folder" in said[0]
+    assert bench.records("storage")[-1]["was"] is None
+
+
+def test_a_journal_without_a_study_is_in_nobodys_way(bench: Workbench) -> None:
+    """`hpo run` with the wrong `storage` makes one."""
+    address = f"sqlite:///{bench.folder}/optuna.db"
+    bench.run(storage=address)
+    with pytest.raises(UserError, match="the storage has no study"):
+        bench.run(budget__trials=6)
+    assert bench.paths.journal.exists()
+    assert migrate("s", "journal", bench.home, print).trials == 5
+
+
+def test_without_the_file_as_it_was_understood_it_is_moved(bench: Workbench) -> None:
+    bench.run()
+    bench.paths.resolved.unlink()
+    address = f"sqlite:///{bench.folder}/optuna.db"
+    migrate("s", address, bench.home, print)
+    assert f"storage: {address}\n" in bench.paths.resolved.read_text()
+
+
+def test_an_earlier_study_that_was_moved_is_said_to_be_elsewhere(bench: Workbench) -> None:
+    bench.run(study="earlier")
+    address = f"sqlite:///{bench.folder}/optuna.db"
+    migrate("earlier", address, bench.home, print)
+    with pytest.raises(UserError, match="are in another storage than this one's") as refused:
+        bench.run(start_from=[{"study": "earlier"}])
+    assert f"storage: {address}" in str(refused.value)
+
+
 @slow
 def test_killed_before_its_record_the_study_goes_on_where_it_was(bench: Workbench) -> None:
     """Then the copy is an old one, and is not taken for the study."""
@@ -272,6 +332,49 @@ def test_killed_before_its_record_the_study_goes_on_where_it_was(bench: Workbenc
         bench.run(storage=target, budget__trials=7)
 
 
+# -- one storage under two names
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_by_another_way_to_the_same_file_nothing_is_deleted(
+    bench: Workbench, killed: bool
+) -> None:
+    (bench.folder / "link").symlink_to(bench.folder)
+    one, other = (f"sqlite:///{at}/optuna.db" for at in (bench.folder, bench.folder / "link"))
+    bench.run(storage=one)
+    before = fields(one, bench)
+    if killed:  # by a release that took it for another one
+        with Outbox(bench.paths.outbox) as record:
+            record.append({"kind": "storage", "time_ms": 1, "storage": other, "was": one})
+    done = migrate("s", other, bench.home, print)
+    assert (done.before, done.now, done.trials) == (one, other, 5)
+    assert fields(one, bench) == before
+    assert bench.run(storage=other, budget__trials=6).state == "complete"
+    assert bench.run(storage=one, budget__trials=7).state == "complete"
+
+
+@slow
+@pytest.mark.parametrize("other", ["postgresql://postgres:${PW}@", "postgresql+psycopg://x@"])
+def test_under_another_name_of_the_same_database_nothing_is_deleted(
+    bench: Workbench, server: postgres.Server, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.setenv("PW", "canary-5d21")
+    one = server.new_database()
+    server.execute("drop role if exists x")
+    server.execute("create role x login superuser")
+    there = one.replace("postgresql://postgres@", other)
+    bench.run(storage=one)
+    before = fields(one, bench)
+    for to in (there, one):
+        assert migrate("s", to, bench.home, print).now == to
+        assert fields(one, bench) == before
+    assert migrate("s", there, bench.home, print).trials == 5
+    assert bench.run(storage=there, budget__trials=6).state == "complete"
+    storage = RDBStorage(one)
+    assert [study.study_name for study in storage.get_all_studies()] == ["s"]
+    storage.engine.dispose()
+
+
 # -- what cannot be
 
 
@@ -282,6 +385,14 @@ def test_a_file_that_still_says_the_old_storage_is_told_the_new_one(bench: Workb
         bench.run(budget__trials=6)
     assert f"  storage: sqlite:///{bench.folder}/optuna.db" in str(refused.value)
     assert f"storage: sqlite:///{bench.folder}/optuna.db\n" in bench.paths.resolved.read_text()
+
+
+def test_a_user_who_is_not_shown_is_said_to_be_in_the_study_s_folder(bench: Workbench) -> None:
+    """Nothing that is printed of an error has one, whoever prints it."""
+    with pytest.raises(UserError) as refused:
+        check_not_moved(bench.load(), "postgresql://me@db/x")
+    shown = "storage: postgresql://***@db/x\nwhat *** hides is in studies/s/study.yaml"
+    assert shown in for_screen(str(refused.value))
 
 
 @pytest.mark.parametrize(

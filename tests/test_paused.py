@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from workbench import Workbench
 import hpo.orchestrator
 from hpo import results
 from hpo.errors import StudyFileError
+from hpo.history import History, TrialHistory
+from hpo.paused import Paused
 from hpo.results.study_log import StudyLog
 from hpo.results.tables import from_log
-from hpo.search import Learnt
-from hpo.spec import StudySpec
+from hpo.search import Learnt, open_search
+from hpo.spec import Named, StudySpec
 from hpo.tracking import outbox
 from trainers import registry
 
@@ -92,6 +95,36 @@ def test_trials_pause_and_go_on_under_their_own_number(pausing: Workbench) -> No
     assert Counter(r["number"] for r in pausing.records("trial"))[5] == 1
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL at a point where nothing is put in order afterwards."""
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, bench: Workbench, point: str, nth: int) -> None:
+    """Run the study up to the `nth` passing of a fault point."""
+    passed = []
+
+    def passing(at: str) -> None:
+        if at == point:
+            passed.append(at)
+            if len(passed) == nth:
+                raise Killed
+
+    with monkeypatch.context() as while_it_runs:
+        while_it_runs.setattr(hpo.orchestrator, "passing", passing)
+        with pytest.raises(Killed):
+            bench.run()
+
+
+def test_optuna_shows_no_pause_of_a_trial_that_was_killed_when_it_went_on(
+    pausing: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(monkeypatch, pausing, "begun", 4)
+    assert pausing.optuna_trials()[0].user_attrs["hpo"]["state"] == "paused"
+    killed(monkeypatch, pausing, "begun", 1)
+    assert pausing.records("trial")[-1]["number"] == 0
+    assert pausing.optuna_trials()[0].user_attrs["hpo"] == {}
+
+
 @pytest.mark.parametrize("at", ["3:1", "0:3", "2:2"])
 def test_a_study_that_was_stopped_decides_as_one_that_was_not(
     pausing: Workbench, another_bench: Callable[[], Workbench], at: str
@@ -155,6 +188,42 @@ def test_the_least_promising_make_room(pausing: Workbench) -> None:
     for kind, number, _ in story(pausing):
         paused = {*paused, number} if kind == "pause" else paused - {number}
         assert len(paused) <= 2  # one, while it is decided which
+    history = History(["quality"], maximize=True)
+    for record, _ in outbox.read(pausing.paths.outbox):
+        history.add(record)
+        states = [trial.end["state"] for trial in history.ended if trial.end]
+        assert history.since_best <= states.count("complete")  # the others were not beaten
+
+
+def test_a_trial_that_makes_room_keeps_its_log(pausing: Workbench) -> None:
+    log = pausing.paths.worker_log(0)
+    log.parent.mkdir(parents=True)
+    told = pausing.folder / "told.py"
+    prints = f"    with open({str(log)!r}, 'a') as printed:\n        printed.write('said')\n"
+    begin = "    time.sleep(options"
+    told.write_text(told.read_text().replace(begin, prints + begin))
+    pausing.run(strategy={"name": "freeze-thaw", "max_paused": 1})
+    room = [end for end in pausing.records("end") if end["reason"].endswith("made room")]
+    assert room
+    for end in room:
+        log = pausing.paths.root / end["artifacts"]["log.txt"]
+        assert log.read_text() == "said" * end["last_epoch"]
+
+
+def test_weights_count_in_what_paused_trials_keep_and_one_of_them_stays(bench: Workbench) -> None:
+    history = History(["quality"], maximize=True)
+    for number in range(2):
+        history.trials[number] = TrialHistory(number, {}, paused=True)
+        bench.paths.trial(number).mkdir(parents=True)
+        (bench.paths.trial(number) / "epoch-1.pt").write_bytes(bytes(10))
+        bench.paths.model(number).write_bytes(bytes(1000))
+    for most_bytes, gone in ((2020, []), (2019, [1]), (1, [1])):
+        options = {"max_paused_gb": most_bytes / 1e9}
+        paused = Paused(bench.paths, Named(name="freeze-thaw", options=options), history)
+        paused.add(0)
+        paused.add(1)
+        assert paused.are_too_many == bool(gone)
+        assert paused.beyond([1, 0], but=()) == gone
 
 
 def test_beyond_the_budget_s_trials_paused_ones_are_trained_to_their_ends(
@@ -172,6 +241,21 @@ def test_beyond_the_budget_s_trials_paused_ones_are_trained_to_their_ends(
     assert {end["state"] for end in pausing.records("end")} == {"complete"}
 
 
+def test_beyond_the_budget_s_trials_no_paused_one_goes_on_that_does_not_fit_in_its_epochs(
+    pausing: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wants_more(spec: StudySpec, learnt: Sequence[Learnt]) -> Scripted:
+        made = Scripted(spec)
+        made.trials = 100
+        return made
+
+    monkeypatch.setattr(hpo.orchestrator, "make_strategy", wants_more)
+    pausing.run(budget={"trials": 3, "epochs": 10})
+    assert_whole(pausing)
+    assert {end["state"] for end in pausing.records("end")} == {"complete", "pruned"}
+    assert len(pausing.records("epoch")) == 9
+
+
 def test_a_trainer_that_saves_no_state_trains_to_the_end(pausing: Workbench) -> None:
     told = pausing.folder / "told.py"
     told.write_text(told.read_text().replace("trial.save({", "dict({"))
@@ -179,6 +263,34 @@ def test_a_trainer_that_saves_no_state_trains_to_the_end(pausing: Workbench) -> 
     assert not pausing.records("pause")
     assert {end["last_epoch"] for end in pausing.records("end")} == {4}
     assert sum("saves no state" in line for line in pausing.said) == 1
+
+
+def test_a_trainer_that_saves_no_state_trains_to_the_end_after_a_kill_too(
+    pausing: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = pausing.folder / "told.py"
+    told.write_text(told.read_text().replace("trial.save({", "dict({"))
+    killed(monkeypatch, pausing, "epochs-recorded", 1)
+    pausing.run()
+    assert not pausing.records("pause")
+    assert {end["last_epoch"] for end in pausing.records("end")} == {4}
+
+
+def test_a_trial_whose_state_cannot_be_saved_fails_and_the_others_pause(
+    pausing: Workbench,
+) -> None:
+    told = pausing.folder / "told.py"
+    told.write_text(
+        told.read_text().replace(
+            'trial.save({"epoch": epoch}',
+            'trial.save({"epoch": epoch if trial.number else (lambda: epoch)}',
+        )
+    )
+    pausing.run()
+    assert pausing.records("end")[0]["state"] == "failed"
+    assert pausing.records("pause")
+    assert not [r for r in pausing.records("until") if r["number"] == 0]
+    assert not any("saves no state" in line for line in pausing.said)
 
 
 def test_epochs_end_a_study_with_any_sampler_and_a_later_run_adds_to_them(
@@ -209,6 +321,40 @@ def test_known_configurations_come_first_and_pause_like_others(pausing: Workbenc
     pausing.run(start_from=[{"train.x": 0.3}, {"train.x": 0.9}], budget__epochs=8)
     assert [trial.params["train.x"] for trial in pausing.optuna_trials()][:2] == [0.3, 0.9]
     assert ("pause", 0, 1) in story(pausing)
+
+
+def test_known_configurations_come_first_also_when_the_strategy_goes(pausing: Workbench) -> None:
+    options: dict[str, Any] = {
+        "start_from": [{"train.x": x} for x in (0.3, 0.9, 0.1)],
+        "train__at": {"0:1": "interrupt once"},
+        "train__folder": str(pausing.folder),
+    }
+    pausing.run(**options)
+    assert len(pausing.optuna_trials()) < 3
+    text = pausing.file.read_text().replace("strategy: freeze-thaw", "sampler: random")
+    pausing.file.write_text(text)
+    pausing.run(**options)
+    xs = [trial.params["train.x"] for trial in pausing.optuna_trials()]
+    assert xs[:3] == [0.3, 0.9, 0.1]
+    assert len(set(xs)) == len(xs)
+
+
+def test_a_known_configuration_is_tried_without_what_does_not_exist_in_it(
+    pausing: Workbench,
+) -> None:
+    x = {"low": 0.0, "high": 1.0, "when": {"train.kind": "b"}}
+    spec = pausing.load(
+        search={"train.kind": ["a", "b"], "train.x": x},
+        start_from=[{"train.kind": "a", "train.x": 0.3}],
+    )
+    pausing.paths.root.mkdir(parents=True)
+    history = History(["quality"], maximize=True)
+    with closing(open_search(spec, pausing.paths, history, None)) as search:
+        asked = [search.ask_for({"train.kind": "b", "train.x": at}) for at in (0.1, 0.2)]
+    assert [suggestion and suggestion.params for suggestion in asked] == [
+        {"train.kind": "a"},
+        {"train.kind": "b", "train.x": 0.2},
+    ]
 
 
 @pytest.mark.parametrize(

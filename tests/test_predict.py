@@ -25,6 +25,8 @@ from workbench import Workbench
 from hpo import checkpoints, results, spec, tracking
 from hpo.ensemble import build, record
 from hpo.errors import HpoError, UserError
+from hpo.history import History, TrialHistory
+from hpo.kept_models import KeptModels
 from hpo.launch import opened
 from hpo.messages import Assignment
 from hpo.paths import Home, StudyPaths
@@ -101,6 +103,18 @@ def test_a_trial_that_left_no_weights_takes_no_place_of_one_that_did(told: Workb
     best = max(told.records("end"), key=lambda end: end["values"][0])
     assert (best["number"], best["state"]) == (4, "failed")
     assert set(kept(told)) == {3}
+
+
+def test_weights_that_somebody_has_deleted_are_not_counted(told: Workbench) -> None:
+    history = History.read(told.paths.outbox, ["quality"], maximize=True)
+    models = KeptModels(told.paths, 1, history)
+    for number, value in enumerate([0.1, 0.2, 0.3]):
+        told.paths.trial(number).mkdir(parents=True)
+        checkpoints.save(told.paths.model(number), {})
+        end = {"values": [value], "state": "complete"}
+        models.add(TrialHistory(number, {}, end=end))
+        told.paths.model(number).unlink()
+    assert models.words() is None
 
 
 def test_a_study_that_goes_on_keeps_to_the_number_and_what_ensembles_are_made_of(

@@ -10,24 +10,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import ray_cluster
+from command import hpo
 from workbench import Workbench
 
-from hpo import spec
+from hpo import launch, spec
 from hpo.devices import Slot
 from hpo.errors import HpoError, Problem, StudyFileError, UserError
 from hpo.executors import Event, Gone, Leaving, open_executor
 from hpo.executors.inline import InlineExecutor
-from hpo.executors.ray import Here, _difference, _versions
+from hpo.executors.processes import ProcessExecutor
+from hpo.executors.ray import Here, Place, _copy_code, _difference, _lost, _versions
 from hpo.messages import Refused, Round, Setup
+from hpo.seats import MOST_DEATHS
 from hpo.spec import Named, StudySpec
 
 slow = pytest.mark.slow  # nodes, and workers, which import torch
+QUICKSTART = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
 ONE = ray_cluster.NODE | {"num_cpus": 1}
 
 
@@ -230,6 +236,41 @@ def test_a_cluster_that_asks_for_no_token_is_refused() -> None:
         server.stop(None)
 
 
+def test_only_python_files_travel(tmp_path: Path) -> None:
+    code, brought = tmp_path / "code", tmp_path / "brought"
+    travel = {"told.py", "mine/net.py", "mine/studies/a.py"}
+    stay = {
+        "id_rsa", "Makefile", "told.pyc", "rows.csv", "mine/LICENSE", ".secret.py", ".git/hook.py",
+        "studies/s/a.py", "mlruns/a.py", "env/pyvenv.cfg", "env/lib/a.py",
+        "conda/conda-meta/history", "conda/a.py",
+    }  # fmt: skip
+    for name in travel | stay:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text(name)
+    _copy_code(code, brought)
+    found = {str(file.relative_to(brought)) for file in brought.rglob("*") if file.is_file()}
+    assert found == travel
+
+
+def test_code_travels_for_a_metric_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought: list[Path | None] = []
+    monkeypatch.setattr("hpo.launch.open_executor", lambda *given: brought.append(given[2]))
+    for metrics in (["f1"], ["f1", "own:mine"]):
+        launch._open_executor(spec.load(QUICKSTART, {"train.metrics": metrics}))
+    assert brought == [None, QUICKSTART.parent]
+
+
+@slow
+def test_looking_at_a_file_connects_to_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would get the token of who looks, and what it answers is unpickled."""
+    monkeypatch.setattr("hpo.executors.processes.ProcessExecutor", InlineExecutor)  # quick
+    arguments = ("validate", QUICKSTART, "--set", "executor={name: ray, address: '127.0.0.1:1'}")
+    looked = hpo(*arguments, "--json")
+    assert looked.code == 0, looked.err
+    assert looked.json["data"]["rows"] > 0
+    assert "no Ray cluster answers" in hpo(*arguments, "--import").err
+
+
 def test_ray_s_client_and_a_missing_ray_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="on a node of the cluster"):
         open_executor("ray", {"address": "ray://head:10001"})
@@ -260,6 +301,58 @@ def test_what_a_node_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     refused = _difference(same)
     assert refused is not None
     assert "is another folder than here" in refused.message
+
+
+def test_a_package_that_a_node_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Here(os.getcwd(), "mark", _versions(), code=False)
+    monkeypatch.setattr("hpo.executors.ray.COMPARED", ("torch", "no-such-package"))
+    assert _versions()["no-such-package"] is None
+    refused = _difference(replace(here, versions={"no-such-package": "1.0"}))
+    assert refused is not None
+    assert refused.message == "it has no no-such-package (here 1.0)"
+
+
+# A worker that cannot be started leaves what was opened for it to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_fails_in_a_place_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for what `compare` and `start` return or raise."""
+    import ray
+
+    monkeypatch.chdir(tmp_path)
+    context = SimpleNamespace(get_node_id=lambda: "a")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    here = Here(str(tmp_path), str(tmp_path), _versions(), code=False)
+
+    place = Place()
+    place.compare(replace(here, folder="\0"))
+    assert "cannot be checked: ValueError" in refusal(place)
+    place = Place()
+    place.compare(here)
+    monkeypatch.setattr(ProcessExecutor, "command", (str(tmp_path / "no-python"),))
+    place.start(Setup(0, "told:train", tmp_path, {}, [], tmp_path, "cpu", None, 1, 1.0))
+    assert "no worker can be started there: FileNotFoundError" in refusal(place)
+
+
+def refusal(place: Place) -> str:
+    (refused,) = place.hear()[1]
+    assert isinstance(refused, Refused)
+    return refused.message
+
+
+def test_whose_fault_a_lost_place_is() -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
+
+    # Ray 2.60's texts.
+    guesses = "(1) The process is killed by SIGKILL by OOM killer due to high memory usage."
+    full = "1 worker(s) were killed due to the node running low on memory."
+    gone = RayActorError("id", f"The actor died unexpectedly. {guesses}")
+    for node in ("a", None):
+        assert _lost(0, node, gone).of_machine
+        assert _lost(0, node, ActorDiedError()).of_machine
+        assert not _lost(0, node, RayActorError("id", full)).of_machine
+        assert not _lost(0, node, OutOfMemoryError("full")).of_machine
+    assert not _lost(0, None, RayActorError("id", "no hpo", actor_init_failed=True)).of_machine
+    assert not _lost(0, None, ImportError("no hpo")).of_machine
 
 
 @pytest.mark.parametrize(
@@ -341,6 +434,53 @@ class OneCannotStart(InlineExecutor):
     def kill(self, worker: int) -> None:
         if worker == 0:
             super().kill(worker)
+
+
+class OneRestartsThen(OneCannotStart):
+    """The second is refused while the first is being started anew."""
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        events = super().wait(timeout_s)
+        if any(isinstance(event.message, Refused) for event in events):
+            self.kill(0)
+            return [Event(0, Gone("its machine was lost", of_machine=True)), events[-1]]
+        return events
+
+
+def test_a_refused_node_does_not_end_a_study_whose_others_are_starting(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = OneRestartsThen()
+    executor.told = []
+    monkeypatch.setattr("hpo.launch.open_executor", lambda *_: executor)
+    bench.run(budget__trials=2, train__epochs=2)
+    check_whole(bench, trials=2, epochs=2)
+    assert any("the study goes on without it" in line for line in bench.said)
+
+
+class ManyMachinesGo(InlineExecutor):
+    """They are lost before a worker there is ready, more often than a worker may die."""
+
+    losses = MOST_DEATHS + 1
+
+    def start(self, setup: Setup) -> None:
+        if not self.losses:
+            super().start(setup)
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        if not self.losses:
+            return list(super().wait(timeout_s))
+        self.losses -= 1
+        return [Event(0, Gone("its machine was lost", of_machine=True))]
+
+
+def test_machines_that_go_before_a_worker_is_ready_are_no_deaths(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.launch.open_executor", lambda *_: ManyMachinesGo())
+    bench.run(budget__trials=1, train__epochs=2)
+    check_whole(bench, trials=1, epochs=2)
+    assert "worker 0: its machine was lost; it is started anew" in bench.said
 
 
 def test_a_node_that_differs_is_named_and_done_without(

@@ -10,8 +10,12 @@ from typing import Any
 
 import boto3
 import pytest
+import requests
 from command import hpo
 from served import free_port, served
+
+from hpo.errors import UserError
+from hpo.server import _check_bucket
 
 with warnings.catch_warnings():  # of their own imports
     warnings.simplefilter("ignore")
@@ -123,11 +127,43 @@ def test_a_bucket_that_cannot_be_used_is_said(
 ) -> None:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    assert "--artifacts s3://no-such: An error occurred (404)" in refused(tmp_path, "s3://no-such")
+    said = refused(tmp_path, "s3://no-such")
+    assert "--artifacts s3://no-such: An error occurred (NoSuchBucket)" in said
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     said = refused(tmp_path, "s3://team")
     assert "Could not connect to the endpoint URL" in said
     assert "MLFLOW_S3_ENDPOINT_URL says where the store is" in said
+
+
+def check(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which has read the keys already
+    _check_bucket("s3://team/mlflow", said.append)
+
+
+def test_wrong_keys_end_it_and_keys_that_may_do_less_are_only_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    url, said = store.environment["MLFLOW_S3_ENDPOINT_URL"], list[str]()
+    iam = boto3.client("iam", endpoint_url=url)
+    iam.create_user(UserName="ada")
+    key = iam.create_access_key(UserName="ada")["AccessKey"]
+    requests.post(f"{url}/moto-api/reset-auth", data="0")  # from now on it looks at keys
+    try:
+        with pytest.raises(UserError, match="InvalidAccessKeyId"):
+            check(said, monkeypatch)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+        with pytest.raises(UserError, match="SignatureDoesNotMatch"):
+            check(said, monkeypatch)
+        assert said == []
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        check(said, monkeypatch)
+        assert "AccessDenied" in said.pop()
+    finally:
+        requests.post(f"{url}/moto-api/reset-auth", data="inf")
+    check(said, monkeypatch)
+    assert said == []
 
 
 def test_without_boto3_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

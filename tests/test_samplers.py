@@ -57,7 +57,7 @@ def test_a_study_goes_on_with_what_was_chosen_when_it_was_begun(
 def test_auto_s_gp_gives_way_to_tpe_after_as_many_trials_as_it_says(bench: Workbench) -> None:
     spec = bench.load(sampler="auto", search=SEARCH, budget__trials=200)
     pick = choose_sampler(spec)
-    assert isinstance(make_sampler(pick.name, spec), Beginning)
+    assert isinstance(make_sampler(pick.name, spec, lambda _: True), Beginning)
     assert f"tpe after {samplers.TRIALS_OF_GP} trials" in str(pick)
     space = {"x": FloatDistribution(0.0, 1.0)}
 
@@ -68,6 +68,15 @@ def test_auto_s_gp_gives_way_to_tpe_after_as_many_trials_as_it_says(bench: Workb
     both = suggested(Beginning(RandomSampler(seed=1), RandomSampler(seed=2), 2), 4)
     assert both[:2] == suggested(RandomSampler(seed=1), 2)
     assert both[2:] == suggested(RandomSampler(seed=2), 2)
+
+    def is_own(trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.number >= 5
+
+    sampler = Beginning(RandomSampler(seed=1), RandomSampler(seed=2), 2, is_own)
+    study = optuna.create_study(sampler=sampler)
+    learnt = create_trial(value=0.0, params={"x": 0.5}, distributions=space)
+    study.add_trials([learnt] * 5)  # from another study
+    assert [study.ask(space).params["x"] for _ in range(4)] == both
 
 
 def test_tpe_knows_the_best_trials_the_newest_and_those_in_training(

@@ -1,4 +1,4 @@
-"""The simulation behind benchmarks/search.py: what it counts, and that its peers are Optuna's."""
+"""Behind benchmarks/search.py and search_tables.py: what counts, and that peers are Optuna's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from hpo.spec import Float
 from hpo.strategy import New, Resume
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import search
 import search_policies as policies
-from search_simulation import simulate
+import search_tables
+from search_simulation import Run, simulate
 
 EPOCHS = 9
 SEARCH = {"x": Float(0.0, 1.0)}
@@ -58,13 +60,18 @@ def test_only_new_epochs_cost_and_only_whole_trials_count(
     run = simulate(Scripted(*script), curve, EPOCHS, budget=100, workers=workers)
     assert [cost for cost, _ in run.completions] == costs
     assert run.best_at(costs[0] - 1) is None
-    assert run.best_at(costs[-1]) == max(curve({"x": x})[-1] for x in (0.1, 0.2))
+    best = max(curve({"x": x})[-1] for x in (0.1, 0.2))
+    assert run.best_at(costs[-1]) == best
+    assert run.reaches(best, budget=costs[-1]) <= costs[-1]
+    assert run.reaches(best, budget=costs[0] - 1) == float("inf")
 
 
 def test_a_stopping_rule_does_as_it_does_in_optuna() -> None:
     pruner = optuna.pruners.HyperbandPruner(max_resource=EPOCHS)
     sampler = optuna.samplers.TPESampler(seed=3)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study = optuna.create_study(
+        study_name="search", direction="maximize", sampler=sampler, pruner=pruner
+    )
 
     def objective(trial: optuna.Trial) -> float:
         values = curve({"x": trial.suggest_float("x", 0.0, 1.0)})
@@ -82,18 +89,36 @@ def test_a_stopping_rule_does_as_it_does_in_optuna() -> None:
         SEARCH,
         EPOCHS,
     )
-    # Hyperband deals trials to its brackets by the study's name.
-    again._study = optuna.create_study(
-        study_name=study.study_name,
-        direction="maximize",
-        sampler=again._study.sampler,
-        pruner=again._study.pruner,
-    )
     run = simulate(again, curve, EPOCHS, budget=spent)
     whole = [trial.value for trial in study.trials if trial.state.name == "COMPLETE"]
     assert [value for _, value in run.completions] == whole
     assert run.begun == len(study.trials)
     assert 0 < len(whole) < run.begun
+
+
+def test_a_data_set_where_random_is_better_at_two_times_is_one() -> None:
+    at_random = Run([(520, 1.0), (2600, 1.0), (5252, 3.0)])
+    ours = Run([(520, 0.0), (2600, 2.0), (5252, 3.0)], decisions_ms=[1.0])
+    targets = {
+        ("random", "a", 0): at_random,
+        ("tpe", "a", 0): Run([(5200, 3.0)]),
+    }
+    rated = search.Ratings({("freeze-thaw", "a", 0): ours}, targets, {"a": (3.0, 0.0)})
+    rating = rated.of("freeze-thaw", 5200)
+    assert [len(found) for found in rating.worse.values()] == [1, 1, 0, 0]
+    figures = {figure.name: figure.value for figure in search.goals({"freeze-thaw": rating}, 1)}
+    assert figures["data sets where random is better"] == 1
+    assert rating.reach == 0  # at 5,252 epochs it is too late
+
+
+def test_of_what_looks_equally_good_the_first_counts() -> None:
+    assert search_tables.best_looking([(1.0, 9.0), (2.0, 3.0), (2.0, 4.0)]) == 3.0
+
+
+def test_seeds_of_a_data_set_are_no_further_data_sets() -> None:
+    ours, theirs = [[0.02] * 50, [0.005] * 50], [[0.01] * 50] * 2
+    assert search_tables.ratio(ours, theirs) == pytest.approx((1.0, 0.5, 2.0))
+    assert search_tables.ratio(ours[:1], theirs[:1]) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_the_best_third_of_a_rung_goes_on() -> None:

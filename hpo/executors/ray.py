@@ -13,6 +13,8 @@ import importlib.metadata
 import logging
 import os
 import queue
+import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +37,8 @@ POLL_S = 1.0  # how often is looked which nodes are about to go, and where a wor
 CONNECT_S = 10.0
 COMPARED = ("torch", "torchvision", "numpy", "optuna")  # Ray compares itself and Python
 SHARED = "the folder that the study is run in has to be on all nodes, at the same path"
-# Of the folder of an own trainer only Python files travel: there may be data beside them.
-NOT_CODE = ("*.?*", "!*.py", "/studies", "/mlruns")
+NOT_CODE = ("studies", "mlruns")  # beside own code: what studies have made
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what is in a folder of installed packages
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ class Here:
     Attributes:
         folder: The current one there, which a worker is started in.
         mark: A file that was written there, absolute.
-        versions: Package → version; of hpo the sha256 of its files.
-        code: Whether Ray brings the folder of an own trainer.
+        versions: Package → version, None where it is missing; of hpo the sha256 of its files.
+        code: Whether Ray brings the user's own code.
     """
 
     folder: str
     mark: str
-    versions: Mapping[str, str]
+    versions: Mapping[str, str | None]
     code: bool
 
 
@@ -73,8 +75,11 @@ class Place:
 
     def compare(self, here: Here) -> None:
         """Whether workers can run on this node, before any of their messages is read."""
-        self._code = Path.cwd() if here.code else None
-        self._refused = _difference(here)
+        try:
+            self._code = Path.cwd() if here.code else None
+            self._refused = _difference(here)
+        except Exception as error:  # nobody waits for what this returns or raises
+            self._refused = Refused("executor", f"it cannot be checked: {error!r}")
 
     def start(self, setup: Setup) -> None:
         if self._refused is not None:  # which `hear` says
@@ -82,7 +87,10 @@ class Place:
         folder = self._code or setup.folder
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if setup.device == "cuda" else None
         self._number = setup.worker
-        self._processes.start(replace(setup, folder=folder, gpu=gpu))
+        try:
+            self._processes.start(replace(setup, folder=folder, gpu=gpu))
+        except Exception as error:
+            self._refused = Refused("executor", f"no worker can be started there: {error!r}")
 
     def tell(self, message: Any) -> None:
         with contextlib.suppress(KeyError):  # it ends at this moment, which `hear` will say
@@ -91,14 +99,14 @@ class Place:
     def close(self) -> None:
         self._processes.close()
 
-    def hear(self) -> tuple[str, list[FromWorker | Gone]]:
+    def hear(self) -> tuple[str, list[FromWorker | Gone | Leaving]]:
         """The node's id, and what the worker sent since the last call; waits for it."""
         while True:
             if self._refused is not None:
                 return self._node, [self._refused]
             heard = [event.message for event in self._processes.wait(POLL_S)]
             if heard:
-                return self._node, [m for m in heard if not isinstance(m, Leaving)]
+                return self._node, heard
 
 
 @dataclass
@@ -119,7 +127,7 @@ class RayExecutor:
     """`hpo.executors.Executor` on a cluster that runs already.
 
     Args:
-        code: The folder of an own trainer, whose Python files are brought to the nodes.
+        code: The folder of the user's own code, whose Python files are brought to the nodes.
         address, cpus_per_trial, resources: As in a study file (`hpo.spec.executors.Ray`).
 
     Raises:
@@ -237,12 +245,16 @@ class RayExecutor:
         try:
             placed.node, messages = done.result()
         except Exception as error:  # one of Ray's many; or hpo is not on that node
-            return [Event(number, self._lost(number, error))]
+            self.kill(number)  # whatever is left of it
+            node = placed.node and self._name(placed.node)
+            return [Event(number, _lost(number, node, error))]
         if not any(isinstance(message, Refused) for message in messages):  # which is its last
             self._listen(number)
         return [Event(number, self._named(placed.node, message)) for message in messages]
 
-    def _named(self, node: str, message: FromWorker | Gone) -> FromWorker | Gone:
+    def _named(
+        self, node: str, message: FromWorker | Gone | Leaving
+    ) -> FromWorker | Gone | Leaving:
         """A message, with the name of the node that it is from."""
         match message:
             case Ready():
@@ -257,18 +269,6 @@ class RayExecutor:
         if node not in self._names:
             self._names |= {each["NodeID"]: each["NodeName"] for each in self._ray.nodes()}
         return self._names.get(node, node)
-
-    def _lost(self, number: int, error: Exception) -> Gone:
-        """Why an actor is gone; whatever is left of it is ended."""
-        placed = self._places[number]
-        self.kill(number)
-        if placed.node is None:
-            return Gone(f"Ray could not start worker {number}: {_one_line(error)}")
-        lost = f"the worker's place on node {self._name(placed.node)} was lost"
-        if "memory" in str(error):  # Ray ends processes of a node that has none left
-            return Gone(f"{lost}: {_one_line(error)}")
-        # The end of a worker's own process is a message from its place, so this is not one.
-        return Gone(f"{lost} ({type(error).__name__})", of_machine=True)
 
     def _warnings(self) -> list[Event]:
         """Of workers whose nodes are about to go, once each."""
@@ -307,12 +307,57 @@ def _connected(address: str, code: Path | None) -> Any:
             "begins one on this machine"
         ) from None
     _refuse_open(found)
-    working_dir = {"working_dir": str(code), "excludes": list(NOT_CODE)} if code else {}
-    try:
-        ray.init(found, log_to_driver=False, logging_level=logging.ERROR, runtime_env=working_dir)
-    except Exception as error:  # of many kinds: another version, another token
-        raise HpoError(f"executor: the Ray cluster at {found}: {_one_line(error)}") from None
+    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:  # Ray copies it at once
+        if code is not None:
+            _copy_code(code, Path(folder))
+        brought = {"working_dir": folder} if code is not None else {}
+        try:
+            ray.init(found, log_to_driver=False, logging_level=logging.ERROR, runtime_env=brought)
+        except Exception as error:  # of many kinds: another version, another token
+            raise HpoError(f"executor: the Ray cluster at {found}: {_one_line(error)}") from None
     return ray
+
+
+def _copy_code(code: Path, to: Path) -> None:
+    """Copy the Python files of a folder, and nothing else: there may be data and keys beside them.
+
+    Hidden files and folders, linked folders, installed packages and studies stay.
+    """
+    for path, folders, files in os.walk(code):
+        here = Path(path)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (here == code and name in NOT_CODE)
+            and not any((here / name / mark).exists() for mark in ENVIRONMENTS)
+        ]
+        for name in files:
+            if name.endswith(".py") and not name.startswith("."):
+                target = to / here.relative_to(code) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(here / name, target)
+
+
+def _lost(number: int, node: str | None, error: Exception) -> Gone:
+    """Why the place of a worker is gone.
+
+    The end of a worker's own process is a message from its place, so it is none of these errors.
+
+    Args:
+        node: The name of its node, if something was heard from there.
+    """
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    place = f"the worker's place on node {node}" if node else f"the place of worker {number}"
+    # Ray ends processes of a node that has no memory left. Its text of any other end has that
+    # word, too, as one of several guesses.
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in str(error):
+        return Gone(f"{place} was lost: {_one_line(error)}")
+    of_ray = isinstance(error, RayActorError) and not error.actor_init_failed
+    if node is None and not of_ray:
+        return Gone(f"Ray could not start worker {number}: {_one_line(error)}")
+    return Gone(f"{place} was lost ({type(error).__name__})", of_machine=True)
 
 
 def _refuse_open(address: str) -> None:
@@ -324,7 +369,7 @@ def _refuse_open(address: str) -> None:
     """
     import grpc
 
-    if os.environ.get("RAY_USE_TLS", "0") != "0":  # certificates do what a token does
+    if os.environ.get("RAY_USE_TLS", "0") != "0":  # then a client needs a certificate
         return
     with grpc.insecure_channel(address) as channel:
         asked = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
@@ -350,21 +395,28 @@ def _here(cache: Path, code: bool) -> Here:
     return Here(os.getcwd(), str(mark), _versions(), code)
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> dict[str, str | None]:
     files = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for package in ("hpo", "trainers"):
         for file in sorted((root / package).rglob("*.py")):
             files.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    found = {package: importlib.metadata.version(package) for package in COMPARED}
-    return found | {"hpo": files.hexdigest()[:8]}
+    found: dict[str, str | None] = {"hpo": files.hexdigest()[:8]}
+    for package in COMPARED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _difference(here: Here) -> Refused | None:
     """Why a worker cannot run on this node."""
     own = _versions()
     differing = [
-        f"{package} {own.get(package)} (here {version})"
+        f"{package} {own[package]} (here {version})"
+        if own.get(package)
+        else f"no {package} (here {version})"
         for package, version in here.versions.items()
         if own.get(package) != version
     ]

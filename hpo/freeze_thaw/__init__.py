@@ -42,6 +42,7 @@ GROWTH = 1.2  # a fit anew whenever there are so many times the observations
 # beaten as if it was kept: the search looks around before it trains to the end.
 OPENING = 20
 COMPLETION = 2  # for so many whole trials' epochs, one trial at least is trained to its end
+MOST_EARLIER = 80  # trials of each earlier study: half of them its best, the others at random
 CONSIDERED = 60  # paused trials, those of the best predicted final values
 
 
@@ -62,7 +63,8 @@ class FreezeThaw:
         maximize: Whether more is better.
         seed: The study's.
         earlier: Whole trials of other studies.
-        counts: Which epoch of a trial gives its value: the best, or the last one so far.
+        counts: Which epoch of a trial gives its value: the best, as in every study of hpo, or the
+            last one so far, as in published tables.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class FreezeThaw:
     # -- what the orchestrator asks
 
     def decide(self, history: History, pending: Sequence[TrialHistory]) -> New | Resume | None:
-        """What to train next; None when nothing can be trained to its end in what is left.
+        """What to train next; None when no paused trial, and no configuration that is untried,
+        can be trained to its end in what is left of the budget.
 
         It depends on the record and on `pending` alone: asked again after a restart, the answer
         is the same.
@@ -104,7 +107,8 @@ class FreezeThaw:
         rng = np.random.default_rng(seed_for(self._seed, seen.decisions, "freeze-thaw"))
         known = self._tried(history, pending)
         if not self._knows_enough(seen):
-            return self._spread(seen, rng, known, left)
+            fresh = self._spread(seen, rng, known, left) if may_begin else None
+            return fresh or self._most_advanced(seen, left)
         posterior, scores = self._posterior(seen, rng)
         paused = seen.paused[seen.paused.lengths - seen.paused.done <= left]
         promise = posterior.mean(paused.ends())
@@ -115,12 +119,12 @@ class FreezeThaw:
         params = None
         if may_begin:
             leaders = self._leaders(posterior)
-            point = propose(
-                self._cube, posterior, leaders, best, rng, lambda at: at.tobytes() in known
-            )
+
+            def is_out(point: Array) -> bool:
+                return point.tobytes() in known or self._length(self._cube.decode(point)) > left
+
+            point = propose(self._cube, posterior, leaders, best, rng, is_out)
             params = None if point is None else self._cube.decode(point)
-        if params is not None and self._length(params) > left:
-            params = None
         if params is None and not len(paused):
             return None
         return self._choose(posterior, paused, params, best)
@@ -168,11 +172,18 @@ class FreezeThaw:
                 return New(params, _until(rungs(length)[0], length))
         return None
 
+    def _most_advanced(self, seen: Seen, left: float) -> Resume | None:
+        """The best of the paused trials that fit in what is left, to its end; by what it has."""
+        latest = {int(t): score for t, score in zip(seen.rows.trials, seen.scores, strict=True)}
+        fits = seen.paused[seen.paused.lengths - seen.paused.done <= left]
+        best = max(fits.numbers.tolist(), key=lambda each: latest.get(each, -np.inf), default=None)
+        return None if best is None else Resume(best, None)
+
     def _posterior(self, seen: Seen, rng: np.random.Generator) -> tuple[Posterior, Array]:
         """What the model knows, trials in training taken as it expects them; and the values of
         the rows that it knows."""
         model = self._model(seen)
-        values = standardized(seen.scores, model.log)
+        values = standardized(seen.scores, model.log and bool(np.all(seen.scores < 0)))
         kept = telling(seen.rows, values, rng)
         rows, known = seen.rows[kept], values[kept]
         if len(self._earlier[1]):
@@ -269,16 +280,22 @@ class FreezeThaw:
         points = np.array([self._cube.encode(trial.params) for trial in earlier])
         studies = np.array([trial.study for trial in earlier], dtype=int)
         values = np.zeros(len(earlier))
+        kept = np.zeros(len(earlier), dtype=bool)
         for study in np.unique(studies):
-            scores = np.array([trial.score for trial in earlier if trial.study == study])
-            values[studies == study] = standardized(scores, is_logarithmic(scores))
+            of_study = np.flatnonzero(studies == study)
+            scores = np.array([earlier[int(i)].score for i in of_study])
+            values[of_study] = standardized(scores, is_logarithmic(scores))
+            best_first = of_study[np.argsort(-scores, kind="stable")]
+            rng = np.random.default_rng(seed_for(self._seed, int(study), "earlier"))
+            others = rng.permutation(best_first[MOST_EARLIER // 2 :])[: MOST_EARLIER // 2]
+            kept[best_first[: MOST_EARLIER // 2]] = kept[others] = True
         rows = Rows(
             points.reshape(len(earlier), self._cube.columns),
             np.ones(len(earlier)),
             -1_000_000 - np.arange(len(earlier)),
             studies,
         )
-        return rows, values
+        return rows[kept], values[kept]
 
 
 def _until(epoch: int, length: int) -> int | None:

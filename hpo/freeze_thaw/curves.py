@@ -217,9 +217,14 @@ class Curves:
         return curve
 
     def _is_done(self, history: History, decision: tuple[int, int | None]) -> bool:
-        """Whether what was decided has happened, or will not any more."""
+        """Whether what was decided has happened, or will not any more.
+
+        A trial that is where it was to pause may still stop early with that epoch.
+        """
         number, until = decision
         trial = history.trials[number]
+        if until is not None and trial.recorded == until and trial.until == until:
+            return trial.paused or trial.end is not None
         return trial.end is not None or trial.recorded >= (until or self.curve(trial).length)
 
     def _walk(
@@ -267,12 +272,14 @@ class Curves:
         return 0 if target == length else since + target - reached
 
     def _final(self, trial: TrialHistory, target: int) -> float | None:
-        """The final score of a trial that ended before `target`, if it has one."""
-        if trial.end is None or trial.recorded >= target or "duplicate_of" in trial.end:
+        """The final score of a trial that ended by itself before its last epoch, or None."""
+        if trial.end is None or trial.recorded > target or "duplicate_of" in trial.end:
             return None
-        if trial.end["state"] == "complete":  # stopped early, by itself
-            return self._sign * float(trial.end["values"][0])
-        return -np.inf if trial.end["reason"].startswith(DIVERGED) else None
+        if trial.end["state"] == "complete":  # stopped early
+            whole = trial.recorded >= self.curve(trial).length
+            return None if whole else self._sign * float(trial.end["values"][0])
+        diverged = trial.recorded < target and trial.end["reason"].startswith(DIVERGED)
+        return -np.inf if diverged else None
 
     def _observations(self, told: Sequence[Observation]) -> _Observations:
         points, stages, numbers, scores, decided = (
@@ -313,6 +320,8 @@ def standardized(scores: Array, log: bool) -> Array:
     """
     if not len(scores):
         return scores
+    if not np.isfinite(scores).any():
+        return np.zeros(len(scores))
     scores = np.where(np.isfinite(scores), scores, np.nan)
     if log:
         scores = -np.log(-scores)

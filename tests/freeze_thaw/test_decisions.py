@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpo.freeze_thaw import COMPLETION, FIRST, FreezeThaw
+from hpo.freeze_thaw import COMPLETION, FIRST, MOST_EARLIER, FreezeThaw
 from hpo.freeze_thaw.curves import Earlier, rungs
 from hpo.history import History, TrialHistory
 from hpo.spec import Choice, Float, Int, Scalar
@@ -161,10 +161,7 @@ def test_several_workers_are_given_different_things() -> None:
 
 
 def test_where_trials_diverge_it_looks_no_further() -> None:
-    def value(params: Params, epoch: int) -> float:
-        return error(params, epoch)
-
-    study, chooser = Study(epochs=30 * LENGTH, value=value), strategy()
+    study, chooser = Study(epochs=30 * LENGTH), strategy()
     diverged = 0
     for _ in range(40):
         decision = chooser.decide(study.history, [])
@@ -213,6 +210,75 @@ def test_trials_of_different_lengths_and_those_that_stop_early() -> None:
         assert decision.until is None or decision.until in rungs(length(trial.params))
         study.train(trial, min(length(trial.params), 14))  # none gets further than that
     assert any(trial.end for trial in study.history.trials.values())
+
+
+@pytest.mark.parametrize("budget", [LENGTH, LENGTH + LENGTH // 4, 40 * LENGTH])
+def test_a_small_budget_and_a_small_space_have_whole_trials(budget: int) -> None:
+    search = SEARCH if budget < 2 * LENGTH else {"model.name": Choice(("a", "b", "c"))}
+    chooser = FreezeThaw(search, lambda _: LENGTH, maximize=False, seed=0)
+    length = {"a": 0.1, "b": 0.3, "c": 0.2}
+    study = Study(budget, lambda params, e: length.get(str(params["model.name"]), 0.4) + 1 / e)
+    study.run(chooser)
+    assert study.history.best is not None
+    if search is not SEARCH:
+        assert len(study.history.ended) == 3
+
+
+@pytest.mark.parametrize("lowest", [0.0, -0.5])
+def test_errors_of_zero_and_losses_below_it_are_the_best(lowest: float) -> None:
+    def value(params: Params, epoch: int) -> float:
+        found = 30 ** (1.5 * math.log10(float(params["train.lr"] or 0)) + 3) * (1 + 9 / epoch)
+        return found if found > 1e-2 else lowest
+
+    study, chooser = Study(epochs=16 * LENGTH, value=value), strategy()
+    study.run(chooser)
+    assert study.history.best is not None
+    assert study.history.best.value == lowest
+
+
+def test_where_all_diverge_it_goes_on() -> None:
+    study, chooser = Study(epochs=16 * LENGTH), strategy()
+    for _ in range(14):
+        decision = chooser.decide(study.history, [])
+        assert isinstance(decision, New)
+        trial = study.begin(decision)
+        end = {"kind": "end", "number": trial.number, "state": "failed", "values": None}
+        reason = "NonFinite: train/loss is nan at epoch 1"
+        study.history.add(end | {"time_ms": 0, "best_epoch": None, "reason": reason})
+
+
+def test_a_trial_that_stops_early_where_it_was_to_pause_is_known_to_be_over() -> None:
+    study, chooser = Study(epochs=40 * LENGTH), strategy()
+    study.run(chooser, most=3)
+    decision = chooser.decide(study.history, [])
+    assert isinstance(decision, New)
+    assert decision.until is not None
+    trial = study.begin(decision)
+    for epoch in range(1, decision.until + 1):
+        line = {"kind": "epoch", "number": trial.number, "epoch": epoch, "seconds": 1.0}
+        study.history.add(line | {"time_ms": 0, "metrics": {"val/loss": 0.01}})
+    chooser.follow(study.history)  # as between that epoch and the trial's end
+    line = {"kind": "end", "number": trial.number, "state": "complete", "values": [0.01]}
+    study.history.add(line | {"time_ms": 0, "best_epoch": decision.until, "reason": ""})
+    seen = chooser._curves.see(study.history, [])
+    assert seen.scores[seen.rows.stages >= 1].max() == -0.01
+
+
+def test_a_shorter_trial_is_begun_where_a_long_one_does_not_fit() -> None:
+    def length(params: Params) -> int:
+        return 8 * int(params["model.layers"] or 1)
+
+    study, chooser = Study(epochs=100), strategy(length=length)
+    study.run(chooser)
+    spent = sum(trial.recorded for trial in study.history.trials.values())
+    assert 100 - spent < 8
+
+
+def test_a_large_earlier_study_does_not_make_decisions_slow() -> None:
+    cube = strategy()._cube
+    points = [cube.decode(point) for point in cube.random(np.random.default_rng(5), 3000)]
+    told = [Earlier(params, -error(params, LENGTH), study=1) for params in points]
+    assert len(strategy(earlier=told)._earlier[0]) == MOST_EARLIER
 
 
 def test_beyond_the_trials_of_the_budget_only_paused_ones_go_on() -> None:

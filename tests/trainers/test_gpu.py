@@ -165,8 +165,8 @@ def test_captured_steps_give_what_the_others_give(
     stack = Stack(lanes(data, range(4), model, **train))
     for _ in range(3):
         stack.train()
+    assert captured.Graphs.possible
     assert stack._graphs._captured
-    assert None not in stack._graphs._captured.values()
     for number, own in weights(stack).items():
         assert torch.equal(own, expected[number])
 

@@ -14,8 +14,10 @@ pytest.importorskip("triton")  # PyTorch brings it where it knows GPUs
 # In a process of its own: Triton looks at the variable when it is imported.
 PROGRAM = """
 import torch
+from trainers.lanes.exact import missing
 from trainers.lanes.gpu_products import product, summed
 
+assert missing(torch.device("cpu")) is None
 random = torch.Generator().manual_seed(0)
 for rows, depth, columns in ((10, 70, 33), (1, 5, 1), (65, 32, 17)):
     a = torch.randn((3, depth, rows), generator=random).mT

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainers import memory
 from trainers.data import Split
 from trainers.in_turn import InTurn
-from trainers.lanes import Lane, Stack
+from trainers.lanes import Lane, Stack, optim
 from trainers.lanes.layers import forward
 from trainers.memory import Fits, is_out_of_memory, kind
 from trainers.metrics import Scores
@@ -217,3 +217,25 @@ def test_lanes_are_asked_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one for said in halves for one in said.lanes] == list(whole.lanes)
     outputs = torch.cat([said.predicted.logits for said in halves])
     assert torch.equal(outputs, whole.predicted.logits)
+
+
+def test_a_step_that_is_made_again_counts_once_in_the_norms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stack() -> Stack:
+        layers = (nn.Flatten(), nn.Linear(4, 3))
+        return Stack([lane(nn.Sequential(*layers), split(), grad_norm=True) for _ in range(2)])
+
+    def short(rows: optim.Rows) -> None:
+        if len(rows.parameters) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        optim.penalize(rows)
+
+    torch.manual_seed(4)
+    (whole,) = stack().train()
+    monkeypatch.setattr("trainers.lanes.stack.penalize", short)
+    torch.manual_seed(4)
+    (halves,) = stack().train()
+    assert whole.grad_norm is not None
+    assert halves.grad_norm is not None
+    assert torch.equal(halves.grad_norm, whole.grad_norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,6 +44,30 @@ def lengths(rows: Tensor) -> Tensor:
     return total(parts.unsqueeze(1)).squeeze(1).sqrt()
 
 
+def notes(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """See `trainers.contract.Epoch.notes`."""
+    if device.type != "cuda" or dtype != torch.float32 or (why := missing(device)) is None:
+        return {}
+    return {"products": f"PyTorch's; last digits may differ between stacks. No Triton: {why}"}
+
+
+@cache
+def missing(device: torch.device) -> str | None:
+    """Why Triton makes no kernel for `device`; None: it has made one.
+
+    It is tried: Triton may not be installed, and builds what starts its kernels with a C compiler.
+    """
+    some = torch.ones((2, 64, 64), device=device)
+    try:
+        from trainers.lanes import gpu_products
+
+        gpu_products.product(some, some)
+    except Exception as error:  # whatever is missing; there is no class for all of it
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
 def _on_gpu(numbers: Tensor) -> bool:
     """Whether PyTorch's own may differ (docs/decisions/0032), and there is one that does not."""
-    return numbers.is_cuda and numbers.dtype == torch.float32
+    on_gpu = numbers.is_cuda and numbers.dtype == torch.float32
+    return on_gpu and missing(numbers.device) is None

@@ -18,7 +18,7 @@ from trainers import losses
 from trainers.augment import Drawn, draw, stacked
 from trainers.averages import warmed
 from trainers.data import Split
-from trainers.lanes import noise
+from trainers.lanes import exact, noise
 from trainers.lanes.captured import Graphs
 from trainers.lanes.exact import lengths
 from trainers.lanes.layers import Layer, Pass, backward, below, forward, parts, rule
@@ -412,7 +412,7 @@ class Stack:
 
     def notes(self, lane: Lane) -> dict[str, str]:
         """See `trainers.contract.Epoch.notes`. That a stack is halved changes nothing."""
-        return self._fits.notes(lane.batch)
+        return {**self._fits.notes(lane.batch), **exact.notes(self._device, self._dtype)}
 
     # -- an epoch
 
@@ -495,6 +495,7 @@ class Stack:
         except RuntimeError as error:
             if len(places) == 1 or not is_out_of_memory(error):
                 raise
+        self._parts.clear()  # their layers keep what they were given
         self._graphs.clear()
         torch.cuda.empty_cache()
         middle = len(places) // 2
@@ -525,20 +526,23 @@ class Stack:
         if count > self._most:
             middle = span.first + self._most
             halves = replace(span, end=middle), replace(span, first=middle)
-            return torch.cat([self._step(half, given) for half in halves])
-        own = [buffer[span.first : span.end] for buffer in self._buffers.values()]
-        before = [buffer.clone() for buffer in own]
+            # Copied: the graph of one half may write where that of the other has its output.
+            return torch.cat([self._step(half, given).clone() for half in halves])
+        moved = [*self._buffers.values(), *([] if self._norms is None else [self._norms])]
+        own = [tensor[span.first : span.end] for tensor in moved]
+        before = [tensor.clone() for tensor in own]
         try:
             return self._started(span, given.of(span))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not is_out_of_memory(error) or (count == 1 and not self._fits.halve(span.rows)):
                 raise
-        # Only batch norm's statistics have moved. The same step, in halves, and so from here on.
+        # Batch norm's statistics and the norms of gradients have moved; the parameters not yet.
+        # The same step, in halves, and so from here on.
         self._parts.clear()  # their layers keep what they were given
         self._graphs.clear()
         torch.cuda.empty_cache()
-        for buffer, as_it_was in zip(own, before, strict=True):
-            buffer.copy_(as_it_was)
+        for tensor, as_it_was in zip(own, before, strict=True):
+            tensor.copy_(as_it_was)
         self._most = (count + 1) // 2
         return self._step(span, given)
 
@@ -585,7 +589,8 @@ class Stack:
         """(k, outputs, b) what is put out of some rows of a batch."""
         keys = given.keys
         if keys is not None and rows.start > 0:  # other units than of the first rows
-            keys = keys + keys.new_tensor([0, rows.start])
+            keys = keys.clone()
+            keys[..., 1] += rows.start
         run = Pass(True, part.dropout, part.threshold, keys)
         output = forward(part.layers, given.inputs[:, rows], run)
         return output if given.offset is None else output + given.offset[..., rows]
