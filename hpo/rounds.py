@@ -54,6 +54,8 @@ CHECKPOINT_AFTER_S = 1.0
 CHECKPOINT_SHARE = 0.01
 CHECKPOINT_AT_LATEST_S = 120.0
 
+DEAD_CHILD_S = 0.5  # within which it is known that a connection broke because its process died
+
 WRITERS = 16  # files that are written at a time: the disk flushes many as fast as one
 
 
@@ -320,7 +322,7 @@ class Together:
         try:
             train(self)
         except (Exception, SystemExit) as error:
-            self._break_off(error)
+            self._break_off(_explained(error))
 
     def begin(self) -> Sequence[AssignedTrial]:
         arrived, self._arrived = self._arrived, []
@@ -524,7 +526,7 @@ class Alone(Together):
                 error.__cause__ = stop
                 self._leave(trial, "failed", error)
         except (Exception, SystemExit) as error:
-            self._leave(trial, "failed", error)
+            self._leave(trial, "failed", _explained(error))
 
     def fail(self, trial: Trial, error: Exception) -> None:
         raise error  # in the trainer's own code, where it reported
@@ -546,6 +548,20 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
             hint = ": report its .item()" if what == "Tensor" else ""
             raise TypeError(f"{name} is to be reported as a number; it is of type {what}{hint}")
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What is behind `error`.
+
+    Where a process that loads data dies, its connections break first, and PyTorch says why a moment
+    later: a signal handler of its raises that wherever this process is.
+    """
+    if isinstance(error, ConnectionError | EOFError):
+        try:
+            time.sleep(DEAD_CHILD_S)
+        except RuntimeError as cause:
+            return cause
+    return error
 
 
 def better(value: float, than: float, maximize: bool) -> bool:
