@@ -189,6 +189,21 @@ class Workers:
         self.workers = {}
 
 
+class Clock:
+    """Stands for `time` in the orchestrator: what it does in a turn is to depend on the order of
+    things alone, not on how long a database took."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 0.011
+        return self.now_s
+
+
+CLOCK = Clock()
+
+
 class Machine(RuleBasedStateMachine):
     """A study, and what is known of it for sure."""
 
@@ -201,6 +216,7 @@ class Machine(RuleBasedStateMachine):
         pruner=st.sampled_from(["none", "median"]),
     )
     def begin(self, space: str, pruner: str) -> None:
+        CLOCK.now_s = 0.0
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
         self.bench = Workbench(Path(self.folder.name))
         self.storage = type(self).address(self.bench.folder)
@@ -542,6 +558,7 @@ SUGGESTED: list[float] = []
 def scripted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpo.orchestrator, "make_strategy", make_scripted)
+        patch.setattr(hpo.orchestrator, "time", CLOCK)
         yield
 
 
