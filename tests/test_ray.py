@@ -142,7 +142,8 @@ def test_workers_come_with_nodes_and_leave_before_they_go(
     check_whole(bench)
     assert "the Ray cluster has room for 1 of 2 workers; the others wait for it" in bench.said
     assert any("node c is about to go" in line for line in bench.said)
-    assert not any("was lost" in line for line in bench.said)
+    # No trial was. (The place that waited for room may be, with the node that was about to go.)
+    assert not [line for line in bench.said if line.startswith("trial") and "was lost" in line]
     assert bench.records("trial")[-1]["node"] == "d"
 
 
