@@ -553,8 +553,8 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _explained(error: BaseException) -> BaseException:
     """What is behind `error`.
 
-    Where a process that loads data dies, its connections break first, and PyTorch says why a moment
-    later: a signal handler of its raises that wherever this process is.
+    Where a process that loads data dies, its connections break first, and PyTorch says why a
+    moment later: a signal handler of its raises that wherever this process is.
     """
     if isinstance(error, ConnectionError | EOFError):
         try:
