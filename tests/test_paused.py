@@ -226,15 +226,17 @@ def test_weights_count_in_what_paused_trials_keep_and_one_of_them_stays(bench: W
         assert paused.beyond([1, 0], but=()) == gone
 
 
+def wants_more_trials(spec: StudySpec, _learnt: Sequence[Learnt]) -> Scripted:
+    """A strategy that knows of no budget."""
+    made = Scripted(spec)
+    made.trials = 100
+    return made
+
+
 def test_beyond_the_budget_s_trials_paused_ones_are_trained_to_their_ends(
     pausing: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wants_more(spec: StudySpec, learnt: Sequence[Learnt]) -> Scripted:
-        made = Scripted(spec)
-        made.trials = 100
-        return made
-
-    monkeypatch.setattr(hpo.orchestrator, "make_strategy", wants_more)
+    monkeypatch.setattr(hpo.orchestrator, "make_strategy", wants_more_trials)
     ended = pausing.run(budget={"trials": 3, "epochs": 100})
     assert ended.reason == "all 3 trials are done"
     assert_whole(pausing)
@@ -244,12 +246,7 @@ def test_beyond_the_budget_s_trials_paused_ones_are_trained_to_their_ends(
 def test_beyond_the_budget_s_trials_no_paused_one_goes_on_that_does_not_fit_in_its_epochs(
     pausing: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wants_more(spec: StudySpec, learnt: Sequence[Learnt]) -> Scripted:
-        made = Scripted(spec)
-        made.trials = 100
-        return made
-
-    monkeypatch.setattr(hpo.orchestrator, "make_strategy", wants_more)
+    monkeypatch.setattr(hpo.orchestrator, "make_strategy", wants_more_trials)
     pausing.run(budget={"trials": 3, "epochs": 10})
     assert_whole(pausing)
     assert {end["state"] for end in pausing.records("end")} == {"complete", "pruned"}
