@@ -463,8 +463,12 @@ def _children() -> list[str]:
     return [f"{each.name()} {each.pid}" for each in psutil.Process().children(recursive=True)]
 
 
-def prepare() -> None:
-    """Import everything that the processes of a study import, and have them forked from here."""
+def prepare(scripted: bool) -> None:
+    """Import everything that the processes of a study import, and have them forked from here.
+
+    Args:
+        scripted: Whether trials pause by a script, which is quick, and not by freeze-thaw.
+    """
     from hpo import tracking
 
     os.environ |= tracking.MLFLOW_SETTINGS
@@ -487,7 +491,8 @@ def prepare() -> None:
         "hpo.tracking.mlflow": hpo.tracking.mlflow.main,
     }
     subprocess.Popen = Forked  # type: ignore[misc]
-    hpo.orchestrator.make_strategy = make_scripted
+    if scripted:
+        hpo.orchestrator.make_strategy = make_scripted
     # A checkpoint after each epoch: else epochs this short have none.
     hpo.rounds.CHECKPOINT_AFTER_S, hpo.rounds.CHECKPOINT_SHARE = 0.0, float("inf")
     adopt_orphans()
@@ -499,8 +504,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first study")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="at most so long")
     parser.add_argument("--once", action="store_true", help="at each point: its first pass only")
+    parser.add_argument("--freeze-thaw", action="store_true", help="it decides, and no script")
     chosen = parser.parse_args()
-    prepare()
+    prepare(scripted=not chosen.freeze_thaw)
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
     campaign, began_s, now = Campaign(folder), time.monotonic(), ""
     try:
