@@ -28,6 +28,7 @@ from hpo.messages import (
 )
 from hpo.paths import Home
 from hpo.spec import StudySpec
+from trainers.registry import TRAINERS
 
 Record = Mapping[str, Any]
 # Told of the epochs of a round; says which trials are to end with it.
@@ -58,9 +59,11 @@ def setup_like(
     Raises:
         HpoError: There is no such device.
     """
-    gpus = devices.gpus()
+    gpus = devices.gpus()[: said.devices]
     if record["device"] == "cuda" and not gpus:
         raise HpoError(f"this was trained on {record['device_name']}; no NVIDIA GPU is here")
+    if record["device"] == "cuda" and len(gpus) < said.devices:
+        raise HpoError(f"this was trained on {said.devices} GPUs at a time; here are {len(gpus)}")
     starting_weights.fetch(said, home.data_cache, home.tracking_address(None))
     return Setup(
         worker=0,
@@ -70,10 +73,12 @@ def setup_like(
         variants=[],
         cache=home.data_cache.absolute(),
         device=record["device"],
-        gpu=gpus[0].id if record["device"] == "cuda" else None,
+        gpu=",".join(gpu.id for gpu in gpus) if record["device"] == "cuda" else None,
         threads=record["threads"],
         memory_share=1.0,
         command=said.command,
+        devices=said.devices if said.trainer in TRAINERS else 1,
+        parallel=said.parallel or "ddp",
     )
 
 

@@ -13,7 +13,7 @@ import hashlib
 import io
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ class Damaged(ValueError):
     """A file is not what was written."""
 
 
-def save(path: Path, content: Mapping[str, Any]) -> None:
+def save(path: Path, content: Mapping[str, Any], check: Callable[[], None] = lambda: None) -> None:
     """Write `content`, of tensors and plain containers, as `path`, and its sha256 beside it.
+
+    Args:
+        check: As `hpo.paths.replacing` wants it.
 
     Raises:
         NoRoom: The disk has no room for it.
@@ -40,10 +43,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     written = buffer.getvalue()
-    with replacing(path.with_suffix(".sha256")) as file:
+    with replacing(path.with_suffix(".sha256"), check=check) as file:
         file.write(f"{hashlib.sha256(written).hexdigest()}  {_name(path)}\n".encode())
     passing("sha256-written")
-    with replacing(path, len(written)) as file:
+    with replacing(path, len(written), check) as file:
         file.write(written)
 
 
@@ -85,9 +88,17 @@ def remove(path: Path) -> None:
     path.with_suffix(".sha256").unlink(missing_ok=True)
 
 
-def write(folder: Path, epoch: int, state: Mapping[str, Any]) -> None:
-    """Write `state` as the checkpoint of `epoch` (1-based) and drop all but the newest two."""
-    save(_path(folder, epoch), state)
+def write(
+    folder: Path,
+    epoch: int,
+    state: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Write `state` as the checkpoint of `epoch` (1-based) and drop all but the newest two.
+
+    `check` is as in `save`.
+    """
+    save(_path(folder, epoch), state, check)
     for old in _epochs(folder)[:-2]:
         remove(_path(folder, old))
 

@@ -194,7 +194,7 @@ def validate(
 
     Example: hpo validate studies/quickstart.yaml
     """
-    from hpo.launch import own_code, probe
+    from hpo.launch import left_out, probe
     from hpo.samplers import choose_pruner, choose_sampler
 
     spec, data = _load(file, overrides), None
@@ -204,10 +204,10 @@ def validate(
         with _view(json_) as view:
             data = probe(spec, Home(Path()), view, imports=imports)
     warnings = [warning.render(str(spec.file)) for warning in spec.warnings]
-    left_out = [] if imports else own_code(spec)
+    untried = [] if imports else left_out(spec)
     if json_:
         said = {"study": spec.study, "valid": True, "warnings": warnings, "data": data}
-        _print_json(said | {"not_imported": left_out})
+        _print_json(said | {"not_imported": untried})
         return
     for warning in warnings:
         click.echo(f"warning: {warning}")
@@ -219,8 +219,8 @@ def validate(
     click.echo(
         f"{file}: good. Study {spec.study}: {spec.trainer}, {len(spec.search)} searched, {chosen}."
     )
-    if left_out:
-        click.echo(f"Not imported: {', '.join(left_out)}; --import tries it.")
+    if untried:
+        click.echo(f"Not imported: {', '.join(untried)}; --import tries it.")
 
 
 @cli.command()
@@ -529,9 +529,7 @@ def confirm(
 
 @cli.command()
 @click.argument("model")
-@click.argument(
-    "inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT..."
-)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
@@ -542,15 +540,15 @@ def confirm(
 )
 @home_option
 @as_json
-def predict(model: str, inputs: tuple[Path, ...], output: Path, home: Path, json_: bool) -> None:
+def predict(model: str, inputs: tuple[str, ...], output: Path, home: Path, json_: bool) -> None:
     """Predict new rows with a trial, or with an ensemble over trials.
 
     MODEL is STUDY for its best trial, STUDY/NUMBER for a trial, STUDY/ensemble for the newest
     ensemble or STUDY/ensemble/NUMBER for another. INPUT is a CSV or Parquet file with the columns
-    of the training data, or images, or texts, and folders of these. Writes a row for each: id (its
-    number from 0, or its path), predicted, and the probability of each class. If the table has the
-    target, too, it says how good the predictions are. Exit code 1 where files cannot be read; the
-    others are predicted.
+    of the training data, or images, or texts, and folders of these; a path, or an address
+    (s3://…). Writes a row for each: id (its number from 0, or its path), predicted, and the
+    probability of each class. If the table has the target, too, it says how good the predictions
+    are. Exit code 1 where files cannot be read; the others are predicted.
 
     Example: hpo predict churn customers.csv -o predicted.csv
     """

@@ -27,6 +27,7 @@ from hpo.anew import Bench, bench, setup_like, study_of
 from hpo.ensemble import refuse_if_running
 from hpo.errors import HpoError, UserError
 from hpo.history import seed_for
+from hpo.loaded import on_this_machine
 from hpo.messages import Assignment, Report
 from hpo.paths import Home, StudyPaths
 from hpo.predict import open_predictor
@@ -182,7 +183,8 @@ class _Contest:
     def _train(self, worker: Bench, trial: int, searched: float, seeds: int) -> Anew:
         config, anew = self.config(trial), Anew(trial, searched)
         lanes = 1
-        if self.said.lanes != "off" and stack_key(self.said.trainer, config) is not None:
+        alone = self.said.lanes == "off" or self.said.devices > 1
+        if not alone and stack_key(self.said.trainer, config) is not None:
             lanes = worker.lanes_that_pay(config, seeds)
         values: dict[int, list[float]] = {}
 
@@ -315,8 +317,10 @@ class _Test:
     def _rows(self, judged: Sequence[Predictor]) -> Batch:
         from trainers import test_split
 
+        models = [model for each in judged for model in each.models]
         try:
-            return test_split.rows(self.data, [model for each in judged for model in each.models])
+            with on_this_machine(self.data) as section:
+                return test_split.rows(section, models)
         except DataError as error:
             raise refused(error) from None
 

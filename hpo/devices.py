@@ -39,6 +39,7 @@ class Slot:
     Attributes:
         gpu: What ``CUDA_VISIBLE_DEVICES`` is set to, or None on the CPU.
         memory_share: Of the GPU's memory, in (0, 1].
+        threads: Of each process that trains a trial.
     """
 
     device: Literal["cpu", "cuda"]
@@ -92,14 +93,18 @@ def slots(spec: StudySpec) -> list[Slot] | Problem:
     On a CPU one worker a core with one thread each: two single-threaded workers gain more than
     one worker with two threads.
     """
+    if spec.executor.name == "inline" and spec.devices > 1:
+        hint = "executor: processes"
+        return spec.problem("gpus_per_trial", "the inline executor has one process", hint)
     if spec.device == "cuda" or (spec.device == "auto" and gpus()):
         return _gpu_slots(spec)
-    count = 1 if spec.executor.name == "inline" else cores()
+    count = 1 if spec.executor.name == "inline" else max(1, cores() // spec.devices)
     if spec.workers != "auto":
         count = spec.workers
     if spec.executor.name == "inline" and count > 1:
         return spec.problem("workers", "the inline executor has one worker", "workers: 1")
-    threads = max(1, cores() // count)  # whatever the budget: metrics depend on it in late digits
+    # Whatever the budget: metrics depend on it in late digits.
+    threads = max(1, cores() // (count * spec.devices))
     if spec.budget.trials is not None:
         count = min(count, spec.budget.trials)
     return [Slot("cpu", None, 1.0, threads)] * count
@@ -111,8 +116,17 @@ def _gpu_slots(spec: StudySpec) -> list[Slot] | Problem:
         return spec.problem(
             "device", "no NVIDIA GPU is visible here", "device: cpu, or look at `hpo doctor`"
         )
+    if len(found) < spec.devices:
+        return spec.problem(
+            "gpus_per_trial",
+            f"a trial takes {spec.devices} GPUs; this machine has {len(found)}",
+            f"gpus_per_trial: {len(found)}",
+        )
     per_gpu = max(1, math.floor(1 / spec.gpus_per_trial + 1e-9))
-    most = 1 if spec.executor.name == "inline" else len(found) * per_gpu
+    places = [found[i : i + spec.devices] for i in range(0, len(found), spec.devices)]
+    if len(places[-1]) < spec.devices:
+        places.pop()
+    most = 1 if spec.executor.name == "inline" else len(places) * per_gpu
     count = most if spec.workers == "auto" else spec.workers
     if count > most:
         return spec.problem(
@@ -123,6 +137,7 @@ def _gpu_slots(spec: StudySpec) -> list[Slot] | Problem:
         )
     if spec.budget.trials is not None:
         count = min(count, spec.budget.trials)
-    threads = max(1, cores() // count)
+    threads = max(1, cores() // (count * spec.devices))
     # Worker i on GPU i mod n: a few workers spread over all GPUs before they share one.
-    return [Slot("cuda", found[i % len(found)].id, 1 / per_gpu, threads) for i in range(count)]
+    taken = [",".join(gpu.id for gpu in places[i % len(places)]) for i in range(count)]
+    return [Slot("cuda", gpus, 1 / per_gpu, threads) for gpus in taken]

@@ -7,6 +7,7 @@ MLflow do not know it yet. The orchestrator starts from this and keeps it up to 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,7 @@ class History:
             (None: its end), in order; a further attempt at the same is none.
         ended: Those that are over, in the order in which they ended.
         counted: Trials that count towards the budget: all but those answered from a twin's record.
+        counts: How many of those are over, by state.
         best: By the first objective, or None.
         since_best: Complete and pruned trials since the best one; of the pruned ones none that was
             paused: it was left, not beaten.
@@ -115,6 +117,7 @@ class History:
     decisions: list[tuple[int, int | None]] = field(default_factory=list)
     ended: list[TrialHistory] = field(default_factory=list)
     counted: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     best: Best | None = None
     since_best: int = 0
     epochs: int = 0
@@ -215,6 +218,7 @@ class History:
         if "duplicate_of" in end:
             self.counted -= 1
             return
+        self.counts[end["state"]] += 1
         if end["state"] == "complete":
             found = Best(end["number"], end["values"][0], end["best_epoch"])
             if self.best is None or self._beats(found, self.best):

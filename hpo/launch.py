@@ -25,7 +25,7 @@ from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
 from hpo.messages import Ready, Refused, Setup
 from hpo.orchestrator import TICK_S, Ended, Orchestrator, check_same_data
-from hpo.paths import Home, StudyPaths
+from hpo.paths import Home, StudyPaths, is_address
 from hpo.progress import View
 from hpo.record import Record
 from hpo.requests import Requests, Trials, ask_for_trials, session_of
@@ -35,6 +35,7 @@ from hpo.spec import Choice, FromStudy, Named, StudySpec, check_data, yaml12
 from hpo.storages import check_not_moved
 from hpo.tracking import Shipper
 from hpo.tracking.outbox import Outbox
+from trainers.contract import DataError
 from trainers.registry import TRAINERS
 
 SHIP_S = 600.0  # at most so long is MLflow waited for at the end
@@ -223,6 +224,12 @@ def own_code(spec: StudySpec) -> list[str]:
     return [name for name in spec.train.get("metrics", ()) if ":" in name]
 
 
+def left_out(spec: StudySpec) -> list[str]:
+    """What `probe` does not try without `imports`."""
+    cluster = ["executor: ray"] if spec.executor.name == "ray" else []
+    return [*own_code(spec), *cluster]
+
+
 def probe(
     spec: StudySpec, home: Home, view: View, *, imports: bool = True
 ) -> Mapping[str, Any] | None:
@@ -278,6 +285,7 @@ def _start_workers(
     slots = executor.slots(spec, view.say)
     if isinstance(slots, Problem):
         raise StudyFileError(str(spec.file), [slots])
+    version = _version_of_data(spec, view)
     seats = []
     for number, slot in enumerate(slots[:most]):
         setup = Setup(
@@ -298,10 +306,37 @@ def _start_workers(
             memory_share=slot.memory_share,
             examples=None if number else _examples(spec, home),
             command=spec.command,
+            devices=spec.devices if spec.trainer in TRAINERS else 1,
+            parallel=spec.parallel or "ddp",
+            data_version=version,
         )
         executor.start(setup)
         seats.append(Seat(setup))
     return seats
+
+
+def _version_of_data(spec: StudySpec, view: View) -> str | None:
+    """Of data at an address, the version that all workers are to use; it is fetched where they
+    are on this machine, and each node of a cluster fetches it itself.
+
+    Raises:
+        StudyFileError: It cannot be had.
+    """
+    source = spec.data.get("source")
+    if spec.trainer not in TRAINERS or not is_address(source):
+        return None
+    from hpo import fetched
+
+    try:
+        found = fetched.look(source)
+        if spec.executor.name == "ray":
+            view.say(f"{source} ({found}) is fetched by each node that has it not yet")
+        else:
+            fetched.fetch(found, view.say)
+    except DataError as error:
+        problem = spec.problem(error.key, str(error), error.hint)
+        raise StudyFileError(str(spec.file), [problem]) from None
+    return found.version
 
 
 def _examples(spec: StudySpec, home: Home) -> tuple[int, Path] | None:

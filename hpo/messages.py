@@ -33,11 +33,14 @@ class Setup:
             and the model built once, before the worker says `Ready`.
         device: ``"cpu"`` or ``"cuda"``.
         gpu: What ``CUDA_VISIBLE_DEVICES`` is set to, or None on the CPU.
-        threads: CPU threads to train with.
+        threads: CPU threads to train with, on each device.
         memory_share: Of the GPU's memory, in (0, 1].
         examples: How many rows of the data it is to keep, and in which file; it does so with its
             first trial, for then there is a study. None: it is not the one to do so.
         command: What is run for each trial, where the trainer is a command.
+        devices: Over how many a built-in trainer trains each trial.
+        parallel: How, if they are several (`trainers.parallel`).
+        data_version: Of data at an address, the one that all workers use (`hpo.fetched`).
     """
 
     worker: int
@@ -52,6 +55,9 @@ class Setup:
     memory_share: float
     examples: tuple[int, Path] | None = None
     command: tuple[str, ...] | None = None
+    devices: int = 1
+    parallel: Literal["ddp", "fsdp", "pipeline"] = "ddp"
+    data_version: str | None = None
 
     @property
     def uses_gpu(self) -> bool:
@@ -81,6 +87,8 @@ class Assignment:
         maximize: Whether more is better, of the first.
         lanes: At most so many trials train together with it, itself among them.
         keep_model: Whether the weights of its best epoch are to be kept.
+        claim: What says whether this attempt may still write into the folder (`hpo.claims`);
+            None: nobody else ever writes there.
         until: The epoch after which it waits, with its state on the disk, for what `Orders` say;
             None: it is trained to its end.
     """
@@ -95,6 +103,7 @@ class Assignment:
     maximize: bool
     lanes: int = 1
     keep_model: bool = False
+    claim: Path | None = None
     until: int | None = None
 
 

@@ -14,13 +14,13 @@ import math
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hpo import checkpoints, trial_log
+from hpo import checkpoints, claims, trial_log
 from hpo.budget import limit_reached, more_trials, trials_done
 from hpo.causes import DIVERGED, cause, most_often
 from hpo.errors import NoRoom, StudyChanged, StudyFailed, WorkerLost
@@ -48,7 +48,15 @@ from hpo.progress import Progress, View
 from hpo.record import Record
 from hpo.requests import Requests, Stop, Trials
 from hpo.search import MOST_REPEATS, Search, earlier_trials
-from hpo.seats import REFILL_BELOW, Lanes, Seat, Training, in_training, restart
+from hpo.seats import (
+    REFILL_BELOW,
+    Lanes,
+    Seat,
+    Training,
+    in_training,
+    is_training,
+    restart,
+)
 from hpo.spec import StudySpec
 from hpo.spec.study import FromStudy
 from hpo.strategy import New, Resume, Strategy, make_strategy
@@ -137,6 +145,8 @@ class Orchestrator:
     ready: Ready
     requests: Requests
     waiting: deque[TrialHistory] = field(default_factory=deque)  # asked, not in training
+    # On their seats, and not on record yet.
+    taken: list[tuple[Seat, Sequence[TrialHistory]]] = field(default_factory=list)
     asked: deque[TrialHistory] = field(default_factory=deque)  # by an earlier run, and not begun
     decided: dict[int, Decided] = field(default_factory=dict)  # those that wait, by number
     declined: bool = False  # the strategy has nothing to train before there is news
@@ -153,7 +163,8 @@ class Orchestrator:
     def __post_init__(self) -> None:
         self.began_s = time.monotonic()
         self.ticked_s = -math.inf
-        self.ended_before = len(self._ends())  # by earlier runs; their cause may be mended
+        # By earlier runs; the cause of their failures may be mended.
+        self.ended_before = self.history.counts.total()
         self.patience_ends_s = math.inf
         self.maximize = self.spec.objective[0].maximize
         self.lanes = Lanes(len(self.seats), self.search.learns)
@@ -206,23 +217,24 @@ class Orchestrator:
         self._record(events)
         for event in sorted(events, key=_takes_long):
             self._handle(event)
-        self._look_at_clocks()
         if self._tick():
             self.search.flush()
+            self._look_at_clocks()
             self._look_at_requests()
             self._look_at_silence()
             self._show()
         self._look_at_signals()
 
     def _over(self) -> bool:
-        leaving = any(seat.pausing for seat in self.seats)
-        return self._decide_on_the_end() and not in_training(self.seats) and not leaving
+        if not self._decide_on_the_end() or is_training(self.seats):
+            return False
+        return not any(seat.pausing for seat in self.seats)
 
     def _decide_on_the_end(self) -> bool:
         """Whether nothing more is to be assigned."""
         if self.ending is None:
             why = limit_reached(self.spec, self.history, self._spent_s())
-            if why is None and not in_training(self.seats) and not self.waiting:
+            if why is None and not self.waiting and not is_training(self.seats):
                 why = self.exhausted
                 if self.strategy is None or self.declined:
                     why = why or trials_done(self.spec, self.history)
@@ -276,17 +288,27 @@ class Orchestrator:
     def _assign(self) -> bool:
         """Give trials to workers that have none; whether to go on with others.
 
-        For `ASSIGN_S` a turn: to ask takes time, in which others wait for their answers.
+        For `ASSIGN_S` a turn: to ask takes time, in which others wait for their answers. What was
+        chosen by then begins together; of a strategy each by itself, for it asks what has begun.
         """
         began_s = time.monotonic()
+        more = False
         empty = [seat for seat in self.seats if seat.is_open and not seat.trainings]
         for seat in empty:
             if chosen := self._choose(seat):
-                self.executor.send(seat.number, Orders(begin=self._begin(seat, chosen)))
-                self._follow()
+                self._take(seat, chosen)
+                if self.strategy is not None:
+                    self._send_taken()
                 if time.monotonic() - began_s > ASSIGN_S:
-                    return len(empty) > 1
-        return False
+                    more = len(empty) > 1
+                    break
+        self._send_taken()
+        return more
+
+    def _send_taken(self) -> None:
+        for seat, begin in self._begin():
+            self.executor.send(seat.number, Orders(begin=begin))
+            self._follow()
 
     def _choose(self, seat: Seat) -> list[TrialHistory]:
         """What is to begin on a seat now: the oldest trial, and what can be trained with it.
@@ -344,7 +366,7 @@ class Orchestrator:
         A sampler that learns is never further ahead of the results than the trials that all
         workers could train; another may have as many wait.
         """
-        beside = len(in_training(self.seats)) if self.lanes.learns else -chosen
+        beside = len(list(in_training(self.seats))) if self.lanes.learns else -chosen
         lanes = self.lanes.limit(self.spec, kind) or 1
         return len(self.waiting) + beside < lanes * len(self.seats)
 
@@ -378,7 +400,8 @@ class Orchestrator:
         return self._may_begin_another() if self.strategy is None else not self.declined
 
     def _may_begin_another(self) -> bool:
-        fresh = sum(1 for trial in self.waiting if trial.attempts == 0)
+        taken = (trial for _, trials in self.taken for trial in trials)
+        fresh = sum(1 for trial in (*self.waiting, *taken) if trial.attempts == 0)
         return trials_done(self.spec, self.history, also=fresh) is None
 
     def _prepare(self) -> TrialHistory | None:
@@ -479,34 +502,42 @@ class Orchestrator:
         why = f"same configuration as trial {twin}"
         self._end(Ending(trial, "pruned", why, duplicate_of=twin))
 
-    def _begin(self, seat: Seat, trials: Sequence[TrialHistory]) -> list[Assignment]:
-        """Put trials that waited on a seat."""
+    def _take(self, seat: Seat, trials: Sequence[TrialHistory]) -> None:
+        """Put trials that waited on a seat, where they are to begin."""
         chosen = {trial.number for trial in trials}
         self.waiting = deque(trial for trial in self.waiting if trial.number not in chosen)
-        self.search.commit()  # the params are on the disk before the outbox speaks of the trials
-        passing("params-kept")
-        kind = self._kind(trials[0])
-        lanes = self.lanes.limit(self.spec, kind) or 1
+        seat.kind = self._kind(trials[0])
         log_start = trial_log.end_of(self.paths.worker_log(seat.number))
-        assignments = []
-        resumed = [trial.number for trial in trials if trial.paused]
         for trial in trials:
-            folder = self.paths.trial(trial.number)
-            if trial.recorded == 0:
-                # What an attempt without a record has left; of an earlier one, but for its log.
-                (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
-            decided = self.decided.pop(trial.number, None)
-            until = decided.until if decided else trial.until if self.strategy else None
-            self.record.trial(trial, worker=seat.number, until=until, node=seat.node)
             epochs = self._epochs(trial)
             seat.trainings[trial.number] = Training(trial, epochs, log_start, trial.wall_s)
-            assignments.append(self._assignment(trial, folder, lanes))
-        seat.kind = kind
+        self.taken.append((seat, trials))
+
+    def _begin(self) -> list[tuple[Seat, list[Assignment]]]:
+        """Record that what was taken begins, with one flush for all."""
+        taken, self.taken = self.taken, []
+        if not taken:
+            return []
+        self.search.commit()  # the params are on the disk before the outbox speaks of the trials
+        passing("params-kept")
+        resumed = [trial.number for _, trials in taken for trial in trials if trial.paused]
+        begun = [(seat, [self._begun(seat, trial) for trial in trials]) for seat, trials in taken]
         self.record.commit()
         passing("begun")
         for number in resumed:
             self.search.resume(number)
-        return assignments
+        return begun
+
+    def _begun(self, seat: Seat, trial: TrialHistory) -> Assignment:
+        folder = self.paths.trial(trial.number)
+        claims.give(self.paths.claim(trial.number), trial.attempts + 1)
+        if trial.recorded == 0:
+            # What an attempt without a record has left; of an earlier one, but for its log.
+            (checkpoints.clear if trial.attempts else checkpoints.discard)(folder)
+        decided = self.decided.pop(trial.number, None)
+        until = decided.until if decided else trial.until if self.strategy else None
+        self.record.trial(trial, worker=seat.number, until=until, node=seat.node)
+        return self._assignment(trial, folder, self.lanes.limit(self.spec, seat.kind) or 1)
 
     def _assignment(self, trial: TrialHistory, folder: Path, lanes: int) -> Assignment:
         return Assignment(
@@ -520,6 +551,7 @@ class Orchestrator:
             maximize=self.maximize,
             lanes=lanes,
             keep_model=self.spec.keep_models != 0,
+            claim=self.paths.claim(trial.number),
             until=trial.until,
         )
 
@@ -543,7 +575,9 @@ class Orchestrator:
         # would not read that while it waits for this answer.
         makes_room = stop or seat.pausing
         chosen = self._choose(seat) if seat.trainings and not makes_room else []
-        begin = self._begin(seat, chosen) if chosen else []
+        if chosen:
+            self._take(seat, chosen)
+        begin = [assignment for _, begun in self._begin() for assignment in begun]
         if stop:
             self.record.commit()
             passing("verdicts-recorded")
@@ -761,6 +795,7 @@ class Orchestrator:
 
         The checkpoints go before: nobody looks for those of a trial that is over in Optuna.
         """
+        claims.take_back(self.paths.claim(number))
         checkpoints.clear(self.paths.trial(number))
         facts = {key: end[key] for key in FACTS if key in end}
         self.search.tell(number, end["state"], end["values"], facts)
@@ -789,12 +824,11 @@ class Orchestrator:
             StudyFailed: None is in training any more: they all failed alike.
         """
         first = self._all_fail_alike()
-        going = in_training(self.seats)
-        if first is None or any(each.trial.values for each in going):
+        if first is None or any(each.trial.values for each in in_training(self.seats)):
             return False
-        if going:
+        if is_training(self.seats):
             return True
-        count = len(self._ends()) - self.ended_before
+        count = self.history.counts.total() - self.ended_before
         raise StudyFailed(
             f"the first {count} trials all failed alike: {first['reason']}\n"
             + (first["traceback"] or "")
@@ -1007,8 +1041,8 @@ class Orchestrator:
         return Progress(
             study=self.spec.study,
             metric=self.spec.objective[0].metric,
-            counts=Counter(end["state"] for end in self._ends()),
-            paused=len(self.history.paused),
+            counts=self.history.counts.copy(),
+            paused=len(self.history.paused) if self.strategy else 0,
             total=self.spec.budget.trials,
             best=(best.number, best.value, best.epoch) if best else None,
             elapsed_s=time.monotonic() - self.began_s,
@@ -1019,7 +1053,7 @@ class Orchestrator:
     def _left_s(self) -> float | None:
         """By the mean time of a trial so far, and never beyond the wall budget."""
         budget, history = self.spec.budget, self.history
-        ended = len(self._ends())
+        ended = history.counts.total()
         if not ended:
             return None
         guesses = []

@@ -9,11 +9,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 
 from hpo.errors import NoRoom
 
@@ -133,6 +133,10 @@ class StudyPaths:
         """Checkpoints, predictions and weights of one trial."""
         return self.root / "trials" / str(number)
 
+    def claim(self, number: int) -> Path:
+        """Which attempt of one trial may write into its folder (`hpo.claims`)."""
+        return self.root / "claims" / str(number)
+
     def model(self, number: int) -> Path:
         """The weights of one trial's best epoch, if they are kept."""
         return self.trial(number) / self.MODEL
@@ -152,6 +156,21 @@ class StudyPaths:
     def ensemble(self, number: int) -> Path:
         """Predictions of one ensemble over trials."""
         return self.root / "ensembles" / str(number)
+
+
+def is_address(text: object) -> TypeGuard[str]:
+    """Whether a source of data is an address (``s3://…``), and no path or name."""
+    return isinstance(text, str) and re.match(r"[a-z][a-z0-9+.-]*://", text) is not None
+
+
+def fetched_data() -> Path:
+    """Data from addresses (`hpo.fetched`), of all studies of this user on this machine.
+
+    May be deleted while none runs.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    return root / "hpo" / "data"
 
 
 def network_file_system(folder: Path) -> str | None:
@@ -201,13 +220,16 @@ def is_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, size: int | None = None) -> Iterator[IO[bytes]]:
+def replacing(
+    path: Path, size: int | None = None, check: Callable[[], None] = lambda: None
+) -> Iterator[IO[bytes]]:
     """Write a file so that a reader, or a crash, sees the old one or the whole new one.
 
     Writes beside `path`, flushes to the disk, renames, and flushes the folder.
 
     Args:
         size: Bytes that are to be written, if that is known: for what `NoRoom` says.
+        check: Raises what is raised in place of the file, if it is not to be written after all.
 
     Raises:
         NoRoom: The disk has no room for it; the old file, if any, is as it was.
@@ -220,6 +242,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            check()
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)

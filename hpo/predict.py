@@ -19,7 +19,7 @@ import pandas as pd
 from hpo import results
 from hpo.ensemble.criterion import Singles
 from hpo.errors import UserError
-from hpo.paths import Home, StudyPaths, replacing
+from hpo.paths import Home, StudyPaths, is_address, replacing
 from hpo.predictor import Predictor, read_model, recipe_of, refused
 from hpo.results.predicted import Predicted
 from hpo.results.study_log import StudyLog
@@ -110,28 +110,31 @@ def open_predictor(named: str, home: Home) -> Predictor:
 
 
 def predict(
-    predictor: Predictor, inputs: Sequence[Path], to: Path, say: Say = lambda text: None
+    predictor: Predictor, inputs: Sequence[Path | str], to: Path, say: Say = lambda text: None
 ) -> Done:
     """Predict files, and write a CSV: ``id`` (row number from 0, or path) and `Predictor.table`.
 
     Args:
-        inputs: As `trainers.unseen.batches` takes them.
+        inputs: Paths, as `trainers.unseen.batches` takes them, and addresses (`hpo.fetched`).
         say: Told what takes long.
 
     Raises:
         UserError: A file is not what the model predicts; nothing was written then.
     """
-    if to.resolve() in [path.resolve() for path in inputs]:
+    if to.resolve() in [Path(each).resolve() for each in inputs]:
         raise UserError(f"{to} is to be predicted: write the predictions to another file")
     judged, bad, rows = _Judged(), dict[str, str](), 0
     said_s = time.monotonic()
     try:
+        fetched = {each: _fetched(each, say) for each in inputs if is_address(each)}
+        paths = [Path(fetched.get(str(each), each)) for each in inputs]
         with replacing(to) as file:
-            for batch in batches(inputs, predictor.models):
+            for batch in batches(paths, predictor.models):
                 output = predictor.output(batch.rows)
-                _write(predictor.table(output), batch.ids, file, first=rows == 0)
+                ids = [_as_given(each, fetched) for each in batch.ids]
+                _write(predictor.table(output), ids, file, first=rows == 0)
                 judged.add(batch, output)
-                bad |= batch.bad
+                bad |= {str(_as_given(name, fetched)): why for name, why in batch.bad.items()}
                 rows += len(batch.ids)
                 if time.monotonic() - said_s > SAY_EVERY_S:
                     said_s = time.monotonic()
@@ -141,6 +144,21 @@ def predict(
     except DataError as error:
         raise refused(error) from None
     return Done(rows, bad, *judged.metrics(predictor.classes))
+
+
+def _fetched(address: str, say: Say) -> Path:
+    from hpo import fetched
+
+    fetched.check(address)
+    return fetched.fetch(fetched.look(address), say)
+
+
+def _as_given(row: int | str, fetched: Mapping[str, Path]) -> int | str:
+    """A row's number, or its file by the address that it was fetched from."""
+    for address, path in fetched.items():
+        if isinstance(row, str) and Path(row).is_relative_to(path):
+            return address.rstrip("/") + row.removeprefix(str(path))
+    return row
 
 
 def bad_lines(bad: Mapping[str, str]) -> Iterator[str]:

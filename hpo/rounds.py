@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from hpo import checkpoints, starting_weights
+from hpo import checkpoints, claims, starting_weights
 from hpo.fault_points import passing
 from hpo.loaded import Data
 from hpo.messages import (
@@ -230,7 +230,7 @@ class AssignedTrial:
                 arrays = self._best.arrays()
                 best |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         content = {"state": dict(state), "best": best}
-        checkpoints.write(self.assignment.folder, self.epoch, content)
+        checkpoints.write(self.assignment.folder, self.epoch, content, self._may_write)
         self._saved_s = time.monotonic()
 
     @property
@@ -259,7 +259,8 @@ class AssignedTrial:
         """
         if self._model is not None:
             kept = {"trainer": self._trainer, "trial": self.number, **self._model}
-            checkpoints.save(self.assignment.folder / StudyPaths.MODEL, kept)
+            path = self.assignment.folder / StudyPaths.MODEL
+            checkpoints.save(path, kept, self._may_write)
         if self._best is None:
             return dict(self.artifacts)
         import numpy as np
@@ -268,9 +269,14 @@ class AssignedTrial:
         arrays: dict[str, Any] = {**self._best.arrays()}
         arrays["output"] = self._best.output.astype(np.float32)
         path = self.assignment.folder / StudyPaths.PREDICTIONS
-        with replacing(path) as file:
+        with replacing(path, check=self._may_write) as file:
             np.savez_compressed(file, **arrays)
         return {**self.artifacts, path.name: str(path)}
+
+    def _may_write(self) -> None:
+        """Raises `claims.Superseded` if another worker trains it by now, or it has ended."""
+        if self.assignment.claim is not None:
+            claims.check(self.assignment.claim, self.assignment.attempt)
 
     def _check(self, values: Mapping[str, float]) -> None:
         for metric in self.assignment.metrics:

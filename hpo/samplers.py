@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +212,15 @@ class Beginning(BaseSampler):
         sampler = self._of(study, trial)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._then.after_trial(study, trial, state, values)  # it is to know the first trials, too
+
 
 class RecentTpe(optuna.samplers.TPESampler):
     """TPE that knows at most `KNOWN_TO_TPE` trials: the best tenth, and the newest of the others.
@@ -219,10 +229,36 @@ class RecentTpe(optuna.samplers.TPESampler):
     ask takes 12 µs longer with each. Of several objectives, it knows all trials.
     """
 
+    _best: list[tuple[float, int]] | None = None  # loss and number, best first; once needed
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        super().after_trial(study, trial, state, values)
+        if self._best is not None and values:
+            insort(self._best, (_sign(study) * values[0], trial.number))
+            del self._best[KNOWN_TO_TPE // 10 :]
+
+    def best(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
+        """The numbers of the best tenth of the trials that TPE is to know.
+
+        Args:
+            trials: Those of the study, from which it is found out the first time.
+        """
+        if self._best is None:
+            sign = _sign(study)
+            ended = sorted((sign * t.values[0], t.number) for t in trials if t.values)
+            self._best = ended[: KNOWN_TO_TPE // 10]
+        return {number for _, number in self._best}
+
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(_Recent(study), trial, search_space)
+        return super().sample_relative(_Recent(study, self), trial, search_space)
 
     def sample_independent(
         self,
@@ -231,14 +267,16 @@ class RecentTpe(optuna.samplers.TPESampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        return super().sample_independent(_Recent(study), trial, param_name, param_distribution)
+        recent = _Recent(study, self)
+        return super().sample_independent(recent, trial, param_name, param_distribution)
 
 
 class _Recent(optuna.Study):
     """What `RecentTpe` sees of a study, as Optuna's Hyperband shows TPE a bracket."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, tpe: RecentTpe) -> None:
         vars(self).update(vars(study))
+        self._tpe = tpe
 
     def _get_trials(
         self,
@@ -249,13 +287,15 @@ class _Recent(optuna.Study):
         trials = super()._get_trials(deepcopy, states, use_cache)
         if len(trials) <= KNOWN_TO_TPE or self._is_multi_objective():
             return trials
-        sign = -1 if self.direction == StudyDirection.MAXIMIZE else 1
-        ended = [trial for trial in trials if trial.values]
-        ended.sort(key=lambda trial: sign * trial.values[0])
-        best = {trial.number for trial in ended[: KNOWN_TO_TPE // 10]}
-        newest = trials[len(best) - KNOWN_TO_TPE :]
-        known = best | {trial.number for trial in newest}
-        return [trial for trial in trials if trial.number in known]
+        best = self._tpe.best(self, trials)
+        rest = len(trials) - (KNOWN_TO_TPE - len(best))
+        places = (bisect_left(trials, n, key=lambda trial: trial.number) for n in sorted(best))
+        known = [trials[at] for at in places if at < rest]
+        return [trial for trial in known if trial.number in best] + trials[rest:]
+
+
+def _sign(study: optuna.Study) -> int:
+    return -1 if study.direction == StudyDirection.MAXIMIZE else 1
 
 
 def reseed(sampler: BaseSampler, seed: int) -> None:

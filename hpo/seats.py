@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -151,7 +151,7 @@ class Lanes:
 
     def most(self, spec: StudySpec) -> int:
         """How many trials this study lets one worker train, of whatever kind."""
-        if spec.lanes == "off" or spec.fresh_process:
+        if spec.lanes == "off" or spec.fresh_process or spec.devices > 1:
             return 1
         if spec.lanes != "auto":
             return spec.lanes
@@ -176,6 +176,11 @@ class Lanes:
         return max(0, lanes - len(seat.trainings))
 
 
-def in_training(seats: Iterable[Seat]) -> list[Training]:
+def in_training(seats: Iterable[Seat]) -> Iterator[Training]:
     """What all seats train."""
-    return [each for seat in seats for each in seat.trainings.values()]
+    return (each for seat in seats for each in seat.trainings.values())
+
+
+def is_training(seats: Iterable[Seat]) -> bool:
+    """Whether any of the seats trains something; of many that do, only the first is looked at."""
+    return any(seat.trainings for seat in seats)

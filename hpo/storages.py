@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import UserError
 from hpo.journal import SingleWriterJournal
@@ -21,13 +22,44 @@ if TYPE_CHECKING:
 
 
 class Journal(optuna.storages.JournalStorage):
-    """Optuna's journal, in the study's folder."""
+    """Optuna's journal, in the study's folder.
+
+    Optuna looks for a waiting trial among all trials whenever it is asked for one. Here it is
+    known when there is none: nobody else writes to the file.
+    """
 
     failures = 0  # as `Database.failures`: a file does not fail and go on
+    _none_waits = False  # that is known
 
     def __init__(self, paths: StudyPaths) -> None:
         self._file = SingleWriterJournal(paths.journal)
         super().__init__(self._file)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        only_waiting = states == (TrialState.WAITING,)
+        if only_waiting and self._none_waits:
+            return []
+        found = super().get_all_trials(study_id, deepcopy, states)
+        if only_waiting:
+            self._none_waits = not found
+        return found
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        if template_trial is not None:  # perhaps one that waits
+            self._none_waits = False
+        return super().create_new_trial(study_id, template_trial)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if state == TrialState.WAITING:
+            self._none_waits = False
+        return super().set_trial_state_values(trial_id, state, values)
 
     def flush(self) -> None:
         """Nothing to do: readers wait for `commit`."""

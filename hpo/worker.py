@@ -7,14 +7,16 @@ what it tells of that, is in `hpo.rounds`. The process ends when the orchestrato
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from hpo import starting_weights
 from hpo.fault_points import passing
@@ -36,18 +38,34 @@ from hpo.rounds import Alone, Line, Together, Worker, one_line
 from hpo.tracking.redact import RedactedStream
 from trainers.contract import DataError
 
+if TYPE_CHECKING:
+    from hpo.group import Group
+
 
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     """Answer the orchestrator until it says `Quit` or is gone."""
     line = Line(connection, on_lost)
     worker = Worker(setup, line, Data(setup), Meter("cuda" if setup.uses_gpu else "cpu"))
+    with contextlib.ExitStack() as at_the_end:
+        _serve(line, worker, at_the_end)
+
+
+def _serve(line: Line, worker: Worker, at_the_end: contextlib.ExitStack) -> None:
+    setup, group = worker.setup, None
     try:
-        train, ready = _prepare(setup, worker.data)
+        if setup.devices > 1:
+            from hpo.group import Group  # which is made of what is here
+
+            group = at_the_end.enter_context(contextlib.closing(Group(setup)))
+        train, ready = prepare(setup, worker.data)
+        if group is not None:
+            group.meet()
     except DataError as error:
         line.send(Refused(error.key, str(error), error.hint))
         return
     except Exception as error:  # the user's module may raise anything when imported
-        line.send(Refused("trainer", _user_frames(error)))
+        key = "trainer" if setup.devices == 1 else "gpus_per_trial"
+        line.send(Refused(key, _user_frames(error)))
         return
     gc.collect()
     gc.freeze()  # torch's own objects are here to stay: collecting after a trial is quick then
@@ -56,21 +74,29 @@ def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     while not isinstance(message := line.get(), Quit):
         match message:
             case Begin(log):
-                _redirect_output(log)
+                redirect_output(log)
+                if group is not None:
+                    group.begin(message)
             case Measure(params, most):
                 line.send(Measured(lanes_that_pay(setup, worker.data, params, most)))
             case Orders(begin=begin):
                 worker.data.keep_examples(setup.params["data"])
                 while begin:
-                    begin, failed = _train(worker, train, begin)
-                    if failed and setup.uses_gpu and _device_is_lost():
+                    begin, failed = _train(worker, train, begin, group)
+                    is_broken = group is not None and group.is_broken
+                    if is_broken or (failed and setup.uses_gpu and _device_is_lost()):
                         line.close()  # every later trial here would fail: a new worker is needed
                         return
                     gc.collect()  # a trial's tensors must not weigh on the next one
     worker.data.close()
 
 
-def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
+def prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
+    """Import the trainer, load the data, and find what would fail every trial.
+
+    Raises:
+        DataError: The study cannot run as its file says. The user's module may raise anything.
+    """
     if setup.command is not None:
         from hpo.command import Command
 
@@ -78,7 +104,8 @@ def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
 
     import torch
 
-    from trainers.registry import TRAINERS, prepare, resolve
+    from trainers.registry import TRAINERS, resolve
+    from trainers.registry import prepare as check
 
     torch.set_num_threads(setup.threads)
     device_name = "cpu"
@@ -96,14 +123,15 @@ def _prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
     if setup.trainer not in TRAINERS:
         return train, Ready(None, device_name)  # the user's function loads its own data
     dataset = data.load(setup.params["data"])
+    stages = setup.devices if setup.parallel == "pipeline" else 1
     for params in (setup.params, *setup.variants):
         params = starting_weights.local(setup.trainer, params, setup.cache)
-        prepare(setup.trainer, params, dataset, setup.folder)
+        check(setup.trainer, params, dataset, setup.folder, stages)
     return train, Ready(dataset.summary, device_name)
 
 
 def _train(
-    worker: Worker, train: Any, begin: Sequence[Assignment]
+    worker: Worker, train: Any, begin: Sequence[Assignment], group: Group | None
 ) -> tuple[Sequence[Assignment], bool]:
     """Train trials to their ends; what is to begin next, if that is known, and if any failed."""
     from trainers.registry import resolve_together
@@ -114,6 +142,8 @@ def _train(
         trials.train(train)
     else:
         trials = Together(worker, begin)
+        if group is not None:
+            train_together = partial(group.train, train_together, begin)
         trials.train(train_together)
     return trials.close(), trials.any_failed
 
@@ -143,7 +173,7 @@ def _user_frames(error: BaseException) -> str:
     return f"{one_line(error)}{place}"
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
     """Print into the log, Python's own prints without passwords.
 
     What C code and other programs print is in it as it was: it is for this user's eyes only.

@@ -72,7 +72,8 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tables_made(bench: Workbench, empty_store: Path) -> None:
-    """The bench's study finds MLflow's tables in its home, as every study but the first does."""
-    bench.home.mlruns.mkdir()
-    shutil.copy(empty_store, bench.home.mlruns / "mlflow.db")
+def tables_made(tmp_path: Path, empty_store: Path) -> None:
+    """A study finds MLflow's tables in `tmp_path`, its home, as every study but the first does."""
+    home = Home(tmp_path)
+    home.mlruns.mkdir()
+    shutil.copy(empty_store, home.mlruns / "mlflow.db")

@@ -147,6 +147,7 @@ def in_mlflow(bench: Workbench) -> dict[str, list[Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables_made")
 def test_hpo_run_accepts_changes_and_leaves_what_mlflow_has(bench: Workbench) -> None:
     run = ("run", bench.file, "--home", bench.folder, "--json", "--set", "sampler=tpe")
     assert hpo(*run).code == 0

@@ -148,6 +148,7 @@ def assert_whole(bench: Workbench, trials: int, epochs: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables_made")
 @pytest.mark.parametrize("most", [100, 4000])
 def test_row_12_a_study_says_which_file_needs_how_much_and_goes_on(
     bench: Workbench, most: int
@@ -183,6 +184,7 @@ def train(trial):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables_made")
 def test_row_12_a_worker_s_full_disk_is_not_its_trial_s_fault(bench: Workbench) -> None:
     (bench.folder / "full.py").write_text(FULL_FOR_THE_WORKER)
     text = bench.file.read_text().replace("epochs: 4", "epochs: 5, seconds: 0.4")
@@ -257,6 +259,7 @@ def in_a_small_disk(folder: Path, bench: Workbench, room: int) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables_made")
 @pytest.mark.parametrize("room", [0, 8192])
 def test_row_12_a_study_on_a_full_disk_goes_on_when_there_is_room(
     bench: Workbench, small_disk: Path, room: int

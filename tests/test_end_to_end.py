@@ -21,6 +21,7 @@ from PIL import Image
 from hpo import results
 
 pytestmark = pytest.mark.slow
+tables_made = pytest.mark.usefixtures("tables_made")  # but for the first, which makes them itself
 
 ROOT = Path(__file__).parent.parent
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10-8k.tar.gz"
@@ -94,6 +95,7 @@ def test_the_quickstart_searches_real_digits(tmp_path: Path) -> None:
     )
 
 
+@tables_made
 @pytest.mark.parametrize(
     ("study", "metric", "at_least"),
     [("tabular_classification", "val/roc_auc", 0.98), ("regression", "val/r2", 0.4)],
@@ -105,6 +107,7 @@ def test_a_table_is_searched(tmp_path: Path, study: str, metric: str, at_least: 
     assert_in_mlflow(tmp_path, study, 12)
 
 
+@tables_made
 @pytest.mark.parametrize(
     ("study", "needs", "at_least"),
     [
@@ -125,6 +128,7 @@ def test_the_user_s_own_code_is_searched(
     assert status["best"]["value"] > at_least
 
 
+@tables_made
 def test_what_is_better_and_what_is_faster_are_a_front(tmp_path: Path) -> None:
     options = ("--set", "budget.trials=2", "--set", "train.epochs=1", "--set", "model.blocks=1")
     status = run(ROOT / "studies" / "multi_objective.yaml", tmp_path, *options)
@@ -133,6 +137,7 @@ def test_what_is_better_and_what_is_faster_are_a_front(tmp_path: Path) -> None:
     assert [ms for _, ms in front] == sorted(ms for _, ms in front)  # what is better takes longer
 
 
+@tables_made
 def test_a_network_is_compared_with_an_estimator_of_scikit_learn(tmp_path: Path) -> None:
     options = ("--set", "budget.trials=6", "--set", "sampler=random", "--set", "train.epochs=5")
     status = run(ROOT / "studies" / "baseline.yaml", tmp_path, *options)
@@ -142,6 +147,7 @@ def test_a_network_is_compared_with_an_estimator_of_scikit_learn(tmp_path: Path)
     assert status["best"]["value"] > 0.98
 
 
+@tables_made
 def test_texts_are_searched_and_new_ones_predicted(tmp_path: Path) -> None:
     options = ("--set", "budget.trials=3", "--set", "train.epochs=6", "--set", "train.lr=0.02")
     status = run(ROOT / "studies" / "text.yaml", tmp_path, *options, "--set", "pruner=none")
@@ -158,6 +164,7 @@ def test_texts_are_searched_and_new_ones_predicted(tmp_path: Path) -> None:
     assert said.read_text().splitlines()[1].startswith("0,delivery,")
 
 
+@tables_made
 def test_a_folder_of_photos_is_searched_with_augmentation(tmp_path: Path) -> None:
     """Stripes of three directions, in any colours: crops and flips leave what they are."""
     random, place = np.random.default_rng(0), np.arange(16)
@@ -182,6 +189,7 @@ def test_a_folder_of_photos_is_searched_with_augmentation(tmp_path: Path) -> Non
     assert_in_mlflow(tmp_path, "image_folder", 3)
 
 
+@tables_made
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the CIFAR-10 sample is not beside the project")
 def test_a_folder_of_images_is_searched(tmp_path: Path) -> None:
     with tarfile.open(CIFAR) as archive:
@@ -219,6 +227,7 @@ def postgres() -> Iterator[str]:
         database.cleanup()
 
 
+@tables_made
 def test_a_study_in_postgresql_is_stopped_and_goes_on(tmp_path: Path, postgres: str) -> None:
     import optuna
 

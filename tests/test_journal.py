@@ -8,8 +8,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from hpo.journal import SingleWriterJournal
+from hpo.paths import StudyPaths
+from hpo.storages import Journal
 
 
 def open_study(path: Path) -> tuple[optuna.Study, SingleWriterJournal]:
@@ -63,3 +66,17 @@ def test_what_is_committed_is_in_the_file(tmp_path: Path) -> None:
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
     assert optuna.load_study(storage=storage, study_name="s").trials[0].value == 0.3
     journal.close()
+
+
+def test_trials_that_wait_are_given_out_although_none_waited_before(tmp_path: Path) -> None:
+    storage = Journal(StudyPaths(tmp_path))
+    study = optuna.create_study(storage=storage)
+    numbers = [study.ask().number for _ in range(2)]
+    study.enqueue_trial({"x": 0.25})
+    enqueued = study.ask()
+    assert enqueued.suggest_float("x", 0, 1) == 0.25
+    assert study.ask().number == enqueued.number + 1
+    storage.set_trial_state_values(enqueued._trial_id, TrialState.WAITING)
+    assert study.ask().number == enqueued.number
+    assert numbers == [0, 1]
+    storage.close()

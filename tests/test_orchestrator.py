@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 from workbench import Workbench
 
+from hpo import launch, orchestrator
+from hpo.devices import Slot
 from hpo.errors import StudyChanged, StudyFailed, StudyFileError, StudyLocked, UserError
+from hpo.executors import Event
 from hpo.launch import opened
+from hpo.messages import Orders, Ready
 from hpo.orchestrator import Orchestrator
 from hpo.progress import Silent
 from hpo.record import Record
@@ -587,3 +593,50 @@ def test_a_mended_study_goes_on_after_its_first_trials_failed(bench: Workbench) 
         bench.run(train__at=told, budget__trials=6)
     bench.run(train__at=told, budget__trials=6)  # the next trials are not told to fail
     assert states(bench) == {"failed": 3, "complete": 3}
+
+
+class Idle:
+    """`hpo.executors.Executor`: three workers that are ready, and never say more."""
+
+    def __init__(self) -> None:
+        self.ready: list[Event] = []
+        self.begun: dict[int, list[int]] = {}
+
+    def slots(self, spec: Any, say: Any) -> list[Slot]:
+        return [Slot("cpu", None, 1.0, 1)] * 3
+
+    def start(self, setup: Any) -> None:
+        self.ready.append(Event(setup.worker, Ready(None, "cpu")))
+
+    def send(self, worker: int, message: Any) -> None:
+        if isinstance(message, Orders):
+            self.begun[worker] = [trial.number for trial in message.begin]
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        ready, self.ready = self.ready, []
+        return ready
+
+    def kill(self, worker: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_what_is_assigned_together_is_flushed_once_and_within_the_budget(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    idle = Idle()
+
+    def fsync(file: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{file}").readlink().name)
+
+    monkeypatch.setattr(launch, "_open_executor", lambda _: idle)
+    monkeypatch.setattr(orchestrator, "ASSIGN_S", 60.0)
+    with opened(bench.load(budget__trials=2), bench.home, Silent()) as running:
+        with monkeypatch.context() as watched:
+            watched.setattr(os, "fsync", fsync)
+            running.turn()
+        assert idle.begun == {0: [0], 1: [1]}
+    files = [bench.paths.journal.name, bench.paths.outbox.name]  # the parameters first
+    assert [name for name in flushed if name in files] == files
+    assert [record["number"] for record in bench.records("trial")] == [0, 1]

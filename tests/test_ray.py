@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import ray_cluster
 from command import hpo
+from ray_cluster import check_whole, records, run_until, workers
 from workbench import Workbench
 
 from hpo import launch, spec
@@ -27,7 +26,16 @@ from hpo.errors import HpoError, Problem, StudyFileError, UserError
 from hpo.executors import Event, Gone, Leaving, open_executor
 from hpo.executors.inline import InlineExecutor
 from hpo.executors.processes import ProcessExecutor
-from hpo.executors.ray import Here, Place, _copy_code, _difference, _lost, _versions
+from hpo.executors.ray import (
+    MOST_CHECKS,
+    Here,
+    Place,
+    Unchecked,
+    _copy_code,
+    _difference,
+    _lost,
+    _versions,
+)
 from hpo.messages import Refused, Round, Setup
 from hpo.seats import MOST_DEATHS
 from hpo.spec import Named, StudySpec
@@ -75,43 +83,6 @@ def study(cluster: Any, workers: int, epochs: int = 8) -> dict[str, Any]:
         "train__seconds": 0.3,
         "retries": 0,  # a node that is lost takes none
     }
-
-
-@contextlib.contextmanager
-def run_until(bench: Workbench, node: str, epochs: int, **study: Any) -> Iterator[None]:
-    """Run a study; the body is met once a trial on a node has so many epochs on record."""
-    with ThreadPoolExecutor(1) as pool:  # nodes can only be added in the main thread
-        running = pool.submit(bench.run, **study)
-        deadline_s = time.monotonic() + 60
-        while not any(
-            trial["node"] == node and epoch["number"] == trial["number"]
-            for trial in records(bench, "trial")
-            for epoch in records(bench, "epoch")
-            if epoch["epoch"] >= epochs
-        ):
-            assert time.monotonic() < deadline_s, "nothing happens"
-            assert not running.done(), running.result()
-            time.sleep(0.05)
-        yield
-        running.result(timeout=120)
-
-
-def records(bench: Workbench, kind: str) -> list[dict[str, Any]]:
-    return bench.records(kind) if bench.paths.outbox.is_file() else []
-
-
-def check_whole(bench: Workbench, trials: int = 6, epochs: int = 8) -> None:
-    """Every trial ended once, complete, with every epoch on record once, as if left alone."""
-    reported = [(r["number"], r["epoch"]) for r in bench.records("epoch")]
-    assert sorted(reported) == [(n, e) for n in range(trials) for e in range(1, epochs + 1)]
-    assert sorted(r["number"] for r in bench.records("end")) == list(range(trials))
-    assert {r["state"] for r in bench.records("end")} == {"complete"}
-    params = {r["number"]: r["params"] for r in bench.records("trial")}
-    for record in bench.records("epoch"):
-        x = params[record["number"]]["train.x"]
-        quality = 1 - (x - 0.3) ** 2 - 0.01 * abs(record["epoch"] - epochs / 2)
-        assert record["metrics"]["quality"] == quality
-    assert not list(bench.paths.root.glob("trials/*/epoch-*.pt"))
 
 
 @slow
@@ -189,15 +160,6 @@ def test_kills_of_everything_leave_the_study_whole(
     assert not workers(bench.folder)
 
 
-def workers(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        told = process.info
-        if told["cwd"] == str(folder) and "hpo.worker" in (told["cmdline"] or ()):
-            found.append(process)
-    return found
-
-
 @slow
 def test_more_than_any_node_has_is_said(
     bench: Workbench, cluster: Any, nodes: Callable[[str], Any]
@@ -212,6 +174,30 @@ def test_more_than_any_node_has_is_said(
         executor.close()
 
 
+@slow
+def test_a_node_that_cannot_be_checked_is_tried_again_and_then_refused(
+    bench: Workbench, cluster: Any, nodes: Callable[[str], Any]
+) -> None:
+    nodes("h")
+    executor = open_executor("ray", {"address": cluster.address})
+    mark = bench.folder / "mark"
+    mark.touch()
+    executor._here = Here("\0", str(mark), _versions(), code=False)  # no such path can be
+    setup = Setup(0, "told:train", bench.folder, {}, [], bench.folder, "cpu", None, 1, 1.0)
+    said: list[Any] = []
+    try:
+        for _ in range(MOST_CHECKS):
+            executor.start(setup)
+            (event,) = executor.wait(30)
+            said.append(event.message)
+    finally:
+        executor.close()
+    *gone, refused = said
+    assert [each.of_machine for each in gone] == [True] * (MOST_CHECKS - 1)
+    assert isinstance(refused, Refused)
+    assert refused.message.startswith("node h: it cannot be checked: ValueError")
+
+
 # -- without a cluster
 
 
@@ -220,18 +206,27 @@ def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
         open_executor("ray", {"address": "127.0.0.1:1"})
 
 
-def test_a_cluster_that_asks_for_no_token_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [(False, r"Start it anew with RAY_AUTH_MODE=token"), (True, "asks for another token")],
+)
+def test_a_cluster_that_asks_for_no_token_or_another_is_refused(asks: bool, says: str) -> None:
     import grpc
 
-    class Anybody(grpc.GenericRpcHandler):  # type: ignore[misc]
-        def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+    def answer(request: bytes, context: Any) -> bytes:
+        if asks:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "not this one")
+        return b""
 
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Anybody()])
+    class Head(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
     port = server.add_insecure_port("0.0.0.0:0")  # Ray asks at the address of the machine
     server.start()
     try:
-        with pytest.raises(UserError, match="RAY_AUTH_MODE=token"):
+        with pytest.raises(UserError, match=says):
             open_executor("ray", {"address": f"127.0.0.1:{port}"})
     finally:
         server.stop(None)
@@ -269,6 +264,7 @@ def test_looking_at_a_file_connects_to_no_cluster(monkeypatch: pytest.MonkeyPatc
     looked = hpo(*arguments, "--json")
     assert looked.code == 0, looked.err
     assert looked.json["data"]["rows"] > 0
+    assert looked.json["not_imported"] == ["executor: ray"]
     assert "no Ray cluster answers" in hpo(*arguments, "--import").err
 
 
@@ -326,7 +322,8 @@ def test_what_fails_in_a_place_is_heard(tmp_path: Path, monkeypatch: pytest.Monk
 
     place = Place()
     place.compare(replace(here, folder="\0"))
-    assert "cannot be checked: ValueError" in refusal(place)
+    with pytest.raises(Unchecked, match="ValueError"):
+        place.hear()
     place = Place()
     place.compare(here)
     monkeypatch.setattr(ProcessExecutor, "command", (str(tmp_path / "no-python"),))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
+import object_store
 import pytest
 import requests
 from command import hpo
+from object_store import SECRET, Store
 from served import free_port, served
 
 from hpo.errors import UserError
@@ -20,46 +21,15 @@ from hpo.server import _check_bucket
 with warnings.catch_warnings():  # of their own imports
     warnings.simplefilter("ignore")
     from mlflow import MlflowClient
-    from moto.server import ThreadedMotoServer
 
 ROOT = Path(__file__).parents[1]
-SECRET = "canary-of-the-store-51c9"
 slow = pytest.mark.slow
-
-
-class Store:
-    """An S3 server with a bucket ``team``; what its users have in their environment."""
-
-    def __init__(self, url: str) -> None:
-        self.environment: Mapping[str, str] = {
-            "MLFLOW_S3_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "hpo",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="hpo",
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-        )
-        self._client.create_bucket(Bucket="team")
-
-    def names(self, folder: str) -> list[str]:
-        """Of the files below a folder of the bucket."""
-        found = self._client.list_objects_v2(Bucket="team", Prefix=f"{folder}/")
-        return [entry["Key"].rpartition("/")[2] for entry in found.get("Contents", [])]
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Store(f"http://{host}:{port}")
-    server.stop()
+    with object_store.running() as store:
+        yield store
 
 
 def run_a_trial(home: Path, *options: str) -> None:

@@ -84,7 +84,8 @@ def test_tpe_knows_the_best_trials_the_newest_and_those_in_training(
 ) -> None:
     monkeypatch.setattr(samplers, "KNOWN_TO_TPE", 20)
     space = {"x": FloatDistribution(0.0, 1.0)}
-    study = optuna.create_study(direction="maximize", sampler=RecentTpe(seed=0))
+    tpe = RecentTpe(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=tpe)
     study.add_trials(
         [
             create_trial(value=-number, params={"x": 0.5}, distributions=space)
@@ -92,8 +93,14 @@ def test_tpe_knows_the_best_trials_the_newest_and_those_in_training(
         ]
     )
     in_training = study.ask(space)
-    known = samplers._Recent(study).get_trials(deepcopy=False)
+    known = samplers._Recent(study, tpe).get_trials(deepcopy=False)
     assert [trial.number for trial in known] == [0, 1, *range(83, 101)]
     assert known[-1].number == in_training.number
-    ended = samplers._Recent(study).get_trials(states=(TrialState.COMPLETE,))
+    ended = samplers._Recent(study, tpe).get_trials(states=(TrialState.COMPLETE,))
     assert [trial.number for trial in ended] == [0, 1, *range(82, 100)]
+    others = [study.ask(space) for _ in range(30)]
+    for trial in others:
+        study.tell(trial, -1000.0)
+    study.tell(in_training, -0.5)
+    known = samplers._Recent(study, tpe).get_trials(deepcopy=False)
+    assert [trial.number for trial in known] == [0, 100, *range(113, 131)]

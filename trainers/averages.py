@@ -96,15 +96,13 @@ class Average:
 
     @contextlib.contextmanager
     def _exchanged(self) -> Iterator[None]:
-        """The parameters alone."""
-        trained = [p.data for p in self._parameters]
-        for parameter, value in zip(self._parameters, self.values, strict=True):
-            parameter.data = value
+        """The parameters alone; copied, for they may be views of what several devices share."""
+        trained = [p.detach().clone() for p in self._parameters]
+        _copy(self._parameters, self.values)
         try:
             yield
         finally:
-            for parameter, own in zip(self._parameters, trained, strict=True):
-                parameter.data = own
+            _copy(self._parameters, trained)
 
     def _norms(self) -> list[_BatchNorm]:
         """The batch norms that learn; those that are frozen keep their statistics."""
@@ -129,6 +127,7 @@ class Average:
         self.steps, self.statistics = steps, list(statistics)
 
 
+@torch.no_grad()
 def _copy(into: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for own, value in zip(into, values, strict=True):
         own.copy_(value)

@@ -35,6 +35,7 @@ from trainers.ensembles import Measured, Members, Part, Predictor, Together
 from trainers.lanes import Lane, Said
 from trainers.metrics import COSTS, Predicted, output
 from trainers.own_metrics import OwnMetric
+from trainers.parallel import world
 from trainers.seeds import mixed
 from trainers.team import Grouped, Team
 
@@ -134,6 +135,8 @@ def _measured(
     found = {}
     for of_some in said:
         measured = metrics.measure_each(of_some.predicted, further, classes)
+        if (own := world()) is not None:
+            measured = own.agreed(measured)  # what is decided by it is decided alike
         if of_some.grad_norm is not None:
             for values, norm in zip(measured, of_some.grad_norm.tolist(), strict=True):
                 values["grad_norm"] = norm

@@ -103,7 +103,7 @@ def in_float32(output: Tensor) -> Tensor:
 
 def first_lost(output: Tensor) -> int | None:
     """The first of the (N, …) rows of which something is NaN or infinite; None: there is none."""
-    lost = ~output.isfinite().reshape(len(output), -1).all(1)
+    lost = ~output.isfinite().flatten(1).all(1) if output.dim() > 1 else ~output.isfinite()
     return int(lost.int().argmax()) if bool(lost.any()) else None
 
 

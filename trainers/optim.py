@@ -319,8 +319,10 @@ class ByRule:
                 torch._foreach_mul_(parameters, 1 - rate * decay)
                 decay = 0.0
             momentum = self._train[rule.momentum] + shift if rule.momentum else 0.0
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            update = Update(parameters, gradients, memory, steps, rate, max(0.0, momentum), decay)
+            gradients = _here([p.grad for p in parameters if p.grad is not None])
+            memory = {name: _here(own) for name, own in memory.items()}
+            own = _here(parameters)
+            update = Update(own, gradients, memory, steps, rate, max(0.0, momentum), decay)
             rule.update(update, self._train)
 
     def state(self) -> dict[str, Any]:
@@ -332,6 +334,11 @@ class ByRule:
         for tensors, saved in [*pairs, *zip(self._steps, state["steps"], strict=True)]:
             for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
+
+
+def _here(tensors: list[Tensor]) -> list[Tensor]:
+    """What of tensors is on this device: all, unless several have a part each (`DTensor`)."""
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def _first(name: str, parameter: Tensor) -> Tensor:

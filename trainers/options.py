@@ -149,9 +149,10 @@ class ImageData(_Data):
     source: str = Field(
         min_length=1,
         description="`digits` (1,797 handwritten digits of 8 × 8 that scikit-learn ships); a "
-        "folder of images: train/CLASS/*.jpg with optional val/ and test/, or CLASS/*.jpg; or "
-        "`torchvision:NAME`, a data set of torchvision that lies in `root` (none is downloaded).",
-        examples=["digits", "photos/", "torchvision:CIFAR10"],
+        "folder of images: train/CLASS/*.jpg with optional val/ and test/, or CLASS/*.jpg, or its "
+        "address (`s3://bucket/photos`, fetched once a machine); or `torchvision:NAME`, a data "
+        "set of torchvision that lies in `root` (none is downloaded).",
+        examples=["digits", "photos/", "s3://bucket/photos", "torchvision:CIFAR10"],
     )
     size: int | None = Field(
         None,
@@ -256,9 +257,9 @@ class TableData(_Columns):
 
     source: str = Field(
         min_length=1,
-        description="A .csv or .parquet file, or `breast_cancer`, `wine`, `diabetes` (scikit-"
-        "learn's).",
-        examples=["breast_cancer", "table.csv"],
+        description="A .csv or .parquet file, or its address (`s3://bucket/table.csv`, fetched "
+        "once a machine); or `breast_cancer`, `wine`, `diabetes` (scikit-learn's).",
+        examples=["breast_cancer", "table.csv", "s3://bucket/table.csv"],
     )
     target: str | Labels | None = Field(
         None,
@@ -284,8 +285,9 @@ class TextData(_Columns):
     source: str = Field(
         min_length=1,
         description="A .csv or .parquet file, or a folder of texts: train/CLASS/*.txt with "
-        "optional val/ and test/, or CLASS/*.txt.",
-        examples=["messages.csv", "letters/"],
+        "optional val/ and test/, or CLASS/*.txt; or its address (`s3://bucket/letters`, fetched "
+        "once a machine).",
+        examples=["messages.csv", "letters/", "s3://bucket/letters"],
     )
     text: str | None = Field(None, description="Of a table: the column with the texts.")
     target: str | Labels | None = Field(

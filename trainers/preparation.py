@@ -30,6 +30,7 @@ def check(
     params: Mapping[str, Mapping[str, Any]],
     dataset: Dataset,
     own: Sequence[OwnMetric] = (),
+    stages: int = 1,
 ) -> None:
     """Check the data's kind, the batch size, loss, metrics, and that the model takes this data.
 
@@ -38,6 +39,7 @@ def check(
     Args:
         params: The sections, with every default.
         own: The user's own metrics.
+        stages: Of a pipeline that the model is to be divided into.
 
     Raises:
         DataError: As said.
@@ -62,7 +64,12 @@ def check(
     _check_loss(params["train"], dataset)
     _check_metrics(params["train"], dataset, own)
     rows = min(2, params["train"]["batch_size"])
-    fine_tuning.check(_check_model(params["model"], dataset, rows), params["train"])
+    model = _check_model(params["model"], dataset, rows)
+    fine_tuning.check(model, params["train"])
+    if stages > 1:
+        from trainers.parallel.staged import divided  # and so torch.distributed
+
+        divided(model, stages)
     if params["train"]["vmap"]:
         _check_vmap(params["model"], dataset)
     _check_ensemble(params, dataset, rows)

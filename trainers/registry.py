@@ -125,9 +125,15 @@ def why_in_turn(name: str, settings: Mapping[str, Any]) -> str | None:
     return together.why_not(settings)
 
 
-def how_trained(name: str, settings: Mapping[str, Any]) -> str:
-    """The same as it is recorded: ``as a lane``, or ``in turn: WHY``."""
-    why = why_in_turn(name, settings)
+def how_trained(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The same as it is recorded: ``as a lane``, or ``in turn: WHY``.
+
+    Args:
+        identity: Of the study: its settings by their keys.
+    """
+    why = why_in_turn(identity["trainer"], settings)
+    if "parallel" in identity:
+        why = f"over {identity['gpus_per_trial']} devices"
     return f"in turn: {why}" if why else "as a lane"
 
 
@@ -184,12 +190,14 @@ def prepare(
     params: Mapping[str, Mapping[str, Any]],
     dataset: Dataset,
     folder: Path | None = None,
+    stages: int = 1,
 ) -> None:
     """Find what would fail every trial, before there is a study. For built-in trainers.
 
     Args:
         params: The sections ``data``, ``model`` and ``train``, with every default.
         folder: The study file's, where the user's own metrics are looked for.
+        stages: Of a pipeline that the model is to be divided into.
 
     Raises:
         DataError: The data is not of the trainer's kind, a batch is larger than the training
@@ -197,7 +205,7 @@ def prepare(
     """
     from trainers.preparation import check
 
-    check(TRAINERS[name].kind, params, dataset, own_metrics(params, folder))
+    check(TRAINERS[name].kind, params, dataset, own_metrics(params, folder), stages)
 
 
 def _imported(reference: str) -> Any:

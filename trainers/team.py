@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainers.in_turn import InTurn
 from trainers.lanes import Lane, Said, Stack
 from trainers.lanes.layers import parts, unsupported
+from trainers.parallel import world
 from trainers.together import why_not
 
 
@@ -109,6 +110,8 @@ class Grouped:
 
 def _shape(lane: Lane) -> Hashable:
     """What lanes have in common that can be stacked; None: this one cannot be."""
+    if world() is not None:
+        return None
     settings = {f"train.{name}": value for name, value in lane.options.items() if name != "swa"}
     if lane.options["swa"] is not None and (lane.normalizes or lane.options["vmap"]):
         return None

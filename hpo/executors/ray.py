@@ -14,9 +14,12 @@ import logging
 import os
 import queue
 import shutil
+import socket
 import tempfile
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0  # how often is looked which nodes are about to go, and where a worker was started
 CONNECT_S = 10.0
+MOST_CHECKS = 3
+END_S = 0.5  # a place that was closed ends after so long
+HEAD_AWAY_S = 30.0  # after 60 Ray itself ends this process
 COMPARED = ("torch", "torchvision", "numpy", "optuna")  # Ray compares itself and Python
 SHARED = "the folder that the study is run in has to be on all nodes, at the same path"
 NOT_CODE = ("studies", "mlruns")  # beside own code: what studies have made
@@ -58,6 +64,10 @@ class Here:
     code: bool
 
 
+class Unchecked(Exception):
+    """Whether workers can run on a node could not be found out: its id, and why."""
+
+
 class Place:
     """The actor: a worker's place on a node.
 
@@ -71,6 +81,7 @@ class Place:
         self._processes = ProcessExecutor()
         self._code: Path | None = None
         self._refused: Refused | None = None
+        self._unchecked: Unchecked | None = None
         self._number = 0
 
     def compare(self, here: Here) -> None:
@@ -79,10 +90,10 @@ class Place:
             self._code = Path.cwd() if here.code else None
             self._refused = _difference(here)
         except Exception as error:  # nobody waits for what this returns or raises
-            self._refused = Refused("executor", f"it cannot be checked: {error!r}")
+            self._unchecked = Unchecked(self._node, repr(error))
 
     def start(self, setup: Setup) -> None:
-        if self._refused is not None:  # which `hear` says
+        if self._refused is not None or self._unchecked is not None:  # which `hear` says
             return
         folder = self._code or setup.folder
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if setup.device == "cuda" else None
@@ -98,10 +109,18 @@ class Place:
 
     def close(self) -> None:
         self._processes.close()
+        # Once this has returned, for a head that is lost cannot have it ended.
+        threading.Timer(END_S, os._exit, [0]).start()
 
     def hear(self) -> tuple[str, list[FromWorker | Gone | Leaving]]:
-        """The node's id, and what the worker sent since the last call; waits for it."""
+        """The node's id, and what the worker sent since the last call; waits for it.
+
+        Raises:
+            Unchecked: No worker was started.
+        """
         while True:
+            if self._unchecked is not None:
+                raise self._unchecked
             if self._refused is not None:
                 return self._node, [self._refused]
             heard = [event.message for event in self._processes.wait(POLL_S)]
@@ -152,8 +171,12 @@ class RayExecutor:
         self._names: dict[str, str] = {}  # of nodes, by id
         self._arrived: queue.Queue[tuple[int, _Placed, Future[Any]]] = queue.Queue()
         self._draining: set[str] = set()
+        self._tries: Counter[int] = Counter()  # of a worker, in vain, to check its node
+        self._head: str = self._ray.get_runtime_context().gcs_address
+        self._cluster_id = _cluster_id(self._head)
+        self._lost: str | None = None  # what has become of the head
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="draining nodes").start()
+        threading.Thread(target=self._watch, daemon=True, name="head of the cluster").start()
 
     def slots(self, spec: StudySpec, say: Callable[[str], None]) -> list[Slot] | Problem:
         from hpo.devices import Slot
@@ -180,7 +203,8 @@ class RayExecutor:
             count = min(count, spec.budget.trials)
         if count > room:
             say(f"the Ray cluster has room for {room} of {count} workers; the others wait for it")
-        return [Slot(device, None, min(1.0, self._gpus or 1.0), self._cpus)] * count
+        threads = max(1, self._cpus // spec.devices)
+        return [Slot(device, None, min(1.0, self._gpus or 1.0), threads)] * count
 
     def start(self, setup: Setup) -> None:
         number = setup.worker
@@ -206,6 +230,12 @@ class RayExecutor:
             self._call(worker, "tell", message)
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
+        if self._lost is not None:
+            raise HpoError(
+                f"executor: the head of the Ray cluster, {self._head}, {self._lost}\n"
+                "Nothing acknowledged is lost. Start Ray anew on all nodes, then run the same "
+                "command: it goes on from here."
+            )
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -244,13 +274,29 @@ class RayExecutor:
             return []
         try:
             placed.node, messages = done.result()
+        except Unchecked as error:
+            self.kill(number)
+            return [Event(number, self._unclear(number, *getattr(error, "cause", error).args))]
         except Exception as error:  # one of Ray's many; or hpo is not on that node
             self.kill(number)  # whatever is left of it
             node = placed.node and self._name(placed.node)
             return [Event(number, _lost(number, node, error))]
+        self._tries[number] = 0
         if not any(isinstance(message, Refused) for message in messages):  # which is its last
             self._listen(number)
         return [Event(number, self._named(placed.node, message)) for message in messages]
+
+    def _unclear(self, number: int, node: str, why: str) -> Gone | Refused:
+        """What is said of a node that could not be checked; another try often can.
+
+        A folder may be away for a moment: the shared one, or that of the code, which Ray unpacks
+        anew where a node is started on a machine that has one already.
+        """
+        self._tries[number] += 1
+        said = f"node {self._name(node)}: it cannot be checked: {why}"
+        if self._tries[number] < MOST_CHECKS:
+            return Gone(said, of_machine=True)
+        return Refused("executor", said)
 
     def _named(
         self, node: str, message: FromWorker | Gone | Leaving
@@ -281,9 +327,24 @@ class RayExecutor:
         return events
 
     def _watch(self) -> None:
-        """In a thread of its own: it asks the cluster's head, which may be away for a while."""
+        """Look after the cluster's head, in a thread of its own: it may be away for a while.
+
+        Ray is only asked where the head is the one that this process knows. Else it ends this
+        process: at once, or when it has waited for a minute.
+        """
+        heard_s, is_known = time.monotonic(), True
         while not self._closed.wait(POLL_S):
+            if not _listens(self._head):
+                is_known = False
+                if time.monotonic() - heard_s > HEAD_AWAY_S:
+                    self._lost = f"has not answered for {HEAD_AWAY_S:.0f} s"
+                    return
+                continue
             with contextlib.suppress(Exception):
+                if not is_known and _cluster_id(self._head) != self._cluster_id:
+                    self._lost = "was started anew and knows nothing of its nodes"
+                    return
+                heard_s, is_known = time.monotonic(), True
                 self._draining = set(self._ray._private.state.state.get_draining_nodes())
 
 
@@ -377,6 +438,7 @@ def _refuse_open(address: str) -> None:
             asked(b"", timeout=CONNECT_S)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                _refuse_other_token(asked, address)
                 return
             raise HpoError(
                 f"executor: no Ray cluster answers at {address} ({error.code().name.lower()})"
@@ -386,6 +448,43 @@ def _refuse_open(address: str) -> None:
         "Start it anew with RAY_AUTH_MODE=token on every node, and set that here; "
         "`ray get-auth-token --generate` makes the token that all need"
     )
+
+
+def _refuse_other_token(asked: Any, address: str) -> None:
+    """Raise where the cluster does not take the token that is set here, or none is.
+
+    Ray itself tries for 20 seconds, with a line for each, and does not say what it was.
+    """
+    import grpc
+    from ray._private.authentication import grpc_authentication_client_interceptor as of_ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        asked(b"", timeout=CONNECT_S, metadata=of_ray._get_authentication_metadata_tuple())
+    except (grpc.RpcError, AuthenticationError) as error:
+        if isinstance(error, grpc.RpcError) and error.code() != grpc.StatusCode.UNAUTHENTICATED:
+            return  # it was there a moment ago, and Ray may still find it
+        raise UserError(
+            f"executor: the Ray cluster at {address} asks for another token than the one here, if "
+            "there is one. Set RAY_AUTH_MODE=token, and have its head's token in "
+            "~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from None
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), POLL_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _cluster_id(head: str) -> str:
+    """Which cluster it is: another one after its head was started anew."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return str(GcsClient(address=head).cluster_id)
 
 
 def _here(cache: Path, code: bool) -> Here:

@@ -270,9 +270,9 @@ def _row(log: StudyLog, trial: TrialLog, runs: Mapping[int, str]) -> dict[str, A
 def _notes(study: Record, trial: TrialLog) -> dict[str, str]:
     from trainers.registry import how_trained  # and so pydantic, for which `--help` does not wait
 
-    trainer = study.get("identity", {}).get("trainer")
+    identity = study.get("identity", {})
     config = trial.assigned.get("config", {})
-    known = {"trained": how_trained(trainer, config)} if trainer else {}
+    known = {"trained": how_trained(identity, config)} if "trainer" in identity else {}
     return known | trial.notes
 
 

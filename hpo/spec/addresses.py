@@ -12,6 +12,7 @@ from pathlib import Path
 from hpo.paths import network_file_system
 from hpo.spec.document import redacted
 from hpo.spec.explain import did_you_mean
+from trainers.contract import DataError
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
 _DATABASES = {
@@ -113,6 +114,20 @@ def check_readable(path: Path, text: str, others: tuple[str, ...] = ()) -> None:
         raise AddressError(f"there is no {text}{shown}", nearest(path, text, others))
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise AddressError(f"{text} may not be read by you", f"chmod +r {text}")
+
+
+def check_data(text: str) -> None:
+    """Refuse an address that no data can be fetched from. Connects to nothing.
+
+    Raises:
+        AddressError: As `hpo.fetched.check` says it.
+    """
+    from hpo import fetched  # and so fsspec, which other studies need not wait for
+
+    try:
+        fetched.check(text)
+    except DataError as error:
+        raise AddressError(str(error), error.hint) from None
 
 
 def storage(text: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.spec import addresses, commands, estimators, passwords, sections
+from hpo.spec import addresses, commands, estimators, over_devices, passwords, sections
 from hpo.spec.document import Document
 from hpo.spec.explain import did_you_mean, shown
 from hpo.spec.methods import PRUNERS_OF_SEVERAL, Wilcoxon
@@ -311,6 +311,10 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
     (("pruner", "search", "train"), _pruner_and_epochs),
     (("pruner", "data", "train", "trainer"), _pruner_and_folds),
     (("strategy", "search", "objective", "train", "budget"), _strategy),
+    (
+        ("gpus_per_trial", "parallel", "lanes", "trainer", "command", "search", *sections.NAMES),
+        over_devices.problems,
+    ),
 ]
 _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "sampler"), _sampler_and_space),

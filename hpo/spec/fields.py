@@ -62,6 +62,14 @@ def lanes(value: Any) -> Any:
     raise wrong(f"expected auto, off or a whole number from 1 to 1024; got {shown(value)}")
 
 
+def gpus(value: Any) -> Any:
+    """A share of one, or a whole number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (0 < value <= 1 or value in range(1, 65)):
+        return value
+    raise wrong(f"expected a number ≤ 1, or a whole number up to 64; got {shown(value)}")
+
+
 def most_models(value: Any) -> Any:
     """``all``, or a whole number of trials."""
     if value == "all" or (type(value) is int and 0 <= value <= 1_000_000):

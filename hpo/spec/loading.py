@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo.errors import Problem, StudyFileError, UserError
+from hpo.paths import is_address
 from hpo.spec import (
     addresses,
     checks,
@@ -296,7 +297,12 @@ class _Loading:
         return addresses.path_or_name(text, self._folder)
 
     def _source(self, trainer: str, text: str) -> str:
-        """Where the data is: a name that the trainer knows, or an absolute path."""
+        """Where the data is: a name that the trainer knows, an address, or an absolute path."""
+        if trainer in TRAINERS:
+            text = text.removeprefix("file://")
+            if is_address(text):
+                addresses.check_data(text)
+                return text
         built_in = sections.BUILT_IN_SOURCES
         path = addresses.absolute(text, self._folder)
         if trainer not in TRAINERS:

@@ -147,7 +147,7 @@ class StudySpec(_Part):
             conditions name.
         objective: At least one; the first decides a trial's best epoch.
         start_from: Configurations to try first (path → value), and earlier studies.
-        gpus_per_trial: In (0, 1].
+        gpus_per_trial: In (0, 1], or a whole number.
         timeout_s: Of a trial.
         storage: ``journal``, or an address with its secrets.
     """
@@ -234,8 +234,23 @@ class StudySpec(_Part):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="What to train on. auto: GPUs where there are any."
     )
-    gpus_per_trial: float = Field(
-        1.0, gt=0, le=1, description="A trial's share of a GPU; with 0.25, four trials share one."
+    gpus_per_trial: Annotated[
+        float,
+        BeforeValidator(
+            fields.gpus,
+            json_schema_input_type=Annotated[float, Field(gt=0, le=1)]
+            | Annotated[int, Field(ge=1, le=64)],
+        ),
+    ] = Field(
+        1.0,
+        description="A trial's share of a GPU; with 0.25, four trials share one. Above 1: over "
+        "how many GPUs of one machine it is trained; without any, over how many processes.",
+    )
+    parallel: Literal["ddp", "fsdp", "pipeline"] | None = Field(
+        None,
+        description="How a built-in trainer uses several GPUs a trial. ddp: each has the model, "
+        "and its rows of every batch. fsdp: each has a part of every layer, too, for models that "
+        "one GPU does not hold. pipeline: each has some of the layers. Absent: ddp.",
     )
     retries: int = Field(
         1, ge=0, le=100, description="How often a trial goes on after its worker crashed."
@@ -292,6 +307,11 @@ class StudySpec(_Part):
             for key, text in self._as_written.items()
             if key.partition(".")[0] in sections.NAMES
         }
+
+    @property
+    def devices(self) -> int:
+        """Over how many a trial is trained."""
+        return max(1, int(self.gpus_per_trial))
 
     @property
     def trials_asked(self) -> bool:

@@ -45,6 +45,7 @@ def to_yaml(spec: StudySpec, as_written: Mapping[str, str]) -> str:
         "lanes": spec.lanes,
         "device": spec.device,
         "gpus_per_trial": spec.gpus_per_trial,
+        "parallel": spec.parallel,
         "retries": spec.retries,
         "timeout": None if spec.timeout_s is None else duration(spec.timeout_s),
         "fresh_process": spec.fresh_process,
@@ -72,6 +73,9 @@ def identity(spec: StudySpec, as_written: Mapping[str, str]) -> dict[str, Any]:
         "objective": objectives(spec),
         "seed": spec.seed,
     }
+    if spec.devices > 1:  # other checkpoints than those of one device, and other last digits
+        content["gpus_per_trial"] = spec.devices
+        content["parallel"] = spec.parallel or "ddp"
     for key, text in as_written.items():
         section, _, option = key.partition(".")
         if section in sections.NAMES:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from hpo.paths import is_address
 from hpo.tables import plain
 from hpo.tracking.progress import Record, TrialProgress
 from trainers.registry import how_trained
@@ -58,7 +59,7 @@ def trial_tags(trial: TrialProgress, study: Record, parent_run: str) -> dict[str
         tags["hpo.seed"] = str(trial.assigned["seed"])
         tags["hpo.attempts"] = str(trial.assigned["attempt"])
         config = trial.assigned["config"]
-        tags["hpo.trained"] = how_trained(study["identity"]["trainer"], config)
+        tags["hpo.trained"] = how_trained(study["identity"], config)
         tags |= _notes(config)
     for epoch in trial.epochs.values():
         tags |= {f"hpo.{key}": text for key, text in epoch.get("notes", {}).items()}
@@ -275,14 +276,15 @@ def dataset_input(summary: Mapping[str, Any]) -> DatasetInput:
     The digest is the start of the fingerprint: MLflow allows 36 characters.
     """
     source = str(summary["source"])
+    store = re.sub("^https", "http", source.partition("://")[0])  # by MLflow's names
     profile = json.dumps(
         {k: v for k, v in summary.items() if k not in ("skipped", "report")}, default=str
     )
     dataset = Dataset(
         name=cut(source.rstrip("/").rsplit("/", 1)[-1], MAX_NAME),
         digest=str(summary["fingerprint"])[:32],
-        source_type="local",
-        source=json.dumps({"uri": source}),
+        source_type=store if is_address(source) else "local",
+        source=json.dumps({"url" if store == "http" else "uri": source}),
         profile=profile if len(profile) <= MAX_DATASET_PROFILE else None,
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])

@@ -6,6 +6,9 @@ status 1 at the first violation, says what differed and with which seed, and kee
 
 Of each study: which it is, what is killed, and after how many more epochs and milliseconds, are
 drawn from its seed. Where in the code a kill falls is up to the machine.
+
+With ``--ray`` the studies are on a Ray cluster of several nodes and in a PostgreSQL server, which
+are killed, too; their processes start as users start them.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from campaign import on_ray  # noqa: E402
 from campaign.forked import Forked, adopt_orphans  # noqa: E402
 from scripted import make_scripted  # noqa: E402
 
@@ -40,6 +44,11 @@ from hpo.fault_points import POINTS  # noqa: E402
 
 TRAINER = '''
 import os, signal, time
+
+import hpo.rounds
+
+# A checkpoint after each epoch: else epochs this short have none.
+hpo.rounds.CHECKPOINT_AFTER_S, hpo.rounds.CHECKPOINT_SHARE = 0.0, float("inf")
 
 def train(trial):
     """As `workbench.TRAINER`; and each epoch that was trained is noted."""
@@ -79,7 +88,9 @@ lanes: 4
 budget: {trials: 12}
 tracking: {examples: 0}
 """
-COMMON = "executor: processes\ndevice: cpu\nretries: 100\n"
+COMMON = "device: cpu\nretries: 100\n"
+HERE = "executor: processes\n"
+KILLS = {"worker": 45, "orchestrator": 30, "all": 15, "shipper": 5, "pause": 5}  # of a hundred
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,18 @@ def kinds() -> list[Kind]:
     ]
 
 
+def kinds_on_ray() -> list[Kind]:
+    in_turn = IN_TURN.replace("0.01", "0.1") + "sampler: random\n"
+    lanes = IN_LANES.replace("FOLDS", "")
+    return [
+        Kind("in turn, on Ray", in_turn, True),
+        Kind("in turn, two workers, on Ray", in_turn, True, workers=2),
+        Kind("in turn, TPE, pruned, on Ray", in_turn.replace("random", "tpe") + MEDIAN, True),
+        Kind("in lanes, two workers, on Ray", lanes + "sampler: tpe\n" + MEDIAN, False, 2),
+        Kind("in turn, paused, on Ray", IN_PAUSES.replace("0.01", "0.1") + PAUSES, True),
+    ]
+
+
 @dataclass
 class Totals:
     kills: Counter[str] = field(default_factory=Counter)
@@ -153,10 +176,13 @@ class Violation(Exception):
 
 
 class Campaign:
-    def __init__(self, folder: Path) -> None:
+    """Studies in one folder; on a Ray cluster, or on this machine alone."""
+
+    def __init__(self, folder: Path, ray: on_ray.OnRay | None = None) -> None:
         from hpo.paths import Home
 
-        self.folder = folder
+        self.folder, self.ray = folder, ray
+        self.kinds = kinds() if ray is None else kinds_on_ray()
         self.home = Home(folder)
         self.totals = Totals()
         self.undisturbed: dict[str, Any] = {}
@@ -168,7 +194,7 @@ class Campaign:
 
     def at_random(self, seed: int) -> None:
         """One study, killed at random until it is done."""
-        kind = kinds()[seed % len(kinds())]
+        kind = self.kinds[seed % len(self.kinds)]
         self._know(kind)
         study = Study(self, kind, f"seed-{seed}")
         study.disturb(random.Random(seed))
@@ -221,7 +247,8 @@ class Study:
         self.database = campaign.folder / "optuna.db"
         text = kind.text.replace("LOG", str(self.trained)).replace("DIED", str(died))
         text = text.replace("DATABASE", str(self.database))
-        self.file.write_text(f"study: {name}\nworkers: {kind.workers}\n{COMMON}{text}")
+        where = HERE if campaign.ray is None else campaign.ray.settings
+        self.file.write_text(f"study: {name}\nworkers: {kind.workers}\n{COMMON}{where}{text}")
         self.kills = 0
         self.acknowledged: dict[tuple[int, int], Mapping[str, float]] = {}
 
@@ -229,8 +256,9 @@ class Study:
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "hpo.cli", "run", str(self.file)]
+        started = Forked if self.campaign.ray is None else subprocess.Popen
         with open(self.output, "ab") as output:
-            return Forked(
+            return started(
                 [*command, "--home", str(self.campaign.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -257,18 +285,20 @@ class Study:
 
     def disturb(self, draw: random.Random) -> None:
         """Kill as `draw` says, and start it again, until it has had its kills."""
+        ray = self.campaign.ray
+        weights = KILLS if ray is None else ray.kills
         process = self.start()
         for _ in range(draw.randint(4, 12)):
-            wanted = draw.choices(
-                ["worker", "orchestrator", "all", "shipper", "pause"], [45, 30, 15, 5, 5]
-            )[0]
+            (wanted,) = draw.choices(list(weights), list(weights.values()))
             epochs = self._count() + draw.choice([0, 0, 1, 2, 3, 5])
             late_s, pause_s = draw.random() * 0.06, draw.random() * 0.5
             if not self._wait(process, epochs):
                 break
             time.sleep(late_s)
-            victims = self._victims(process, wanted, draw.random())
-            if not victims or process.poll() is not None:
+            which = draw.random()
+            victims = self._victims(process, wanted, which)
+            is_of_ray = wanted in ("node", "postgresql")
+            if not (victims or is_of_ray) or process.poll() is not None:
                 continue
             self._note_acknowledged()
             if wanted == "pause":
@@ -280,11 +310,14 @@ class Study:
                         victim.resume()
                 self.campaign.totals.pauses += 1
                 continue
-            before = self._count()
+            before, killed_s = self._count(), time.monotonic()
             for victim in victims:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     victim.kill()
-            killed_s = time.monotonic()
+            if ray is not None and wanted == "node":
+                ray.replace_a_node(which)
+            elif ray is not None and wanted == "postgresql":
+                ray.restart_postgresql(4 * pause_s)
             self.kills += 1
             self.campaign.totals.kills[wanted] += 1
             if wanted in ("orchestrator", "all"):
@@ -308,6 +341,10 @@ class Study:
     def _victims(
         self, process: subprocess.Popen[bytes], wanted: str, which: float
     ) -> list[psutil.Process]:
+        if wanted in ("node", "postgresql"):
+            return []
+        if self.campaign.ray is not None:
+            return self.campaign.ray.victims(process, wanted, which)
         try:
             orchestrator = psutil.Process(process.pid)
             children = orchestrator.children()
@@ -377,7 +414,8 @@ class Study:
         from hpo import lease
 
         deadline_s = time.monotonic() + 30  # one feeds MLflow after another
-        while left := _children():
+        ray = self.campaign.ray
+        while left := _children() if ray is None else ray.left():
             if time.monotonic() > deadline_s:
                 raise Violation(f"left running: {left}")
             time.sleep(0.02)
@@ -407,8 +445,10 @@ class Study:
         from optuna.storages import JournalStorage, RDBStorage
         from optuna.storages.journal import JournalFileBackend
 
-        if self.paths.journal.exists():
-            storage: Any = JournalStorage(JournalFileBackend(str(self.paths.journal)))
+        if self.campaign.ray is not None:
+            storage: Any = RDBStorage(self.campaign.ray.address)
+        elif self.paths.journal.exists():
+            storage = JournalStorage(JournalFileBackend(str(self.paths.journal)))
         else:
             storage = RDBStorage(f"sqlite:///{self.database}")
         study = optuna.load_study(storage=storage, study_name=self.name)
@@ -505,10 +545,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="at most so long")
     parser.add_argument("--once", action="store_true", help="at each point: its first pass only")
     parser.add_argument("--freeze-thaw", action="store_true", help="it decides, and no script")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster, in PostgreSQL")
     chosen = parser.parse_args()
+    if chosen.ray:
+        adopt_orphans()
+        with on_ray.running() as ray:
+            return run(chosen, ray)
     prepare(scripted=not chosen.freeze_thaw)
+    return run(chosen, None)
+
+
+def run(chosen: argparse.Namespace, ray: on_ray.OnRay | None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-    campaign, began_s, now = Campaign(folder), time.monotonic(), ""
+    campaign, began_s, now = Campaign(folder, ray), time.monotonic(), ""
     try:
         if chosen.kills == "points":
             for point in POINTS:
@@ -517,7 +566,7 @@ def main() -> int:
                     campaign.at(point, number)
         else:
             for seed in itertools.count(chosen.seed):
-                now = f"seed {seed} ({kinds()[seed % len(kinds())].name})"
+                now = f"seed {seed} ({campaign.kinds[seed % len(campaign.kinds)].name})"
                 enough = campaign.totals.kills.total() >= int(chosen.kills)
                 if enough or time.monotonic() - began_s > chosen.seconds:
                     break

@@ -30,3 +30,7 @@ def test_row_1_row_3_whatever_is_killed_the_study_is_whole() -> None:
 
 def test_row_1_row_3_row_4_killed_at_each_narrow_place_the_study_is_whole() -> None:
     run("points", "--once")  # `make campaign`: at a later pass, too
+
+
+def test_row_1_row_3_row_24_row_26_on_a_ray_cluster_in_postgresql_the_study_is_whole() -> None:
+    run("20", "--ray", "--seed", os.environ.get("HPO_CAMPAIGN_SEED", "0"))

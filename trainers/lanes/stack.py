@@ -102,8 +102,8 @@ class Lane:
     @property
     def normalizes(self) -> bool:
         """Whether it has batch norm."""
-        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-        return any(isinstance(layer, norms) for layer in self.model.modules())
+        norm = nn.modules.batchnorm._BatchNorm
+        return any(isinstance(layer, norm) for layer in self.model.modules())
 
     @property
     def averaged(self) -> int:
