@@ -740,6 +740,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "run.memory": ("Peak memory (MB)", "内存峰值（MB）"),
     "run.note.trained": ("Trained", "训练方式"),
     "run.note.micro_batch": ("Micro-batches", "微批次"),
+    "run.note.parallel": ("Devices", "设备"),
+    "run.note.products": ("Matrix products", "矩阵乘法"),
     "run.note.compiled": ("Compiled", "编译"),
     "run.mlflow": ("MLflow run", "MLflow run"),
     "run.not_sent": ("not sent yet", "尚未发送"),

@@ -95,6 +95,10 @@ def _serve(setup: Setup, rank: int, meeting: Path, connection: Connection) -> No
 
     inbox: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    if setup.device == "cuda":
+        import torch
+
+        torch.cuda.set_device(rank)  # before anything else takes memory of the first one
     data = Data(setup)
     prepare(setup, data)
     train = resolve_together(setup.trainer)

@@ -1,7 +1,7 @@
 """What a worker uses of its machine, under the names that MLflow's pages show as system metrics.
 
 Of this process alone, but for a GPU's utilization, which is of the whole device. Not covered:
-processes that a trainer starts.
+processes that a trainer starts, and of several devices all but the first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Meter:
 
 
 def _gpu() -> dict[str, float]:
-    """Of the only GPU that this process sees."""
+    """Of the GPU that this process trains on."""
     import torch
 
     found = {"system/gpu_0_memory_usage_megabytes": torch.cuda.memory_reserved() / 1e6}

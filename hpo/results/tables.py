@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 STATES = ("complete", "pruned", "failed", "stopped", "running", "paused", "waiting")
 OVER = ("complete", "pruned", "failed", "stopped")
-NOTES = ("trained", "micro_batch", "compiled")  # of how a trial was trained
+# Of how a trial was trained.
+NOTES = ("trained", "parallel", "micro_batch", "compiled", "products")
 SYSTEM = "system/"  # metrics of the machine, not of the model
 COST = "cost/"  # what using the model takes
 # Metrics that say more of a trial than its curves: of each of its parts, and how these differ.
@@ -66,7 +67,8 @@ class StudyTables:
         trials: A row for each trial, by number: see `hpo.results.trials`.
         configs: Trial → every setting it was trained with, by path.
         notes: Trial → how it was trained: ``trained``, as a lane or why not; where there is
-            something to say ``micro_batch`` (memory was short) and ``compiled``.
+            something to say ``parallel`` (over several devices), ``micro_batch`` (memory was
+            short), ``compiled`` and ``products`` (of matrices, on a GPU).
         epochs: A row for each trial and epoch: ``trial``, ``epoch``, ``time_ms``, ``seconds``,
             then each metric; ``system/…`` are what the trial used of its machine.
         spans: Who trained what when: ``worker``, ``trial``, ``attempt``, ``start_ms``,
