@@ -56,7 +56,8 @@ def run(
         overrides: As for `load`.
         home: Where ``studies/`` and ``mlruns/`` lie; the current folder by default.
         view: Told of every event; silent by default.
-        accept_changes: Whether to go on in a search space that has become wider.
+        accept_changes: Whether to go on in a search space that has become wider, or with data
+            that were moved.
 
     Raises:
         hpo.errors.HpoError: See `hpo.launch.run_study`.

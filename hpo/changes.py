@@ -2,14 +2,15 @@
 
 Trials compare where they were trained for the same metric, on the same data, by the same code with
 the same fixed settings: `StudySpec.identity`. Where only the search space has become wider, the
-trials so far lie in the new one: such a change is offered, and done where it is accepted. All that
-is not part of the identity (budget, sampler, pruner, workers, timeout, …) may change as it likes.
+trials so far lie in the new one; and data may be moved: their content says whether they are the
+same. Such a change is offered, and done where it is accepted. All that is not part of the identity
+(budget, sampler, pruner, workers, timeout, …) may change as it likes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hpo import spec as files
@@ -17,11 +18,13 @@ from hpo.errors import StudyChanged, StudyFileError
 from hpo.paths import StudyPaths
 from hpo.spec import Parameter, StudySpec, written, yaml12
 from hpo.spec.space import is_wider
+from trainers.registry import TRAINERS
 
 Record = Mapping[str, Any]
 
 _IDENTITY = ("trainer", "command", "data", "model", "train", "ensemble", "search", "objective")
 _NOT_THERE = "(not there)"
+SOURCE = "data.source"
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,16 @@ class Change:
     Attributes:
         key: Of the study file.
         before, now: As they are shown.
-        is_safe: Whether the trials so far compare with those to come.
+        kept: Why the trials so far compare with those to come; None: they do not.
     """
 
     key: str
     before: str
     now: str
-    is_safe: bool
+    kept: str | None = None
 
     def __str__(self) -> str:
-        kept = " (wider: the trials so far are kept)" if self.is_safe else ""
+        kept = f" ({self.kept}: the trials so far are kept)" if self.kept else ""
         return f"{self.key}: {self.before} → {self.now}{kept}"
 
 
@@ -56,14 +59,14 @@ def check(study: Record | None, spec: StudySpec, paths: StudyPaths, *, accept: b
         StudyChanged: Its message has every difference, and what can be done.
     """
     found = [] if study is None else differences(study, spec)
-    unsafe = [change for change in found if not change.is_safe]
+    unsafe = [change for change in found if change.kept is None]
     if not found or (accept and not unsafe):
         return
     lines = "\n".join(f"  {change}" for change in found)
     if not unsafe:
         raise StudyChanged(
-            f"study '{spec.study}' was begun in a smaller search space:\n{lines}\n"
-            "To go on in the new one, run the same command with --accept-changes."
+            f"study '{spec.study}' was begun otherwise:\n{lines}\n"
+            "To go on as the file says now, run the same command with --accept-changes."
         )
     name = free_name(spec.study, paths)
     raise StudyChanged(
@@ -96,7 +99,13 @@ def differences(study: Record, spec: StudySpec) -> list[Change]:
         {key: value for key, value in settings.items() if not key.startswith("search.")}
         for settings in (before, spec.identity())
     )
-    return [*_settings(*without_search), *_spaces(earlier.search, spec.search)]
+    settings = _settings(*without_search)
+    if spec.trainer in TRAINERS:  # whose data have a fingerprint
+        settings = [
+            replace(each, kept="if the content is the same") if each.key == SOURCE else each
+            for each in settings
+        ]
+    return [*settings, *_spaces(earlier.search, spec.search)]
 
 
 def began_with(study: Record | None, spec: StudySpec) -> dict[str, Any]:
@@ -150,19 +159,20 @@ def _as_read_now(study: Record, spec: StudySpec) -> StudySpec:
 
 def _settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     return [
-        Change(key, _shown(before, key), _shown(now, key), is_safe=False)
+        Change(key, _shown(before, key), _shown(now, key))
         for key in sorted({*before, *now})
         if before.get(key, _NOT_THERE) != now.get(key, _NOT_THERE)
     ]
 
 
 def _spaces(before: Mapping[str, Parameter], now: Mapping[str, Parameter]) -> list[Change]:
+    both = before.keys() & now.keys()
     return [
         Change(
             f"search.{path}",
             _range(before.get(path)),
             _range(now.get(path)),
-            is_safe=path in before and path in now and is_wider(now[path], before[path]),
+            kept="wider" if path in both and is_wider(now[path], before[path]) else None,
         )
         for path in sorted({*before, *now})
         if before.get(path) != now.get(path)

@@ -87,7 +87,8 @@ def cli() -> None:
 @click.option(
     "--accept-changes",
     is_flag=True,
-    help="Go on although the search space has become wider since the study was begun.",
+    help="Go on although the search space has become wider, or the data have been moved, since "
+    "the study was begun.",
 )
 @home_option
 @as_json
@@ -107,8 +108,9 @@ def run(
     `hpo status --json` prints.
 
     A study whose file has changed goes on where the trials so far compare with those to come:
-    with another budget, sampler, pruner, number of workers and the like; and with wider ranges or
-    more choices after --accept-changes. Else the differences are shown.
+    with another budget, sampler, pruner, number of workers and the like; and after
+    --accept-changes with wider ranges, more choices, or the same data from elsewhere. Else the
+    differences are shown.
 
     Example: hpo run studies/quickstart.yaml --trials 100
     """

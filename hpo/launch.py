@@ -49,7 +49,8 @@ def run_study(spec: StudySpec, home: Home, view: View, *, accept_changes: bool =
     for decoded images in ``studies/.cache``).
 
     Args:
-        accept_changes: Whether to go on in a search space that has become wider.
+        accept_changes: Whether to go on in a search space that has become wider, or with data
+            that were moved.
 
     Raises:
         StudyFileError: The data or the trainer do not fit the file.

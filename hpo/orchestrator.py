@@ -124,8 +124,10 @@ def check_same_data(
         StudyChanged: The fingerprints differ.
     """
     if before and now and before["fingerprint"] != now["fingerprint"]:
+        moved = before["source"] != now["source"]
+        what = "has other content" if moved else "has changed since"
         raise StudyChanged(
-            f"study '{study}' was begun on other data: {before['source']} has changed since "
+            f"study '{study}' was begun on other data: {now['source']} {what} "
             f"({before['rows']} rows then, {now['rows']} now).\n"
             f"Start another study for the new data: `--set study={study}-2`."
         )

@@ -215,7 +215,7 @@ def recorded(study: StudySpec) -> dict[str, Any]:
         ("search", {"train.lr": {"low": 1e-3, "high": 0.1, "log": True}}, False),
         ("train.epochs", 4, False),
         ("data.validation", 0.3, False),
-        ("data.source", "breast_cancer", False),
+        ("data.source", "breast_cancer", True),  # if the content is the same, which is looked at
         ("seed", 1, False),
         ("objective", {"metric": "val/loss", "goal": "maximize"}, False),
         ("model.name", "residual_mlp", False),
@@ -227,7 +227,7 @@ def test_only_a_wider_space_keeps_trials_comparable(
     now = load(tmp_path, **{key: value})
     found = changes.differences(recorded(load(tmp_path)), now)
     assert found
-    assert all(change.is_safe for change in found) is is_safe
+    assert all(change.kept is not None for change in found) is is_safe
     assert any(change.key.startswith(".".join(key.split(".")[:3])) for change in found)
 
 
@@ -280,3 +280,23 @@ def test_what_it_was_begun_with_is_kept_over_later_runs(bench: Workbench) -> Non
         bench.run(search=wider, budget__trials=int(4 + high), accept_changes=True)
     began_with = [record.get("began_with") for record in bench.records("study")]
     assert began_with == [None, {"search.train.x.high": 1.0}, {"search.train.x.high": 1.0}]
+
+
+def test_data_can_be_moved_but_not_become_others(bench: Workbench) -> None:
+    bench.file.write_text(
+        "study: s\ntrainer: tabular\ndata: {source: here.csv, target: y}\n"
+        "train: {epochs: 1, batch_size: 8}\nsearch: {train.lr: {low: 0.1, high: 0.2}}\n"
+        "executor: inline\nworkers: 1\ndevice: cpu\nsampler: random\n"
+    )
+    rows = [f"{x},{x % 2}" for x in range(100)]
+    (bench.folder / "here.csv").write_text("\n".join(["x,y", *rows]))
+    bench.run(budget__trials=1)
+    (bench.folder / "here.csv").rename(bench.folder / "there.csv")
+    moved = {"data__source": "there.csv"}
+    with pytest.raises(StudyChanged, match="if the content is the same.*\n.*--accept-changes"):
+        bench.run(budget__trials=2, **moved)
+    bench.run(budget__trials=2, accept_changes=True, **moved)
+    assert len(bench.records("end")) == 2
+    (bench.folder / "there.csv").write_text("\n".join(["x,y", *rows[1:]]))
+    with pytest.raises(StudyChanged, match="there.csv has"):
+        bench.run(budget__trials=3, accept_changes=True, **moved)
