@@ -89,9 +89,9 @@ class Group:
             if isinstance(said, Failed):
                 print(said.traceback, file=sys.stderr)
                 raise RankFailed(f"process {rank + 1} of {self._setup.devices}: {said.reason}")
-        join(self._setup, 0, self._meeting)
         for rank in range(1, self._setup.devices):
             threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
+        join(self._setup, 0, self._meeting)
 
     def begin(self, message: Begin) -> None:
         """Have the others print where this process does."""
@@ -107,7 +107,7 @@ class Group:
         self._tell(assignment)
         try:
             train(_Leading(trials, self))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.is_broken = True
             # It may only be what follows from another's end; which, if it died, ends this one too.
             if self._failed.wait(EXPLAIN_S) and self._failure is not None:
@@ -123,11 +123,7 @@ class Group:
 
     def close(self) -> None:
         """End the others."""
-        from trainers import parallel
-
         self._closing = True
-        if not self.is_broken:
-            parallel.leave()
         for process, connection in self._others:
             connection.close()
             process.kill()

@@ -239,10 +239,12 @@ class Round:
 
     Attributes:
         reports: In the order in which the trials began.
+        ends: The worker ends, for later trials would fail here; another is to take its place.
     """
 
     reports: Sequence[Report] = ()
     finished: Sequence[Finished] = ()
+    ends: bool = False
 
 
 FromWorker = Ready | Refused | Measured | Round

@@ -270,8 +270,8 @@ class Orchestrator:
     def _handle(self, event: Event) -> None:
         seat = self.seats[event.worker]
         match event.message:
-            case Round(reports, finished):
-                self._round(seat, reports, finished)
+            case Round(reports, finished, ends):
+                self._round(seat, reports, finished, ends)
             case Measured(lanes):
                 self._measured(seat, lanes)
             case Ready() as ready:
@@ -559,13 +559,16 @@ class Orchestrator:
 
     # -- what comes back
 
-    def _round(self, seat: Seat, reports: Sequence[Report], over: Sequence[Finished]) -> None:
+    def _round(
+        self, seat: Seat, reports: Sequence[Report], over: Sequence[Finished], ends: bool
+    ) -> None:
         """Follow up what a worker's trials did; then what is free begins, unless some are to stop.
 
         The worker tells at once how those ended, and the next suggestions know it.
         """
         if not seat.trainings and not seat.pausing:
             return  # said before the worker was given up
+        seat.leaving = seat.leaving or ends
         stop = [each.number for each in reports if self._is_to_stop(seat, each)]
         gone = {*stop, *(each.number for each in over)}
         until = self._go_on_or_pause(seat, [r for r in reports if r.number not in gone])

@@ -71,6 +71,8 @@ class _Beside:
                     return [self.number]
                 case "goes on":
                     return []
+                case other:
+                    raise RuntimeError(f"at the end of an epoch rank 0 said {other}")
 
     def finish(self, trial: Trial) -> None:
         pass
@@ -120,7 +122,7 @@ def main() -> None:
     setup = connection.recv()
     try:
         _serve(setup, int(sys.argv[2]), Path(sys.argv[3]), connection)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         connection.send(Failed(one_line(error), traceback.format_exc()))
         os._exit(1)  # not after whatever still waits for the others
 

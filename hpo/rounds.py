@@ -304,12 +304,16 @@ class AssignedTrial:
 class Together:
     """The `trainers.contract.Trials` that a trainer is given: one trial or several.
 
+    Attributes:
+        any_failed: An error ended one of them.
+        ends: The worker ends with them (`hpo.messages.Round`).
+
     Args:
         assignments: What is to begin first.
     """
 
     def __init__(self, worker: Worker, assignments: Sequence[Assignment]) -> None:
-        self.any_failed = False
+        self.any_failed = self.ends = False
         self._worker = worker
         self._line = worker.line
         self._arrived = [AssignedTrial(each, worker, self) for each in assignments]
@@ -451,7 +455,7 @@ class Together:
     def _send(self, reports: Sequence[Report]) -> None:
         self._settle()
         finished, self._over = list(self._over.values()), {}
-        self._line.send(Round(reports, finished))
+        self._line.send(Round(reports, finished, self.ends))
 
     def _settle(self, timeout_s: float | None = None) -> None:
         """Follow the orders that answer the last round; wait for them up to `timeout_s`."""

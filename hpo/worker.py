@@ -82,10 +82,9 @@ def _serve(line: Line, worker: Worker, at_the_end: contextlib.ExitStack) -> None
             case Orders(begin=begin):
                 worker.data.keep_examples(setup.params["data"])
                 while begin:
-                    begin, failed = _train(worker, train, begin, group)
-                    is_broken = group is not None and group.is_broken
-                    if is_broken or (failed and setup.uses_gpu and _device_is_lost()):
-                        line.close()  # every later trial here would fail: a new worker is needed
+                    begin, ends = _train(worker, train, begin, group)
+                    if ends:
+                        line.close()
                         return
                     gc.collect()  # a trial's tensors must not weigh on the next one
     worker.data.close()
@@ -133,7 +132,8 @@ def prepare(setup: Setup, data: Data) -> tuple[Any, Ready]:
 def _train(
     worker: Worker, train: Any, begin: Sequence[Assignment], group: Group | None
 ) -> tuple[Sequence[Assignment], bool]:
-    """Train trials to their ends; what is to begin next, if that is known, and if any failed."""
+    """Train trials to their ends; what is to begin next, if that is known, and whether this worker
+    ends: every later trial here would fail."""
     from trainers.registry import resolve_together
 
     train_together = resolve_together(worker.setup.trainer)
@@ -145,7 +145,10 @@ def _train(
         if group is not None:
             train_together = partial(group.train, train_together, begin)
         trials.train(train_together)
-    return trials.close(), trials.any_failed
+    is_broken = group is not None and group.is_broken
+    is_lost = trials.any_failed and worker.setup.uses_gpu and _device_is_lost()
+    trials.ends = is_broken or is_lost
+    return trials.close(), trials.ends
 
 
 def _device_is_lost() -> bool:

@@ -33,6 +33,7 @@ ALIKE: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (MLP, {"batch_size": 33, "clip_norm": 0.5, "grad_norm": True, "l1": 1e-4, **SGD}),
         (MLP, {"optimizer": "adamw", "ema": 0.9, "decoupled": True}),
         (CNN, {"batch_size": 359, "swa": 0.3, **SLOWLY}),
+        (CNN, {"precision": "bf16", **SLOWLY}),
     ],
     "pipeline": [
         (MLP, {"batch_size": 33, "clip_norm": 0.5, "grad_norm": True, "l1": 1e-4, **SGD}),

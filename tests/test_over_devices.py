@@ -102,11 +102,12 @@ def test_what_another_rank_raises_fails_the_trial_and_the_study_goes_on(
     over_two: Workbench,
 ) -> None:
     (over_two.folder / "told.txt").write_text("raise")
-    finish(over_two)
+    finish(over_two, "--set", "retries=0")
     failed, complete = sorted(over_two.records("end"), key=lambda end: end["number"])
     assert failed["state"] == "failed"
     assert "on device 1: ValueError: as told" in failed["reason"]
     assert complete["state"] == "complete"
+    assert [r["attempt"] for r in over_two.records("trial")] == [1, 1]
 
 
 @pytest.mark.slow

@@ -210,3 +210,14 @@ def test_the_command_says_so(seeded: Workbench, scale: str, code: int) -> None:
     as_json = json.loads(ran[1].stdout)
     assert as_json["same"] == (code == 0)
     assert (as_json["largest"] is None) == (code == 0)
+
+
+@pytest.mark.slow
+def test_what_ray_brings_along_for_itself_is_no_package_of_the_study() -> None:
+    ask = (
+        "from hpo.tracking import provenance as p\n"
+        "before = p._packages(); p._packages.cache_clear()\n"
+        "import ray; assert p._packages() == before, set(p._packages()) ^ set(before)"
+    )
+    pytest.importorskip("ray")
+    subprocess.run([sys.executable, "-c", ask], check=True, timeout=60)

@@ -246,7 +246,6 @@ class InTurn:
         """
         own, here = self._numerics[lane], self._spread[lane]
         (x, *of_rows), size = batch, len(batch[1])
-        own.before.remember()
 
         def compute() -> tuple[Tensor, Tensor]:
             for parameter in self._optimizers[lane].parameters:
@@ -256,6 +255,7 @@ class InTurn:
 
         if not here.halves:
             return compute()
+        own.before.remember()
         return own.compiling.step(lambda: own.learning.halving(size, compute, own.before.restore))
 
     def _step(self, lane: Lane, progress: float, batch: Sequence[Tensor]) -> list[Tensor]:

@@ -183,6 +183,9 @@ class Fitting:
         data, params = trial.data.to(trial.device), trial.params
         numerics.set_up(params["train"], trial.device)
         state = trial.resume()
+        there = state and state["epoch"]
+        if (own := world()) is not None and own.agreed(there) != there:
+            raise RuntimeError(f"device {own.rank} has another checkpoint: of epoch {there}")
         parts = [
             Part(params, data, fold, seed)
             for seed in seeds(trial)

@@ -66,13 +66,10 @@ def check(
     rows = min(2, params["train"]["batch_size"])
     model = _check_model(params["model"], dataset, rows)
     fine_tuning.check(model, params["train"])
-    if stages > 1:
-        from trainers.parallel.staged import divided  # and so torch.distributed
-
-        divided(model, stages)
+    _check_stages(model, stages)
     if params["train"]["vmap"]:
         _check_vmap(params["model"], dataset)
-    _check_ensemble(params, dataset, rows)
+    _check_ensemble(params, dataset, rows, stages)
     if params["train"].get("augment"):
         _check_augment(params, dataset)
 
@@ -183,7 +180,9 @@ def _check_groups(ensemble: Mapping[str, Any], dataset: Dataset) -> None:
             )
 
 
-def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, rows: int) -> None:
+def _check_ensemble(
+    params: Mapping[str, Mapping[str, Any]], dataset: Dataset, rows: int, stages: int
+) -> None:
     ensemble, method = params["ensemble"], params["ensemble"]["method"]
     if method == "boosting" and ensemble["boosting"] == "samme":
         check_classes(dataset)
@@ -208,8 +207,16 @@ def _check_ensemble(params: Mapping[str, Mapping[str, Any]], dataset: Dataset, r
         try:
             model = _check_model({**params["model"], **changed}, dataset, rows)
             fine_tuning.check(model, params["train"])
+            _check_stages(model, stages)
         except DataError as error:
             raise DataError("ensemble.members", str(error), error.hint) from None
+
+
+def _check_stages(model: nn.Module, stages: int) -> None:
+    if stages > 1:
+        from trainers.parallel.staged import divided  # and so torch.distributed
+
+        divided(model, stages)
 
 
 def _check_model(options: Mapping[str, Any], dataset: Dataset, rows: int) -> nn.Module:

@@ -10,6 +10,7 @@ from hpo.spec import effects, sections
 from hpo.spec.document import redacted
 from hpo.spec.space import Choice, Float, Parameter, When
 from hpo.spec.yaml_text import dump
+from trainers.registry import TRAINERS
 
 if TYPE_CHECKING:
     from hpo.spec.study import Named, StudySpec
@@ -73,7 +74,8 @@ def identity(spec: StudySpec, as_written: Mapping[str, str]) -> dict[str, Any]:
         "objective": objectives(spec),
         "seed": spec.seed,
     }
-    if spec.devices > 1:  # other checkpoints than those of one device, and other last digits
+    # Other checkpoints than those of one device, and other last digits.
+    if spec.devices > 1 and spec.trainer in TRAINERS:
         content["gpus_per_trial"] = spec.devices
         content["parallel"] = spec.parallel or "ddp"
     for key, text in as_written.items():

@@ -151,7 +151,9 @@ def _packages() -> dict[str, str]:
     for found in importlib.metadata.distributions():
         # pip may be changing it just now, or was killed once while it did.
         with contextlib.suppress(OSError, KeyError, TypeError):
-            if name := found.metadata["Name"]:
+            name = found.metadata["Name"]
+            # What Ray has brought along for itself is found once it is imported.
+            if name and Path(str(found.locate_file(""))).name != "thirdparty_files":
                 packages[name] = found.version
     return packages
 

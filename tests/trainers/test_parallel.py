@@ -12,6 +12,7 @@ from torch import nn
 
 from trainers import loop, team
 from trainers.contract import DataError
+from trainers.parallel.norms import synchronized
 from trainers.parallel.replicated import _places
 from trainers.parallel.staged import divided
 
@@ -28,6 +29,8 @@ def test_it_learns_what_it_learns_on_one_device(
         loop.fit(alone)
         assert alone.predictions is not None
         within = 1e-4 if train.get("optimizer") == "lbfgs" else 1e-5  # it adds up what differs
+        if train.get("precision") == "bf16":
+            within = 1e-2
         for said in every:
             whole, again = said[case]
             for epoch, metrics in alone.epochs.items():
@@ -70,3 +73,11 @@ def test_what_cannot_be_divided_is_refused(model: nn.Module, key: str) -> None:
     with pytest.raises(DataError) as refused:
         divided(model, 2)
     assert refused.value.key == key
+
+
+def test_a_batch_norm_that_does_more_is_refused() -> None:
+    class WithActivation(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(DataError, match="WithActivation"):
+        synchronized(nn.Sequential(WithActivation(2)), torch.device("cpu"))

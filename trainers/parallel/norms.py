@@ -10,6 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce
 
+from trainers.contract import DataError
+from trainers.numerics import HALVES
+
 
 class SyncedNorm(nn.modules.batchnorm._BatchNorm):
     """`torch.nn.SyncBatchNorm`, which is for GPUs only, as far as CPUs need it."""
@@ -20,6 +23,7 @@ class SyncedNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        given, input = input.dtype, input.float() if input.dtype in HALVES.values() else input
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         rows = torch.tensor(input.numel() / input.shape[1], dtype=input.dtype)
@@ -36,9 +40,9 @@ class SyncedNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean.detach(), momentum)
             self.running_var.lerp_((variance * rows / (rows - 1)).detach(), momentum)
         found = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.weight is None:
-            return found
-        return found * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            found = found * self.weight.view(shape) + self.bias.view(shape)
+        return found.to(given)
 
 
 def _over_ranks(own: Tensor) -> Tensor:
@@ -47,12 +51,24 @@ def _over_ranks(own: Tensor) -> Tensor:
     return cast(Tensor, all_reduce(own, "sum", dist.group.WORLD))
 
 
-def synchronized(model: nn.Module) -> nn.Module:
-    """A model, with its batch norms over the rows of all ranks: their parameters are the same."""
-    if next(model.parameters()).is_cuda:
+def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+    """A model, with its batch norms over the rows of all ranks: their parameters are the same.
+
+    Raises:
+        DataError: It has a batch norm that is more than that, as timm's with their activations.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise DataError(
+                "parallel",
+                f"the model has a {type(norm).__name__}, for which there is none over several "
+                "devices",
+                "gpus_per_trial: 1, or another model",
+            )
+    if device.type == "cuda":
         convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
         return convert(model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.__class__ = SyncedNorm
+    for norm in norms:
+        norm.__class__ = SyncedNorm
     return model

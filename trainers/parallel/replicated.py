@@ -26,7 +26,7 @@ class RowsOver(Whole):
     halves = False  # the others would wait for its gradients
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
-        self.own = self.module = synchronized(model)
+        self.own = self.module = model
         self.notes = {"parallel": f"{own.how} over {own.size} devices"}
         self._device, self._world = device, own
 
@@ -100,7 +100,7 @@ class Replicated(RowsOver):
     """The whole model on each rank: PyTorch's DDP (Li et al. 2020, *PyTorch Distributed*)."""
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
-        super().__init__(model.to(device), device, own)
+        super().__init__(synchronized(model, device).to(device), device, own)
 
     def begin(self, seed: tuple[int, ...]) -> None:
         """Made anew for each epoch: DDP asks once which parameters learn, and after the first step

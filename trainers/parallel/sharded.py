@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils import _pytree as pytree
 
 from trainers.models.blocks import blocks
+from trainers.parallel.norms import synchronized
 from trainers.parallel.replicated import RowsOver
 from trainers.parallel.world import World
 
@@ -25,6 +26,7 @@ class Sharded(RowsOver):
     any_layout = False
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
+        model = synchronized(model, device)  # while its norms are plain layers
         mesh = init_device_mesh(device.type, (own.size,))
         for block in blocks(model):
             fully_shard(block.modules[0], mesh=mesh)
@@ -33,7 +35,8 @@ class Sharded(RowsOver):
         super().__init__(model.to(device), device, own)
 
     def norm(self, parameters: Sequence[Tensor]) -> Tensor:
-        return _whole(super().norm(parameters))
+        found = super().norm(parameters)
+        return found.full_tensor() if isinstance(found, DTensor) else found
 
     def state(self, own: dict[str, Any]) -> dict[str, Any]:
         whole: dict[str, Any] = pytree.tree_map_only(Tensor, _whole, own)
@@ -48,7 +51,8 @@ class Sharded(RowsOver):
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The whole of what is in parts, in main memory: a device may not hold all of it."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def _parts(own: Any, saved: Any) -> Any:

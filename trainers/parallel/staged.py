@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.utils import _pytree as pytree
 
 from trainers.contract import DataError
 from trainers.parallel.spread import Learning, LossOf, Whole
@@ -123,9 +124,9 @@ class Staged(Whole):
         return tensor
 
     def _every(self, own: Any) -> list[Any]:
-        """What each rank has: tensors and plain containers."""
+        """What each rank has: tensors, which come in main memory, and plain containers."""
         every: list[Any] = [None] * self._world.size
-        dist.all_gather_object(every, own)
+        dist.all_gather_object(every, pytree.tree_map_only(Tensor, Tensor.cpu, own))
         return every
 
 
