@@ -108,6 +108,9 @@ class Kind:
     workers: int = 1
 
 
+# After which it is a fault that nothing happens. On Ray, on a machine full of other work, a minute
+# was too short once.
+PATIENCE_S = 180
 MEDIAN = "pruner: {name: median, n_startup_trials: 3, n_warmup_steps: 1}\n"
 IN_SQLITE = "storage: sqlite:///DATABASE\n"  # what Optuna is told lasts at once
 DYING = Kind(
@@ -329,12 +332,12 @@ class Study:
 
     def _wait(self, process: subprocess.Popen[bytes], epochs: int) -> bool:
         """Wait until so many epochs are on record; False when the study ended before."""
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + PATIENCE_S
         while self._count() < epochs:
             if process.poll() is not None:
                 return False
             if time.monotonic() > deadline_s:
-                raise Violation(f"nothing happens for a minute: {self._last_output()}")
+                raise Violation(f"nothing happens for {PATIENCE_S} s: {self._last_output()}")
             time.sleep(0.003)
         return True
 
