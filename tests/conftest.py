@@ -24,12 +24,21 @@ def pytest_runtest_setup() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
+# Files with few slow tests, of which each takes a minute or more.
+VERY_SLOW = (
+    *("test_campaign.py", "test_fuzz.py", "test_laptop_to_cluster.py", "test_load.py"),
+    *("test_many_orchestrators.py", "test_parallel.py", "test_ray_faults.py"),
+    "test_state_machine.py",
+)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests begin first: with a process a core, which takes whole files
-    (``make test``), none is left alone with such a file at the end."""
+    """Files with many slow tests begin first, and before them those with very slow ones: with a
+    process a core, which takes whole files (``make test``), none is left alone with such a file at
+    the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.name not in VERY_SLOW, -slow[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="session")
