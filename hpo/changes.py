@@ -154,6 +154,8 @@ def _as_read_now(study: Record, spec: StudySpec) -> StudySpec:
     """The file of a study's last run, as this version of hpo understands it."""
     # Addresses may not be there any more, and are compared as they were written.
     elsewhere: dict[str, Any] = {"tracking": {}, "storage": "journal", **spec.paths_as_written}
+    if spec.trainer in TRAINERS and "source" in spec.data:
+        elsewhere[SOURCE] = spec.data["source"]
     return files.loads(study["file"].encode(), spec.file, elsewhere, recorded=True)
 
 
