@@ -157,8 +157,9 @@ def local(address: str, version: str | None = None) -> Path:
     """
     folder = None if version is None else _folder(address, version)
     if folder is not None and folder.is_dir():
-        (path,) = folder.iterdir()
-        return path
+        names = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if len(names) == 1:  # beside what the machine itself puts there: .nfs…, .DS_Store
+            return names[0]
     check(address)
     found = look(address)
     if version not in (None, found.version):
