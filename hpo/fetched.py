@@ -93,13 +93,10 @@ def check(address: str) -> None:
         DataError: There is no such kind of store, its package is missing, or the address holds a
             key, which would be recorded.
     """
+    check_for_keys(address)
     protocol, _, rest = address.partition("://")
-    if redact(address) != address:
-        raise _with_a_key(redact(address), protocol)
     if "::" in address:
         raise DataError(KEY, "an address within another (::) is not fetched", "unpack it there")
-    if _SIGNED.search(rest):
-        raise _with_a_key(f"{address.partition('?')[0]}?…", protocol)
     try:
         known = protocol not in NO_STORES and fsspec.get_filesystem_class(protocol)
     except ImportError as error:
@@ -116,6 +113,19 @@ def check(address: str) -> None:
         )
     if not rest.strip("/"):
         raise DataError(KEY, f"{address} names no file and no folder")
+
+
+def check_for_keys(address: str) -> None:
+    """Refuse an address that holds a password or is signed, for it would be recorded.
+
+    Raises:
+        DataError: It does.
+    """
+    protocol, _, rest = address.partition("://")
+    if redact(address) != address:
+        raise _with_a_key(redact(address), protocol)
+    if _SIGNED.search(rest):
+        raise _with_a_key(f"{address.partition('?')[0]}?…", protocol)
 
 
 def look(address: str) -> Found:

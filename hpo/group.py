@@ -27,7 +27,7 @@ from socket import socketpair
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo.messages import Assignment, Begin, Setup
-from trainers.contract import Epoch, NonFinite, Trial, Trials
+from trainers.contract import DataError, Epoch, NonFinite, Trial, Trials
 
 if TYPE_CHECKING:
     from trainers.contract import TogetherTrainer
@@ -79,7 +79,7 @@ class Group:
         """Wait until all have loaded the data, and connect to them.
 
         Raises:
-            RankFailed: One could not.
+            DataError: One could not.
         """
         for rank, (_, connection) in enumerate(self._others, 1):
             try:
@@ -88,7 +88,8 @@ class Group:
                 said = Failed("its process ended", "")
             if isinstance(said, Failed):
                 print(said.traceback, file=sys.stderr)
-                raise RankFailed(f"process {rank + 1} of {self._setup.devices}: {said.reason}")
+                what = f"process {rank + 1} of {self._setup.devices}: {said.reason}"
+                raise DataError("gpus_per_trial", what)
         for rank in range(1, self._setup.devices):
             threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
         join(self._setup, 0, self._meeting)

@@ -124,9 +124,9 @@ def predict(
     if to.resolve() in [Path(each).resolve() for each in inputs]:
         raise UserError(f"{to} is to be predicted: write the predictions to another file")
     judged, bad, rows = _Judged(), dict[str, str](), 0
-    said_s = time.monotonic()
+    said_s, fetched = time.monotonic(), dict[str, Path]()
     try:
-        fetched = {each: _fetched(each, say) for each in inputs if is_address(each)}
+        fetched |= {each: _fetched(each, say) for each in inputs if is_address(each)}
         paths = [Path(fetched.get(str(each), each)) for each in inputs]
         with replacing(to) as file:
             for batch in batches(paths, predictor.models):
@@ -142,7 +142,7 @@ def predict(
             if rows == 0:
                 raise UserError(f"no file can be read: {', '.join(_listed(bad))}")
     except DataError as error:
-        raise refused(error) from None
+        raise _by_address(refused(error), fetched) from None
     return Done(rows, bad, *judged.metrics(predictor.classes))
 
 
@@ -151,6 +151,14 @@ def _fetched(address: str, say: Say) -> Path:
 
     fetched.check(address)
     return fetched.fetch(fetched.look(address), say)
+
+
+def _by_address(error: UserError, fetched: Mapping[str, Path]) -> UserError:
+    """The same, which names what was fetched by its address and not by its place in the cache."""
+    text = str(error)
+    for address, path in fetched.items():
+        text = text.replace(str(path), address)
+    return UserError(text)
 
 
 def _as_given(row: int | str, fetched: Mapping[str, Path]) -> int | str:

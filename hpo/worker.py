@@ -64,8 +64,7 @@ def _serve(line: Line, worker: Worker, at_the_end: contextlib.ExitStack) -> None
         line.send(Refused(error.key, str(error), error.hint))
         return
     except Exception as error:  # the user's module may raise anything when imported
-        key = "trainer" if setup.devices == 1 else "gpus_per_trial"
-        line.send(Refused(key, _user_frames(error)))
+        line.send(Refused("trainer", _user_frames(error)))
         return
     gc.collect()
     gc.freeze()  # torch's own objects are here to stay: collecting after a trial is quick then

@@ -286,6 +286,20 @@ def test_addresses_of_no_use_are_refused_before_anything_is_asked(address: str, 
         fetched.check(address)
 
 
+def test_a_signed_address_is_not_recorded_of_an_own_trainer_either(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    signed = "https://host/x.csv?X-Amz-Signature=51c9"
+    study = (
+        "study: s\ntrainer: own:train\ndata: {source: 'ADDRESS'}\n"
+        "objective: {metric: q, goal: maximize}\n"
+    )
+    file.write_text(study.replace("ADDRESS", signed))
+    with pytest.raises(StudyFileError, match="password or a key in"):
+        spec.load(file)
+    file.write_text(study.replace("ADDRESS", "mine://shelf/x"))  # what it means is its own affair
+    assert spec.load(file).data["source"] == "mine://shelf/x"
+
+
 def test_without_s3fs_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)

@@ -116,8 +116,12 @@ def check_readable(path: Path, text: str, others: tuple[str, ...] = ()) -> None:
         raise AddressError(f"{text} may not be read by you", f"chmod +r {text}")
 
 
-def check_data(text: str) -> None:
-    """Refuse an address that no data can be fetched from. Connects to nothing.
+def check_data(text: str, built_in: bool) -> None:
+    """Refuse an address that no data can be fetched from, or that holds a key. It is not asked.
+
+    Args:
+        built_in: Whether hpo itself fetches from it: what else an own trainer understands is its
+            own affair.
 
     Raises:
         AddressError: As `hpo.fetched.check` says it.
@@ -125,7 +129,7 @@ def check_data(text: str) -> None:
     from hpo import fetched  # and so fsspec, which other studies need not wait for
 
     try:
-        fetched.check(text)
+        (fetched.check if built_in else fetched.check_for_keys)(text)
     except DataError as error:
         raise AddressError(str(error), error.hint) from None
 

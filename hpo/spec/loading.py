@@ -298,11 +298,10 @@ class _Loading:
 
     def _source(self, trainer: str, text: str) -> str:
         """Where the data is: a name that the trainer knows, an address, or an absolute path."""
-        if trainer in TRAINERS:
-            text = text.removeprefix("file://")
-            if is_address(text):
-                addresses.check_data(text)
-                return text
+        text = text.removeprefix("file://")
+        if is_address(text):
+            addresses.check_data(text, trainer in TRAINERS)
+            return text
         built_in = sections.BUILT_IN_SOURCES
         path = addresses.absolute(text, self._folder)
         if trainer not in TRAINERS:
