@@ -193,13 +193,13 @@ def test_a_folder_of_photos_is_searched_with_augmentation(tmp_path: Path) -> Non
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the CIFAR-10 sample is not beside the project")
 def test_a_folder_of_images_is_searched(tmp_path: Path) -> None:
     with tarfile.open(CIFAR) as archive:
-        archive.extractall(tmp_path, filter="data")
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        archive.extractall(tmp_path / "images", filter="data")
+    (folder,) = (tmp_path / "images").iterdir()
     file = tmp_path / "cifar.yaml"
     file.write_text(
         "study: cifar\n"
         "trainer: image_classifier\n"
-        f"data: {{source: {folder.name}}}\n"
+        f"data: {{source: {folder.relative_to(tmp_path)}}}\n"
         "model: {name: cnn, channels: [16, 32]}\n"
         "train: {epochs: 3, batch_size: 64}\n"
         "search:\n"
