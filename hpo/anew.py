@@ -35,14 +35,17 @@ Record = Mapping[str, Any]
 Follow = Callable[[Sequence[Report]], Collection[int]]
 
 
-def study_of(record: Record) -> StudySpec:
+def study_of(record: Record, source: str | None = None) -> StudySpec:
     """The study as a session ran it.
 
     Args:
         record: Its ``study`` record.
+        source: Where its data are by now, if they have been moved since.
     """
     # What stands in the environment of these addresses is not needed, and may not be there.
-    elsewhere = {"tracking": {}, "storage": "journal"}
+    elsewhere: dict[str, Any] = {"tracking": {}, "storage": "journal"}
+    if source is not None:
+        elsewhere["data.source"] = source
     file = record.get("path") or f"{record['folder']}/study.yaml"
     return spec.loads(record["file"].encode(), Path(file), elsewhere, recorded=True)
 

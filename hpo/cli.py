@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 
 from hpo import __version__
-from hpo.errors import HpoError, UserError
+from hpo.errors import ClusterLost, HpoError, UserError
 from hpo.paths import Home
 from hpo.tracking.redact import for_screen, redact
 
@@ -1020,6 +1020,9 @@ def main() -> None:
     except HpoError as error:
         _print_error_as_json(str(error))
         click.echo(for_screen(str(error)), err=True)
+        if isinstance(error, ClusterLost):  # in its own way, for Ray's would be to crash
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
 
 

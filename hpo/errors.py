@@ -8,6 +8,7 @@
         - UnknownStudy        no study of that name here
       - StudyFailed           the study ran and cannot go on (e.g. every trial fails alike)
       - WorkerLost            a worker process died and could not be replaced
+      - ClusterLost           the head of a Ray cluster is gone or frozen
       - StorageLost           the study's database is away, locked or full
       - NoRoom                the disk has no room for a file (an OSError, too)
       - RecordsLost           a study's outbox is damaged where it was acknowledged
@@ -107,6 +108,13 @@ class UnknownStudy(UserError):
 
 class StudyFailed(HpoError):
     """The study ran and cannot go on."""
+
+
+class ClusterLost(HpoError):
+    """The head of a Ray cluster is gone or frozen.
+
+    What Ray has loaded may then crash this process, or wait without end, when Python ends it.
+    """
 
 
 class StorageLost(HpoError):

@@ -23,25 +23,28 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hpo.paths import fetched_data, is_full
+from hpo.spec.explain import did_you_mean
 from hpo.tracking.redact import redact
 from trainers.contract import DataError
 
 KEY = "data.source"
 SAY_EVERY_S = 5.0
+OLD_S = 7 * 86400.0  # after so long another machine no longer fetches
 CONNECT_S = 10.0
 READ_S = 60.0
 MOST_BYTES_OF_A_NAME = 255  # that file systems allow; of a path about 4,096
 MOST_BYTES_OF_A_PATH = 3_000
 
-# What fsspec knows that is no store: it wraps another one or this machine's own files; or, as
-# `dask` and `reference`, it can run what it is sent.
-NO_STORES = (
-    *("async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data"),
-    *("dir", "file", "filecache", "generic", "git", "libarchive", "local", "pyscript"),
-    *("reference", "simplecache", "tar", "zip"),
+# What fsspec knows and is a store. The rest wraps another one, reads this machine's own files or,
+# as `dask` and `reference`, can run what it is sent; what a package adds could do anything.
+STORES = (
+    *("abfs", "abfss", "adl", "arrow_hdfs", "az", "box", "dbfs", "dropbox", "ftp", "gcs"),
+    *("gdrive", "gist", "github", "gs", "hdfs", "hf", "http", "https", "lakefs", "memory", "oci"),
+    *("ocilake", "oss", "root", "s3", "s3a", "sftp", "smb", "ssh", "tos", "tosfs", "wandb"),
+    *("webdav", "webhdfs"),
 )
 # What stores call that which changes with a file's content; the first that there is counts.
 TAGS = (
@@ -55,6 +58,15 @@ _KEYS = {
     "FSSPEC_S3_ANON=true where everybody may read",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS says who you are",
     "https": "~/.netrc says who you are",
+    **dict.fromkeys(
+        ("abfs", "abfss", "az"),
+        "abfs://CONTAINER/PATH; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY say the "
+        "rest",
+    ),
+    **dict.fromkeys(
+        ("sftp", "ssh"), "FSSPEC_SFTP_USERNAME says who you are, and ~/.ssh proves it"
+    ),
+    "ftp": "FSSPEC_FTP_USERNAME and FSSPEC_FTP_PASSWORD say who you are",
 }
 _NO_BUCKET = re.compile(r"NoSuchBucket|\(404\).*HeadBucket")
 _ELSEWHERE = "XDG_CACHE_HOME says where else"
@@ -98,7 +110,7 @@ def check(address: str) -> None:
     if "::" in address:
         raise DataError(KEY, "an address within another (::) is not fetched", "unpack it there")
     try:
-        known = protocol not in NO_STORES and fsspec.get_filesystem_class(protocol)
+        known = protocol in STORES and fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         package = _EXTRAS.get(protocol)
         hint = f"pip install {package}" if package else _one_line(error)
@@ -109,14 +121,16 @@ def check(address: str) -> None:
         raise DataError(
             KEY,
             f"{protocol}:// is no store that data can be fetched from",
-            "a path, or s3://, gs://, az://, https://, sftp://, … (what fsspec knows)",
+            did_you_mean(protocol.lower(), STORES)
+            or "a path, or s3://, gs://, az://, https://, sftp://, …",
         )
     if not rest.strip("/"):
         raise DataError(KEY, f"{address} names no file and no folder")
 
 
 def check_for_keys(address: str) -> None:
-    """Refuse an address that holds a password or is signed, for it would be recorded.
+    """Refuse an address that is signed or holds a password or a name (``ada@``), for it would be
+    recorded.
 
     Raises:
         DataError: It does.
@@ -148,8 +162,9 @@ def fetch(found: Found, say: Say = lambda line: None) -> Path:
         DataError: It cannot be fetched, has become another version, or the disk has no room.
     """
     folder = _folder(found.address, found.version)
-    with _locked(folder):
+    with _locked(found.address, say):
         if not folder.is_dir():
+            _remove_leftovers(folder.parent)
             _check_room(found, folder)
             say(f"fetching {found.address} ({found}) into {folder} …")
             _fetch_into(folder, found, say)
@@ -250,10 +265,8 @@ def _version(
 
 
 def _fetch_into(folder: Path, found: Found, say: Say) -> None:
-    """Make `folder`, whole or not at all; its lock is held."""
-    # Of this machine: where a file system that several share has no locks, the others' stay.
+    """Make `folder`, whole or not at all; the lock is held."""
     beside = folder.with_name(f".{folder.name}.{socket.gethostname()}")
-    shutil.rmtree(beside, ignore_errors=True)  # what a killed process left
     try:
         with _explained(found.address):
             beside.mkdir(mode=0o700)
@@ -305,18 +318,41 @@ class _OfFile(fsspec.Callback):  # type: ignore[misc]
         self._whole.add(inc)
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """What killed processes left of an address, whose lock is held.
+
+    Where a file system that several machines share has locks on each only, what another one has
+    begun may be in the making; until it is old.
+    """
+    own = f".{socket.gethostname()}"
+    for path in folder.glob(".*.*"):
+        with contextlib.suppress(OSError):  # another machine's, which is whole by now
+            if path.name.endswith(own) or time.time() - path.stat().st_mtime > OLD_S:
+                shutil.rmtree(path)
+
+
 def _folder(address: str, version: str) -> Path:
-    return fetched_data() / hashlib.sha256(address.encode()).hexdigest()[:16] / version
+    return _of_address(address) / version
+
+
+def _of_address(address: str) -> Path:
+    return fetched_data() / hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(f"{folder}.lock")
+def _locked(address: str, say: Say) -> Iterator[None]:
+    """Only one process of this machine fetches from an address."""
+    folder = _of_address(address)
+    lock = FileLock(folder / "lock")
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock.acquire()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another process, which fetches {address} …")
+            lock.acquire()
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        message = f"nothing can be kept in {folder.parent}: {_one_line(error)}"
+        message = f"nothing can be kept in {folder}: {_one_line(error)}"
         raise DataError(KEY, message, _ELSEWHERE) from None
     try:
         yield
@@ -336,7 +372,7 @@ def _check_room(found: Found, folder: Path) -> None:
 
 
 def _with_a_key(shown: str, protocol: str) -> DataError:
-    message = f"there is a password or a key in {shown}; what stands in this file is recorded"
+    message = f"a password, a key or a name is in {shown}; what stands in this file is recorded"
     return DataError(KEY, message, _KEYS.get(protocol))
 
 

@@ -211,8 +211,8 @@ def _say_changed(view: View, spec: StudySpec, history: History) -> None:
     """What is set otherwise than at the study's last run."""
     if history.study is None:
         return
-    wider = changes.differences(history.study, spec)
-    for line in (*wider, *changes.free_settings(history.study, spec)):
+    differing = changes.differences(history.study, spec)
+    for line in (*differing, *changes.free_settings(history.study, spec)):
         view.say(f"changed since its last run: {line}")
 
 

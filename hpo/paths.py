@@ -160,7 +160,7 @@ class StudyPaths:
 
 def is_address(text: object) -> TypeGuard[str]:
     """Whether a source of data is an address (``s3://…``), and no path or name."""
-    return isinstance(text, str) and re.match(r"[a-z][a-z0-9+.-]*://", text) is not None
+    return isinstance(text, str) and re.match(r"[a-z][a-z0-9+.-]*://", text, re.I) is not None
 
 
 def fetched_data() -> Path:

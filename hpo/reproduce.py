@@ -24,6 +24,7 @@ from hpo.paths import Home, StudyPaths
 from hpo.record import flat
 from hpo.tracking import outbox, provenance
 from trainers.metrics import CLOCKED
+from trainers.registry import TRAINERS
 
 TOLERANCE = 1e-6  # relative; what is closer counts as the same
 SAY_EVERY_S = 10.0
@@ -37,11 +38,13 @@ class Recorded:
 
     Attributes:
         study: The ``study`` record of the session that trained it last.
+        newest: That of the study's last session.
         assigned: Its newest ``trial`` record.
         epochs: Epoch → metric → value.
     """
 
     study: Record
+    newest: Record
     assigned: Record
     epochs: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
@@ -102,7 +105,7 @@ def reproduce(study: str, number: int, home: Home, say: Callable[[str], None]) -
         HpoError: It cannot be trained here.
     """
     recorded = _recorded(study, number, home.study(study))
-    said = study_of(recorded.study)
+    said = study_of(recorded.study, _source(recorded.newest))
     config = said.config(recorded.assigned["params"])
     setup = setup_like(recorded.study, said, config, home)
     training = _Training(recorded, setup, config, say)
@@ -205,10 +208,12 @@ def _recorded(study: str, number: int, paths: StudyPaths) -> Recorded:
     for record, _ in outbox.read(paths.outbox):
         if record["kind"] == "study":
             session = record
+            if found is not None:
+                found.newest = record
         elif record.get("number") != number:
             continue
         elif record["kind"] == "trial" and session is not None:
-            found = Recorded(session, record, found.epochs if found else {})
+            found = Recorded(session, session, record, found.epochs if found else {})
         elif record["kind"] == "epoch" and found is not None:
             found.epochs[record["epoch"]] = record["metrics"]
         elif "duplicate_of" in record:
@@ -222,6 +227,12 @@ def _recorded(study: str, number: int, paths: StudyPaths) -> Recorded:
     if not found.epochs:
         raise UserError(f"trial {number} of {study} has no epoch on record to compare with.")
     return found
+
+
+def _source(study: Record) -> str | None:
+    """Where the data of a built-in trainer are; they may be moved between two runs."""
+    said = study_of(study)
+    return said.data["source"] if said.trainer in TRAINERS else None
 
 
 def _compared(

@@ -20,6 +20,7 @@ from workbench import Workbench
 from hpo import changes, spec
 from hpo.errors import StudyChanged
 from hpo.launch import _history
+from hpo.reproduce import reproduce
 from hpo.search import open_search
 from hpo.spec import StudySpec
 
@@ -297,6 +298,11 @@ def test_data_can_be_moved_but_not_become_others(bench: Workbench) -> None:
         bench.run(budget__trials=2, **moved)
     bench.run(budget__trials=2, accept_changes=True, **moved)
     assert len(bench.records("end")) == 2
+    again = reproduce("s", 0, bench.home, print)  # where the data are by now
+    assert (again.same, again.data) == (True, None)
+    assert again.environment == {
+        "data.source": tuple(str(bench.folder / name) for name in ("here.csv", "there.csv"))
+    }
     (bench.folder / "there.csv").write_text("\n".join(["x,y", *rows[1:]]))
     with pytest.raises(StudyChanged, match="there.csv has"):
         bench.run(budget__trials=3, accept_changes=True, **moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +32,7 @@ from hpo.errors import StudyChanged, StudyFileError
 from hpo.executors import Executor, open_executor
 from hpo.loaded import Data
 from hpo.messages import Ready, Refused, Setup
-from hpo.paths import Home
+from hpo.paths import Home, is_address
 from hpo.predict import _as_given, open_predictor, predict
 from hpo.progress import Silent
 from hpo.tracking.outbox import read
@@ -157,14 +159,32 @@ def test_a_fetch_that_is_killed_leaves_nothing_half(store: Store, cache: Path) -
     store.stuck = True
     worker = subprocess.Popen([sys.executable, "-c", FETCH, store.address()])
     assert store.half_sent.wait(60)
-    found = fetched.look(store.address())
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-    left = folders(cache)
-    assert [path.name.startswith(".") for path in left] == [True]  # none by a version's name
+    (left,) = folders(cache)
+    assert left.name.startswith(".")  # and not a version's name
+    another = [left.with_name(f".{name}.another-machine") for name in ("new", "old")]
+    for folder in another:
+        folder.mkdir()
+    os.utime(another[1], (0, 0))
     store.stuck = False
-    assert fetched.fetch(found).read_bytes() == TABLE
-    assert folders(cache) == [fetched.fetch(found).parent]
+    store.files["/x.csv"] = TABLE[::-1]
+    path = fetched.local(store.address())
+    assert path.read_bytes() == TABLE[::-1]
+    assert set(folders(cache)) == {path.parent, another[0]}
+
+
+def test_who_waits_for_another_process_is_told(store: Store, cache: Path) -> None:
+    store.stuck = True
+    found, said = fetched.look(store.address()), queue.Queue[str]()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetched.fetch, found)
+        assert store.half_sent.wait(60)
+        second = pool.submit(fetched.fetch, found, said.put)
+        assert said.get(timeout=60).startswith("waiting for another process, which fetches http")
+        store.ended.set()
+        assert first.result(60) == second.result(60)
+    assert store.asked["GET /x.csv"] == 1
 
 
 def test_changed_data_are_another_version(store: Store, cache: Path) -> None:
@@ -269,21 +289,37 @@ def test_what_cannot_be_had_is_said(
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("s3://ada:correct-horse@bucket/x.csv", "password or a key in s3://...@bucket/x.csv;"),
+        ("s3://ada:correct-horse@bucket/x.csv", "a key or a name is in s3://...@bucket/x.csv;"),
         (
             "https://host/x.csv?X-Amz-Signature=51c9",
-            r"password or a key in https://host/x.csv\?…;",
+            r"a key or a name is in https://host/x.csv\?…;",
         ),
         ("dask://host/x.csv", "is no store that data can be fetched from"),
         ("reference://x", "is no store"),
         ("zip://x.csv::s3://bucket/x.zip", "within another"),
         ("s3://", "names no file"),
+        ("dvc://x.csv", "is no store"),
         ("adl://lake/x.csv", "needs a package that is missing"),
     ],
 )
 def test_addresses_of_no_use_are_refused_before_anything_is_asked(address: str, says: str) -> None:
     with pytest.raises(DataError, match=says):
         fetched.check(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("S3://bucket/x.csv", "did you mean 's3'?"),
+        ("abfs://box@acme.dfs.core.windows.net/x.csv", "abfs://CONTAINER/PATH; AZURE_STORAGE"),
+        ("sftp://ada@host/x.csv", "FSSPEC_SFTP_USERNAME says who you are"),
+    ],
+)
+def test_what_to_write_instead_is_said(address: str, hint: str) -> None:
+    assert is_address(address)
+    with pytest.raises(DataError) as raised:
+        fetched.check(address)
+    assert str(raised.value.hint).startswith(hint)
 
 
 def test_a_signed_address_is_not_recorded_of_an_own_trainer_either(tmp_path: Path) -> None:
@@ -294,7 +330,7 @@ def test_a_signed_address_is_not_recorded_of_an_own_trainer_either(tmp_path: Pat
         "objective: {metric: q, goal: maximize}\n"
     )
     file.write_text(study.replace("ADDRESS", signed))
-    with pytest.raises(StudyFileError, match="password or a key in"):
+    with pytest.raises(StudyFileError, match="a password, a key or a name is in"):
         spec.load(file)
     file.write_text(study.replace("ADDRESS", "mine://shelf/x"))  # what it means is its own affair
     assert spec.load(file).data["source"] == "mine://shelf/x"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from served import free_port
 
 pytest.importorskip("ray")
 
@@ -21,12 +21,6 @@ COMMAND = re.compile(r"^\$ (.*<<END\n(?:.*\n)*?END|.*)$", re.MULTILINE)
 # Paths, and numbers that depend on chance or time; of how many epochs is not always known yet.
 VARYING = re.compile(r"/[\w./-]*(?:wine/|\.cache/)\S*|[0-9][0-9,./]*")
 PORTS = ("5555", "5001", "6399")
-
-
-def free_port() -> str:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
 
 
 def alike(line: str) -> str:
@@ -55,7 +49,9 @@ def test_the_guide_can_be_followed_and_prints_what_it_shows(tmp_path: Path) -> N
     commands = [one for one in commands if not one.startswith("ray stop")]  # anybody's would end
     text = "\n".join(["set -eo pipefail", *commands, ""])
     for port in PORTS:
-        text = text.replace(port, free_port())
+        text = text.replace(port, str(free_port()))
+    node = f"shelf{os.getpid()}"  # the guide's `pkill` is to find no other test's
+    text = text.replace("shelf", node)
     script = tmp_path / "guide.sh"  # on a command line the guide's `pkill` would find itself
     script.write_text(text)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
@@ -75,7 +71,7 @@ def test_the_guide_can_be_followed_and_prints_what_it_shows(tmp_path: Path) -> N
                 )  # fmt: skip
         finally:
             _end(folder, of_ray)
-    output = (tmp_path / "printed.txt").read_text()
+    output = (tmp_path / "printed.txt").read_text().replace(node, "shelf")
     assert done.returncode == 0, output[-3000:]
     printed = {alike(line) for line in output.splitlines()}
     shown = [line for block in blocks for line in COMMAND.sub("", block).splitlines()]

@@ -166,6 +166,43 @@ def test_row_28_a_head_that_is_started_anew_ends_the_study_and_the_same_command_
     assert acknowledged < 3 * 8
 
 
+def test_row_28_a_head_that_is_frozen_ends_the_study(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_cluster.running(num_cpus=1) as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        bench.file.write_text(bench.file.read_text().replace("inline", "ray"))
+        process = hurried(bench, "train.seconds=0.2", "train.epochs=99")
+        wait_for(lambda: len(records(bench, "epoch")) >= 3)
+        (head,) = cluster.head_node.all_processes["gcs_server"]
+        head.process.send_signal(signal.SIGSTOP)
+        try:
+            error = process.communicate(timeout=60)[1]
+        finally:
+            head.process.send_signal(signal.SIGCONT)
+        assert process.returncode == 1
+        assert "Traceback" not in error
+        assert error.strip().splitlines()[-2].endswith("has not answered for 3 s")
+        wait_for(lambda: workers(bench.folder) == [], timeout_s=10)
+
+
+HURRIED = """
+import hpo.executors.ray
+from hpo import cli
+
+hpo.executors.ray.HEAD_AWAY_S = 3.0
+cli.main()
+"""
+
+
+def hurried(bench: Workbench, *told: str) -> subprocess.Popen[str]:
+    """`hpo run`, which waits for less than most of a minute for its cluster's head."""
+    command = [sys.executable, "-c", HURRIED, "run", str(bench.file)]
+    for each in told:
+        command += ["--set", each]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
 def wait_for(what: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not what():

@@ -7,6 +7,7 @@ until a node has some; those of a node that is lost are placed anew.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.metadata
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import HpoError, UserError
+from hpo.errors import ClusterLost, HpoError, UserError
 from hpo.executors import Event, Gone, Leaving
 from hpo.executors.processes import GRACE_S, ProcessExecutor
 from hpo.messages import FromWorker, Ready, Refused, Setup
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
 POLL_S = 1.0  # how often is looked which nodes are about to go, and where a worker was started
 CONNECT_S = 10.0
 MOST_CHECKS = 3
+ANSWER_S = 2.0  # so long the head may take to answer
 END_S = 0.5  # a place that was closed ends after so long
 HEAD_AWAY_S = 30.0  # after 60 Ray itself ends this process
 COMPARED = ("torch", "torchvision", "numpy", "optuna")  # Ray compares itself and Python
 SHARED = "the folder that the study is run in has to be on all nodes, at the same path"
 NOT_CODE = ("studies", "mlruns")  # beside own code: what studies have made
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what is in a folder of installed packages
+_CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ class RayExecutor:
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         if self._lost is not None:
-            raise HpoError(
+            raise ClusterLost(
                 f"executor: the head of the Ray cluster, {self._head}, {self._lost}\n"
                 "Nothing acknowledged is lost. Start Ray anew on all nodes, then run the same "
                 "command: it goes on from here."
@@ -256,9 +259,16 @@ class RayExecutor:
                 self._ray.wait(closing, num_returns=len(closing), timeout=2 * GRACE_S)
         for number in list(self._places):
             self.kill(number)
-        self._ray.shutdown()
+        self._disconnect()
         if self._here is not None:
             Path(self._here.mark).unlink(missing_ok=True)
+
+    def _disconnect(self) -> None:
+        frozen = self._lost and _listens(self._head) and not _answers(self._head)
+        if frozen:  # Ray would wait for it without end, now and when this process ends
+            atexit.unregister(self._ray.shutdown)
+        else:
+            self._ray.shutdown()
 
     def _call(self, number: int, method: str, *arguments: Any) -> None:
         call = getattr(self._places[number].actor, method)
@@ -334,7 +344,7 @@ class RayExecutor:
         """
         heard_s, is_known = time.monotonic(), True
         while not self._closed.wait(POLL_S):
-            if not _listens(self._head):
+            if not _answers(self._head):
                 is_known = False
                 if time.monotonic() - heard_s > HEAD_AWAY_S:
                     self._lost = f"has not answered for {HEAD_AWAY_S:.0f} s"
@@ -433,7 +443,7 @@ def _refuse_open(address: str) -> None:
     if os.environ.get("RAY_USE_TLS", "0") != "0":  # then a client needs a certificate
         return
     with grpc.insecure_channel(address) as channel:
-        asked = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        asked = channel.unary_unary(_CHECK_ALIVE)
         try:
             asked(b"", timeout=CONNECT_S)
         except grpc.RpcError as error:
@@ -471,10 +481,25 @@ def _refuse_other_token(asked: Any, address: str) -> None:
         ) from None
 
 
+def _answers(head: str) -> bool:
+    """Whether the head does, and be it that it asks for a token: one that is frozen is connected
+    to by the kernel, and says nothing."""
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":  # then a client needs a certificate
+        return _listens(head)
+    with grpc.insecure_channel(head) as channel:
+        try:
+            channel.unary_unary(_CHECK_ALIVE)(b"", timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return True
+
+
 def _listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), POLL_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except OSError:
         return False
     return True
