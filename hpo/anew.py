@@ -17,6 +17,7 @@ from hpo.messages import (
     Assignment,
     Begin,
     Finished,
+    Loading,
     Measure,
     Measured,
     Orders,
@@ -92,8 +93,10 @@ class Bench:
         ready: What it said when it was.
     """
 
-    def __init__(self, executor: Executor, setup: Setup, folder: Path) -> None:
-        self._executor = executor
+    def __init__(
+        self, executor: Executor, setup: Setup, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        self._executor, self._say = executor, say
         self._events = self._messages()
         executor.start(setup)
         ready = next(self._events)
@@ -131,20 +134,23 @@ class Bench:
                         raise HpoError(message + (f"\n{hint}" if hint else ""))
                     case Gone(reason):
                         raise WorkerLost(reason)
+                    case Loading(text):
+                        self._say(text)
                     case message:
                         yield message
 
 
 @contextlib.contextmanager
-def bench(setup: Setup, folder: Path) -> Iterator[Bench]:
+def bench(setup: Setup, folder: Path, say: Callable[[str], None]) -> Iterator[Bench]:
     """A worker whose trainer is imported and whose data is loaded.
 
     Args:
         folder: For what it prints.
+        say: Told what it waits for.
 
     Raises:
         HpoError: The trainer or the data cannot be used.
         WorkerLost: The process ended.
     """
     with contextlib.closing(open_executor("processes")) as executor:
-        yield Bench(executor, setup, folder)
+        yield Bench(executor, setup, folder, say)

@@ -172,7 +172,7 @@ class _Contest:
         assert self.log.study is not None
         setup = setup_like(self.log.study, self.said, first, self.home)
         found = []
-        with bench(setup, self.folder) as worker:
+        with bench(setup, self.folder, self.say) as worker:
             self._check_data(worker)
             for place, row in enumerate(records(best), 1):
                 name = f"trial {row['number']} ({place} of {len(best)})"

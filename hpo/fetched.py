@@ -171,11 +171,12 @@ def fetch(found: Found, say: Say = lambda line: None) -> Path:
     return folder / found.name
 
 
-def local(address: str, version: str | None = None) -> Path:
+def local(address: str, version: str | None = None, say: Say = lambda line: None) -> Path:
     """Where the data of an address is on this machine; fetched, if it is not there yet.
 
     Args:
         version: `Found.version` that it must be; None: as it is now.
+        say: Told how it goes.
 
     Raises:
         DataError: As of `look` and `fetch`; or what is there now is another version.
@@ -189,7 +190,7 @@ def local(address: str, version: str | None = None) -> Path:
     found = look(address)
     if version not in (None, found.version):
         raise _changed(address)
-    return fetch(found)
+    return fetch(found, say)
 
 
 @contextlib.contextmanager

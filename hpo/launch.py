@@ -23,7 +23,7 @@ from hpo.budget import (
 from hpo.errors import HpoError, NoRoom, Problem, StudyFileError, StudyLocked
 from hpo.executors import Executor, Gone, open_executor
 from hpo.history import History
-from hpo.messages import Ready, Refused, Setup
+from hpo.messages import Loading, Ready, Refused, Setup
 from hpo.orchestrator import TICK_S, Ended, Orchestrator, check_same_data
 from hpo.paths import Home, StudyPaths, is_address
 from hpo.progress import View
@@ -355,6 +355,8 @@ def _first_ready(spec: StudySpec, executor: Executor, seats: Sequence[Seat], vie
         for event in executor.wait(TICK_S):  # all of them: the next wait does not repeat one
             seat = seats[event.worker]
             match event.message:
+                case Loading(text):
+                    view.say(text)
                 case Ready() as ready:
                     seat.ready, seat.node, first = True, ready.node, first or ready
                 case Refused(key, message, hint):

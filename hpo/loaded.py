@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def on_this_machine(
-    section: Mapping[str, Any], version: str | None = None
+    section: Mapping[str, Any],
+    version: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Mapping[str, Any]]:
     """A ``data`` section with a path in place of an address, from where the data is fetched.
 
     Args:
         version: The one that it must be; None: as it is now.
+        say: Told how it goes.
 
     Raises:
         DataError: It cannot be fetched.
@@ -34,15 +37,20 @@ def on_this_machine(
         return
     from hpo import fetched  # and so fsspec
 
-    path = fetched.local(source, version)
+    path = fetched.local(source, version, say)
     with fetched.called(source, path):
         yield {**section, "source": str(path)}
 
 
 class Data:
-    """Loads each ``data`` section once; keeps the last two (``data`` may be searched)."""
+    """Loads each ``data`` section once; keeps the last two (``data`` may be searched).
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        say: Told how it goes, where data are fetched.
+    """
+
+    def __init__(self, setup: Setup, say: Callable[[str], None] = lambda text: None) -> None:
+        self._say = say
         self._cache = setup.cache
         self._version = setup.data_version
         self._examples = setup.examples
@@ -61,7 +69,7 @@ class Data:
         from trainers.data import load
 
         count = self._examples[0] if self._examples else 0
-        with on_this_machine(section, self._version) as there:
+        with on_this_machine(section, self._version, self._say) as there:
             found = load(there, self._cache, count)
         return replace(found, summary={**found.summary, "source": section["source"]})
 

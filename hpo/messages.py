@@ -142,6 +142,13 @@ class Quit:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """What a worker waits for before it is ready, where that takes a while: a line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Ready:
     """The trainer is imported and the data loaded.
 
@@ -247,4 +254,4 @@ class Round:
     ends: bool = False
 
 
-FromWorker = Ready | Refused | Measured | Round
+FromWorker = Loading | Ready | Refused | Measured | Round

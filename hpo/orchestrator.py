@@ -33,6 +33,7 @@ from hpo.messages import (
     Begin,
     Finished,
     Interrupt,
+    Loading,
     Measure,
     Measured,
     Orders,
@@ -274,6 +275,8 @@ class Orchestrator:
                 self._round(seat, reports, finished, ends)
             case Measured(lanes):
                 self._measured(seat, lanes)
+            case Loading(text):
+                self.view.say(text)
             case Ready() as ready:
                 check_same_data(self.spec.study, self.ready.dataset, ready.dataset)
                 seat.ready, seat.deaths, seat.node = True, 0, ready.node

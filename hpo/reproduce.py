@@ -155,7 +155,7 @@ class _Training:
     def run(self, folder: Path) -> tuple[dict[int, Mapping[str, float]], str | None]:
         """The metrics of each epoch, and why there are no more where there should be."""
         try:
-            with bench(self._setup, folder) as worker:
+            with bench(self._setup, folder, self._say) as worker:
                 self._look_at(worker.ready)
                 (finished,) = worker.train([self._assignment(folder)], self._take)
         except WorkerLost as lost:

@@ -25,6 +25,7 @@ from hpo.loaded import Data
 from hpo.messages import (
     Assignment,
     Begin,
+    Loading,
     Measure,
     Measured,
     Orders,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 def serve(connection: Connection, setup: Setup, on_lost: Any) -> None:
     """Answer the orchestrator until it says `Quit` or is gone."""
     line = Line(connection, on_lost)
-    worker = Worker(setup, line, Data(setup), Meter("cuda" if setup.uses_gpu else "cpu"))
+    data = Data(setup, lambda text: line.send(Loading(text)))
+    worker = Worker(setup, line, data, Meter("cuda" if setup.uses_gpu else "cpu"))
     with contextlib.ExitStack() as at_the_end:
         _serve(line, worker, at_the_end)
 

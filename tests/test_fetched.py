@@ -31,7 +31,7 @@ from hpo import fetched, launch, spec
 from hpo.errors import StudyChanged, StudyFileError
 from hpo.executors import Executor, open_executor
 from hpo.loaded import Data
-from hpo.messages import Ready, Refused, Setup
+from hpo.messages import Loading, Ready, Refused, Setup
 from hpo.paths import Home, is_address
 from hpo.predict import _as_given, open_predictor, predict
 from hpo.progress import Silent
@@ -425,11 +425,14 @@ def test_a_study_on_data_in_an_s3_store(tmp_path: Path, monkeypatch: pytest.Monk
     assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
 
 
-def heard(executor: Executor, workers: int) -> list[Ready | Refused]:
-    """What so many workers say first."""
+def heard(executor: Executor, workers: int, loading: list[str]) -> list[Ready | Refused]:
+    """What so many workers say first, but for what they wait for."""
     found: list[Ready | Refused] = []
     while len(found) < workers:
         for event in executor.wait(60):
+            if isinstance(event.message, Loading):
+                loading.append(event.message.text)
+                continue
             assert isinstance(event.message, Ready | Refused), event
             found.append(event.message)
     return found
@@ -446,6 +449,7 @@ def test_each_node_fetches_for_itself_and_those_that_differ_are_named(
     setup = replace(setup, data_version=fetched.look(store.address()).version)
     with ray_cluster.running(num_cpus=0) as cluster:
         executor = open_executor("ray", {"address": cluster.address})
+        loading: list[str] = []
 
         def start(node: str, *setups: Setup) -> list[Ready | Refused]:
             """Workers on a node that has room for these."""
@@ -454,12 +458,14 @@ def test_each_node_fetches_for_itself_and_those_that_differ_are_named(
             cluster.add_node(node_name=node, env_vars=there, **options)
             for each in setups:
                 executor.start(each)
-            return heard(executor, len(setups))
+            return heard(executor, len(setups), loading)
 
         try:
             ready = start("a", setup) + start("b", replace(setup, worker=1))
             assert [getattr(message, "node", message) for message in ready] == ["a", "b"]
             assert store.asked["GET /x.csv"] == 2
+            told = [line.partition(" (")[0] for line in loading]
+            assert told == [f"node {node}: fetching {store.address()}" for node in "ab"]
             store.files["/x.csv"] = TABLE[:-4]
             gone = {**params, "data": {**params["data"], "source": str(tmp_path / "gone.csv")}}
             refused = start("c", replace(setup, worker=2), replace(setup, worker=3, params=gone))

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import ClusterLost, HpoError, UserError
 from hpo.executors import Event, Gone, Leaving
 from hpo.executors.processes import GRACE_S, ProcessExecutor
-from hpo.messages import FromWorker, Ready, Refused, Setup
+from hpo.messages import FromWorker, Loading, Ready, Refused, Setup
 
 if TYPE_CHECKING:
     from hpo.devices import Slot
@@ -174,6 +174,7 @@ class RayExecutor:
         self._names: dict[str, str] = {}  # of nodes, by id
         self._arrived: queue.Queue[tuple[int, _Placed, Future[Any]]] = queue.Queue()
         self._draining: set[str] = set()
+        self._loading: set[str] = set()  # what workers have said while they waited for data
         self._tries: Counter[int] = Counter()  # of a worker, in vain, to check its node
         self._head: str = self._ray.get_runtime_context().gcs_address
         self._cluster_id = _cluster_id(self._head)
@@ -294,7 +295,15 @@ class RayExecutor:
         self._tries[number] = 0
         if not any(isinstance(message, Refused) for message in messages):  # which is its last
             self._listen(number)
-        return [Event(number, self._named(placed.node, message)) for message in messages]
+        named = [self._named(placed.node, message) for message in messages]
+        return [Event(number, message) for message in named if not self._is_repeated(message)]
+
+    def _is_repeated(self, message: FromWorker | Gone | Leaving) -> bool:
+        """Whether another worker of the node has said the same: they wait for the same data."""
+        if not isinstance(message, Loading):
+            return False
+        repeated, self._loading = message.text in self._loading, self._loading | {message.text}
+        return repeated
 
     def _unclear(self, number: int, node: str, why: str) -> Gone | Refused:
         """What is said of a node that could not be checked; another try often can.
@@ -313,6 +322,8 @@ class RayExecutor:
     ) -> FromWorker | Gone | Leaving:
         """A message, with the name of the node that it is from."""
         match message:
+            case Loading():
+                return Loading(f"node {self._name(node)}: {message.text}")
             case Ready():
                 return replace(message, node=self._name(node))
             case Refused():
