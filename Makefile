@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# A process a core takes whole files, which share what they set up, in the order of tests/conftest.py.
+# Processes take whole files, which share what they set up; how many, in which order, and which files
+# are given out test by test: tests/conftest.py.
 PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 

@@ -92,7 +92,8 @@ def fitted() -> Costs:
     more_ask = max(0.0, (asks[1] - asks[0]) / (LEARNS[1].known - LEARNS[0].known))
     few, many = (_measured(load, feed=True) for load in FED)
     more = FED[1].known - FED[0].known
-    full, known = found[-1], LOADS[-1].known
+    full, known = found[-1], LOADS[-1].known  # with the most trials
+    none = found[LOADS.index(replace(LOADS[-1], known=0))]
     return Costs(
         beside=beside,
         report=a_report,
@@ -102,9 +103,9 @@ def fitted() -> Costs:
         ask_known=more_ask,
         error=error,
         disk=full.disk / known,
-        memory=1e6 * (full.memory_mb - found[3].memory_mb) / known,
+        memory=1e6 * (full.memory_mb - none.memory_mb) / known,
         store=(many.store - few.store) / more,
-        opened=(full.opened_s - found[3].opened_s) / known,
+        opened=(full.opened_s - none.opened_s) / known,
         fed=(many.fed_s - few.fed_s) / more,
     )
 

@@ -16,6 +16,7 @@ from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -88,10 +89,10 @@ def measured(load: Load, *, feed: bool = False) -> Found:
             fed by a process of its own.
     """
     first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise SystemExit("this takes two cores: one for the orchestrator, one for its workers")
     ours, theirs = Pipe()
-    simulator = Process(
-        target=_simulate, args=(theirs, (others or [first])[-1], load), daemon=True
-    )
+    simulator = Process(target=_simulate, args=(theirs, others[-1], load), daemon=True)
     simulator.start()
     os.sched_setaffinity(0, {first})
     fsync = os.fsync
@@ -104,6 +105,7 @@ def measured(load: Load, *, feed: bool = False) -> Found:
     finally:
         os.fsync = fsync
         simulator.terminate()
+        simulator.join()
         os.sched_setaffinity(0, {first, *others})
 
 
@@ -129,12 +131,14 @@ def _measured(folder: Path, load: Load, executor: _Simulated, fed_s: float, stor
                 if len(marks) == 2:
                     orchestrator.signals += [signal.SIGINT] * 2  # at once
 
-    launch._open_executor = lambda _: executor  # type: ignore[assignment]
     home, loaded = Home(folder), spec.load(_file(folder, load))
     paths = home.study("scale")
     disk = sum(p.stat().st_size for p in (paths.outbox, paths.journal) if p.exists())
     began_s, before = time.process_time(), psutil.Process().memory_info().rss
-    with launch.opened(loaded, home, Watch()) as orchestrator:
+    with (
+        patch.object(launch, "_open_executor", lambda _: executor),
+        launch.opened(loaded, home, Watch()) as orchestrator,
+    ):
         opened_s = time.process_time() - began_s
         orchestrator.run()
         memory_mb = (psutil.Process().memory_info().rss - before) / 1e6
@@ -195,10 +199,12 @@ def _fill(folder: Path, load: Load) -> None:
     from hpo.storages import Journal
 
     home, loaded = Home(folder), spec.load(_file(folder, load))
-    launch._open_executor = lambda _: _Nobody()  # type: ignore[assignment]
     draw, ended = random.Random(0), []
     space = {path: distribution(parameter) for path, parameter in loaded.search.items()}
-    with launch.opened(loaded, home, Silent()) as orchestrator:
+    with (
+        patch.object(launch, "_open_executor", lambda _: _Nobody()),
+        launch.opened(loaded, home, Silent()) as orchestrator,
+    ):
         record = orchestrator.record
         for number in range(load.known):
             params = {

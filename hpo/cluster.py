@@ -7,6 +7,7 @@ environment that `sbatch` is called in, Kubernetes that of a secret.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import re
 import shlex
@@ -25,6 +26,24 @@ LONGEST_NAME = 47  # KubeRay appends to it what its pods are called
 RETRIES = 3
 KEPT_S = 600  # how long a finished job's pods can still be looked at
 PORT = 6379  # Ray's own choice
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NAME = (
+    rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*",
+    "small letters, digits and dashes, e.g. my-data",
+)
+# Option → all that it may be, and that in words.
+_GRAMMAR = {
+    "time": (
+        r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}",
+        "minutes, minutes:seconds, hours:minutes:seconds, or days-hours[:minutes[:seconds]]",
+    ),
+    "partition": (r"[\w.-]+(,[\w.-]+)*", "the name of a partition, or several with commas"),
+    "image": (r"[\w./:@-]+", "the name of an image, e.g. registry.example.com/hpo:1"),
+    "memory": (r"\d+(\.\d+)?(Ki|[MGTPE]i|[kMGTPE])", "a number with its unit, e.g. 16Gi"),
+    "claim": _NAME,
+    "secret": _NAME,
+    "namespace": (rf"(?=.{{1,63}}$){_LABEL}", _NAME[1]),
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,13 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
         overrides: Of keys of the study file, as ``--set`` takes them.
 
     Raises:
-        UserError: Several nodes are asked for without the Ray executor, or there is a password
-            in an override.
+        UserError: Slurm would not take what was chosen; several nodes are asked for without the
+            Ray executor; a trial takes more than a node has; or there is a password in an
+            override.
     """
+    _check(chosen)
     with_ray = spec.executor.name == "ray"
+    _check_room(spec, chosen.cpus if with_ray else None, chosen.gpus)
     if chosen.nodes > 1 and not with_ray:
         raise UserError(
             f"--nodes {chosen.nodes}: executor {spec.executor.name} uses one machine.\n"
@@ -114,8 +136,17 @@ def slurm(spec: StudySpec, chosen: Slurm, home: Path, overrides: Sequence[str]) 
             *(_RAY if with_ray else []),
             "",
             "time_is_up=",
-            f"trap 'time_is_up=yes; hpo stop {name} || hpo stop {name} --now || true' USR1",
-            f"trap 'hpo stop {name} --now || true' TERM  # it was cancelled, or is preempted",
+            "study=",
+            "stop() {  # tried again until it has ended: it may only be starting",
+            f"  last=$((SECONDS + {STOP_S - 60}))",
+            '  while [ "$SECONDS" -lt "$last" ] && kill -0 "$study" 2> /dev/null; do',
+            f'    hpo stop {name} "$@" || hpo stop {name} --now || true',
+            "    sleep 1",
+            "  done",
+            '  kill "$study" 2> /dev/null || true',
+            "}",
+            "trap 'time_is_up=yes; stop' USR1",
+            "trap 'stop --now' TERM  # it was cancelled, or is preempted",
             "",
             *(_ON_ALL_NODES if with_ray else []),
             f"{'  ' if with_ray else ''}{run} &",
@@ -158,9 +189,12 @@ def kubernetes(spec: StudySpec, chosen: Kubernetes, overrides: Sequence[str]) ->
         overrides: Of keys of the study file, as ``--set`` takes them.
 
     Raises:
-        UserError: Ray is not installed here, whose version is to be that of the image; or there
-            is a password in an override.
+        UserError: Kubernetes would not take what was chosen; a trial takes more than a pod has;
+            Ray is not installed here, whose version is to be that of the image; or there is a
+            password in an override.
     """
+    _check(chosen)
+    _check_room(spec, chosen.cpus, chosen.gpus)
     try:
         ray = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
@@ -218,6 +252,38 @@ def _pod(name: str, chosen: Kubernetes, gpus: int | None) -> dict[str, Any]:
     return {"containers": [container], "volumes": [volume]}
 
 
+def _check(chosen: Slurm | Kubernetes) -> None:
+    """Raises UserError where an option is nothing that the cluster would understand."""
+    for option, value in vars(chosen).items():
+        pattern, expected = _GRAMMAR.get(option, ("", ""))
+        if pattern and value is not None and not re.fullmatch(pattern, value, re.ASCII):
+            raise UserError(f"--{option} {value!r}: expected {expected}")
+
+
+def _check_room(spec: StudySpec, cpus: int | None, gpus: int | None) -> None:
+    """Raises UserError where no node would have room for a trial.
+
+    Args:
+        cpus, gpus: Of each node; of CPUs, None: not known, or they are shared.
+    """
+    if spec.device == "cuda" and not gpus:
+        raise UserError("device: cuda, and no GPUs are asked for\nAdd --gpus N, or device: cpu.")
+    on_gpus = spec.device != "cpu" and gpus
+    if on_gpus and spec.devices > on_gpus:
+        raise UserError(
+            f"--gpus {gpus}: a trial takes {spec.devices} GPUs of one node (gpus_per_trial)\n"
+            f"Try --gpus {spec.devices}, or a smaller gpus_per_trial."
+        )
+    takes, why = int(spec.executor.options.get("cpus_per_trial", 1)), "executor.cpus_per_trial"
+    if not on_gpus and spec.devices > takes:
+        takes, why = spec.devices, "gpus_per_trial, on CPUs"
+    if cpus is not None and takes > cpus:
+        raise UserError(
+            f"--cpus {cpus}: a trial takes {takes} CPUs of one node ({why})\n"
+            f"Try --cpus {takes}, or let a trial take less."
+        )
+
+
 def _own_cluster(spec: StudySpec) -> list[str]:
     """The override by which the job uses its own Ray cluster where the file names another."""
     named = spec.executor.options.get("address", "auto")
@@ -228,12 +294,17 @@ def _command(words: Sequence[str], overrides: Sequence[str]) -> str:
     """Raises UserError with a password in an override: others may read what is printed."""
     for each in overrides:
         try:
-            addresses.refuse_password(each)
+            addresses.refuse_password(each, in_shell=True)
         except addresses.AddressError as error:
-            raise UserError(f"--set: {error.message}\n{error.hint}, in single quotes") from None
+            raise UserError(f"--set: {error.message}\n{error.hint}") from None
     return shlex.join([*words, *(part for each in overrides for part in ("--set", each))])
 
 
 def _name(study: str) -> str:
-    """As Kubernetes takes names: small letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"hpo-{study}".lower())[:LONGEST_NAME].strip("-")
+    """As Kubernetes takes names: small letters, digits and dashes; another for each study."""
+    wanted = f"hpo-{study}"
+    name = re.sub(r"[^a-z0-9]+", "-", wanted.lower())
+    if name == wanted and len(name) <= LONGEST_NAME:
+        return name
+    mark = hashlib.sha256(study.encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - 7].rstrip('-')}-{mark}"

@@ -70,7 +70,11 @@ _KEYS = {
 }
 _NO_BUCKET = re.compile(r"NoSuchBucket|\(404\).*HeadBucket")
 _ELSEWHERE = "XDG_CACHE_HOME says where else"
-_SIGNED = re.compile(r"[?&][^=&]*(sig|signature|token|key|secret|credential)[^=&]*=", re.I)
+_SIGNED = re.compile(  # sig=, X-Amz-Signature=, AWSAccessKeyId=; but not design=
+    r"[?&]([^=&]*[-_])?(sig|signature|(security)?token|(api|(aws)?access)?key(id)?|secret|"
+    r"credential)([-_][^=&]*)?=",
+    re.I,
+)
 
 Say = Callable[[str], None]
 
@@ -325,10 +329,10 @@ def _remove_leftovers(folder: Path) -> None:
     Where a file system that several machines share has locks on each only, what another one has
     begun may be in the making; until it is old.
     """
-    own = f".{socket.gethostname()}"
     for path in folder.glob(".*.*"):
+        machine = path.name.split(".", 2)[2]  # its name may have dots
         with contextlib.suppress(OSError):  # another machine's, which is whole by now
-            if path.name.endswith(own) or time.time() - path.stat().st_mtime > OLD_S:
+            if machine == socket.gethostname() or time.time() - path.stat().st_mtime > OLD_S:
                 shutil.rmtree(path)
 
 

@@ -6,27 +6,26 @@ its process group, so that whoever kills it kills them.
 
 What is promised: whether a trial goes on is decided once, by rank 0. A rank that dies takes the
 worker with it, and the trial goes on from its checkpoint in another one. What is raised on any
-rank ends the trial with that reason.
+rank ends the trial with that reason. (With NCCL, rank 0 may wait for the others without end. Then
+it ends after `BREAK_OFF_S`, the reason is in its log, and the trial is retried.)
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from socket import socketpair
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo.messages import Assignment, Begin, Setup
+from hpo.rounds import one_line
 from trainers.contract import DataError, Epoch, NonFinite, Trial, Trials
 
 if TYPE_CHECKING:
@@ -47,10 +46,16 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Failed:
-    """Something was raised on a rank, which ends."""
+    """Something was raised on a rank, which ends.
+
+    Attributes:
+        key, hint: As `trainers.contract.DataError` has them.
+    """
 
     reason: str
     traceback: str
+    key: str = "gpus_per_trial"
+    hint: str | None = None
 
 
 # What rank 0 tells the others at the end of an epoch: to compute what is written of a model, as
@@ -68,35 +73,35 @@ class Group:
     def __init__(self, setup: Setup) -> None:
         self.is_broken = False
         self._setup = setup
-        self._folder = tempfile.mkdtemp(prefix="hpo-")
+        self._failures: list[tuple[int, Failed]] = []  # as they came: by rank
         self._failed = threading.Event()
         self._heard = threading.Event()
-        self._failure: tuple[int, Failed] | None = None
         self._closing = False
-        self._others = [self._start(rank) for rank in range(1, setup.devices)]
+        self._others: list[tuple[subprocess.Popen[bytes], Connection]] = []
+
+    def start(self) -> None:
+        """Start the others, which load the data."""
+        for rank in range(1, self._setup.devices):
+            self._others.append(self._started(rank))
+        self.tell(replace(self._setup, examples=None))
 
     def meet(self) -> None:
         """Wait until all have loaded the data, and connect to them.
 
         Raises:
-            DataError: One could not.
+            DataError: One could not. If one died, this process does, too.
         """
-        for rank, (_, connection) in enumerate(self._others, 1):
-            try:
-                said = connection.recv()
-            except EOFError:
-                said = Failed("its process ended", "")
+        for rank in range(1, self._setup.devices):
+            said = self._said(rank)
+            if said is None:
+                self._end(rank, None)
             if isinstance(said, Failed):
                 print(said.traceback, file=sys.stderr)
                 what = f"process {rank + 1} of {self._setup.devices}: {said.reason}"
-                raise DataError("gpus_per_trial", what)
+                raise DataError(said.key, what, said.hint)
         for rank in range(1, self._setup.devices):
             threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
-        join(self._setup, 0, self._meeting)
-
-    def begin(self, message: Begin) -> None:
-        """Have the others print where this process does."""
-        self._tell(message)
+        join(self._setup, 0)
 
     def train(self, train: TogetherTrainer, begin: Sequence[Assignment], trials: Trials) -> None:
         """Train one trial on all ranks.
@@ -105,22 +110,37 @@ class Group:
             RankFailed: Something was raised on another rank. What is raised here is passed on.
         """
         (assignment,) = begin
-        self._tell(assignment)
+        self.tell(assignment)
         try:
             train(_Leading(trials, self))
         except (Exception, SystemExit) as error:
-            self.is_broken = True
-            # It may only be what follows from another's end; which, if it died, ends this one too.
-            if self._failed.wait(EXPLAIN_S) and self._failure is not None:
-                self._heard.set()
-                rank, failure = self._failure
-                print(failure.traceback, file=sys.stderr)
-                raise RankFailed(f"on device {rank}: {failure.reason}") from error
+            if cause := self.cause(error):
+                raise cause from error
             raise
 
-    def tell(self, decision: Decision) -> None:
-        """Tell the others what was decided."""
-        self._tell(decision)
+    def cause(self, error: BaseException) -> RankFailed | None:
+        """What is behind an error here that breaks the group; None: nothing else, as far as is
+        known. It may only be what follows from another's end; which, if that died, ends this
+        process, too."""
+        if self.is_broken:  # it was asked before
+            return None
+        self.is_broken = True
+        if not self._failed.wait(EXPLAIN_S):
+            return None
+        self._heard.set()
+        rank, failure = self._failures[0]  # others may only follow from it
+        print(failure.traceback, file=sys.stderr)
+        if failure.reason == one_line(error):  # raised on all alike
+            return None
+        return RankFailed(f"on device {rank}: {failure.reason}")
+
+    def tell(self, message: Setup | Begin | Assignment | Decision) -> None:
+        """Tell the others what they need, or what was decided."""
+        for _, connection in self._others:
+            try:
+                connection.send(message)
+            except OSError:  # it is gone, which is noticed where it is waited for
+                continue
 
     def close(self) -> None:
         """End the others."""
@@ -129,55 +149,45 @@ class Group:
             connection.close()
             process.kill()
             process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
-    @property
-    def _meeting(self) -> Path:
-        return Path(self._folder) / "meeting"
-
-    def _start(self, rank: int) -> tuple[subprocess.Popen[bytes], Connection]:
+    def _started(self, rank: int) -> tuple[subprocess.Popen[bytes], Connection]:
         ours, theirs = socketpair()
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "hpo.rank"),
-                *(str(theirs.fileno()), str(rank), str(self._meeting)),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
         connection = Connection(ours.detach())
-        connection.send(replace(self._setup, examples=None))
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hpo.rank", str(theirs.fileno()), str(rank)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
         return process, connection
 
-    def _tell(self, message: Any) -> None:
-        for _, connection in self._others:
-            try:
-                connection.send(message)
-            except OSError:  # it is gone, which is noticed where it is waited for
-                continue
+    def _said(self, rank: int) -> Loaded | Failed | None:
+        """What another rank says next, waited for; None: its process ended."""
+        try:
+            said: Loaded | Failed = self._others[rank - 1][1].recv()
+        except (EOFError, OSError):
+            return None
+        return said
 
     def _watch(self, rank: int) -> None:
         """Wait for the end of another rank, which comes only when something is wrong."""
-        process, connection = self._others[rank - 1]
-        try:
-            failure = connection.recv()
-        except (EOFError, OSError):
-            failure = None
+        failure = self._said(rank)
         if self._closing:
             return
         if isinstance(failure, Failed):
-            self._failure = rank, failure
+            self._failures.append((rank, failure))
             self._failed.set()
             if self._heard.wait(BREAK_OFF_S):
                 return
-            what = failure.reason
-        else:
-            what = f"its process ended with status {process.wait()}"
         if not self._closing:
-            print(f"on device {rank}: {what}", file=sys.stderr, flush=True)
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.killpg(0, signal.SIGKILL)
+            self._end(rank, failure.reason if isinstance(failure, Failed) else None)
+
+    def _end(self, rank: int, reason: str | None) -> None:
+        """End this process and all ranks because of one; `reason` None: it died."""
+        if reason is None:
+            reason = f"its process ended with status {self._others[rank - 1][0].wait()}"
+        print(f"on device {rank}: {reason}", file=sys.stderr, flush=True)
+        os.killpg(0, signal.SIGKILL)
 
 
 class _Leading:
@@ -208,23 +218,27 @@ class _Leading:
         self._trials.finish(trial)
 
     def fail(self, trial: Trial, error: Exception) -> None:
+        cause = None
         if not isinstance(error, NonFinite):  # which all find alike
-            self._group.is_broken = True
-        self._trials.fail(trial, error)
+            cause = self._group.cause(error)
+        self._trials.fail(trial, cause or error)
 
     def _with_others(
         self, what: Decision, compute: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Any]:
         self._group.tell(what)
-        return compute()
+        try:
+            return compute()
+        except Exception as error:  # which `Trials` may take for the trial's alone
+            if cause := self._group.cause(error):
+                raise cause from error
+            raise
 
 
-def join(setup: Setup, rank: int, meeting: Path) -> None:
-    """Connect this process to the other ranks; waits for all of them.
-
-    Args:
-        meeting: The file where they find each other.
-    """
+def join(setup: Setup, rank: int) -> None:
+    """Connect this process to the other ranks; waits for all of them."""
     from trainers import parallel
 
-    parallel.join(parallel.World(rank, setup.devices, setup.parallel), meeting, setup.device)
+    assert setup.meeting is not None
+    own = parallel.World(rank, setup.devices, setup.parallel)
+    parallel.join(own, setup.meeting, setup.device)

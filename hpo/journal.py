@@ -31,10 +31,10 @@ class SingleWriterJournal(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        new = not path.exists()
+        self._new = not path.exists()
         cut_torn_tail(path)
         self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the study
-        if new:
+        if self._new:
             flush_folder(path.parent)
         self._unread: list[dict[str, Any]] | None = None  # None until the file has been read
         self._count = 0  # logs delivered so far
@@ -88,3 +88,5 @@ class SingleWriterJournal(BaseJournalBackend):
         finally:
             with contextlib.suppress(OSError):  # it tries once more to write the rest
                 self._file.close()
+                if self._new and not self._path.stat().st_size:  # the study was refused
+                    self._path.unlink()

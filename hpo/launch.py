@@ -6,7 +6,9 @@ The loop itself is `hpo.orchestrator`.
 from __future__ import annotations
 
 import contextlib
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,7 @@ def run_study(spec: StudySpec, home: Home, view: View, *, accept_changes: bool =
     if done:
         return Ended("complete", f"nothing left to do: {done}")
     with (
+        _ended_in_order_by_sigterm(),
         contextlib.closing(Shipper()) as shipper,
         _told_what_to_do(paths),
         opened(spec, home, view, accept_changes=accept_changes) as orchestrator,
@@ -175,7 +178,7 @@ def opened(
     spec = with_asked_trials(spec, _history(spec, paths))
     tracking_uri = home.tracking_address(spec.tracking.uri)
     starting_weights.fetch(spec, home.data_cache, tracking_uri)
-    with contextlib.closing(_open_executor(spec)) as executor:
+    with _executor(spec) as executor:
         seats = _start_workers(spec, home, executor, view)
         ready = _first_ready(spec, executor, seats, view)
         _say_loaded(view, spec, ready)
@@ -259,7 +262,7 @@ def probe(
     shared = home.root if tried.executor.name == "ray" else None  # what other nodes see
     with (
         tempfile.TemporaryDirectory(dir=shared, prefix=".hpo-") as folder,  # no data is kept
-        contextlib.closing(_open_executor(tried)) as executor,
+        _executor(tried) as executor,
     ):
         elsewhere, tracking_uri = Home(Path(folder)), home.tracking_address(spec.tracking.uri)
         starting_weights.fetch(spec, elsewhere.data_cache, tracking_uri)
@@ -278,6 +281,32 @@ def _history(spec: StudySpec, paths: StudyPaths) -> History:
 def _open_executor(spec: StudySpec) -> Executor:
     code = spec.folder if own_code(spec) else None
     return open_executor(spec.executor.name, spec.executor.options, code)
+
+
+@contextlib.contextmanager
+def _executor(spec: StudySpec) -> Iterator[Executor]:
+    executor = _open_executor(spec)
+    # Once more: Ray has put a handler of its own in place.
+    with _ended_in_order_by_sigterm(), contextlib.closing(executor):
+        yield executor
+
+
+@contextlib.contextmanager
+def _ended_in_order_by_sigterm() -> Iterator[None]:
+    """SIGTERM closes what is open, as Ctrl-C does; in the main thread only. While trials are
+    trained, the orchestrator collects both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start_workers(

@@ -12,20 +12,22 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from hpo.errors import StudyLocked
-from hpo.paths import make_folder, room_for
+from hpo.paths import make_folder, missing_folders, remove_empty, room_for
 
 
 @contextmanager
 def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
     """Hold the lease of `study` for the length of a ``with`` block.
+
+    The study's folder is made, and is gone again if nothing was put into it.
 
     Yields:
         What `owner` says meanwhile: this session among all of the study.
@@ -33,12 +35,7 @@ def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
     Raises:
         StudyLocked: Another process holds it; the message names its host and pid.
     """
-    make_folder(path.parent)
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=2)  # `owner` takes it for a moment
-    except Timeout:
-        raise StudyLocked(locked_message(study, _read(path))) from None
+    lock, made = _acquire(path, study)
     try:
         held = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         with room_for(path):
@@ -46,7 +43,33 @@ def hold(path: Path, study: str) -> Iterator[dict[str, Any]]:
         yield held
     finally:
         path.unlink(missing_ok=True)
+        if made:
+            _leave_nothing(Path(lock.lock_file), made)
         lock.release()
+
+
+def _acquire(path: Path, study: str) -> tuple[FileLock, list[Path]]:
+    """The lock, which is held now, and the folders that were made for it."""
+    lock, made = FileLock(path.with_suffix(".lock")), list[Path]()
+    while True:
+        made = missing_folders(path.parent) or made
+        make_folder(path.parent)
+        try:
+            lock.acquire(timeout=2)  # `owner` takes it for a moment
+        except FileNotFoundError:  # who held it has just removed the folder
+            continue
+        except Timeout:
+            raise StudyLocked(locked_message(study, _read(path))) from None
+        return lock, made
+
+
+def _leave_nothing(lock_file: Path, made: Sequence[Path]) -> None:
+    """Remove a lock that is held, and the folders made for it, where there is nothing else."""
+    with suppress(OSError):
+        if list(lock_file.parent.iterdir()) == [lock_file]:
+            # Who waits for it finds that it has no name any more, and begins anew.
+            lock_file.unlink()
+            remove_empty(made)
 
 
 def owner(path: Path) -> dict[str, Any] | None:

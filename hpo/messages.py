@@ -41,6 +41,8 @@ class Setup:
         devices: Over how many a built-in trainer trains each trial.
         parallel: How, if they are several (`trainers.parallel`).
         data_version: Of data at an address, the one that all workers use (`hpo.fetched`).
+        meeting: Where those that train a trial over several devices find each other: an empty
+            file, which goes when the worker does.
     """
 
     worker: int
@@ -58,6 +60,7 @@ class Setup:
     devices: int = 1
     parallel: Literal["ddp", "fsdp", "pipeline"] = "ddp"
     data_version: str | None = None
+    meeting: Path | None = None
 
     @property
     def uses_gpu(self) -> bool:

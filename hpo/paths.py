@@ -9,8 +9,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeGuard
@@ -251,10 +251,22 @@ def replacing(
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those it lies in, so that their names survive a crash of the machine."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         flush_folder(each.parent)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Of a folder and those it lies in, what is not there yet; the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to one with something in it."""
+    with suppress(OSError):
+        for each in folders:
+            each.rmdir()
 
 
 def flush_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A rank above 0 of those that train one trial over several devices; rank 0 is `hpo.group`.
 
-Started as ``python -m hpo.rank FD RANK MEETING``: a connection to rank 0, its number, and where
-the ranks meet. It opens no store, writes no file, and ends when rank 0 does.
+Started as ``python -m hpo.rank FD RANK``: a connection to rank 0, and its number. It opens no
+store, writes no file, and ends when rank 0 does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpo import checkpoints, starting_weights
@@ -23,7 +23,7 @@ from hpo.loaded import Data
 from hpo.messages import Assignment, Begin, Setup
 from hpo.rounds import one_line
 from hpo.worker import prepare, redirect_output
-from trainers.contract import Epoch, NonFinite, Trial
+from trainers.contract import DataError, Epoch, NonFinite, Trial
 
 if TYPE_CHECKING:
     from trainers.data import Dataset
@@ -91,7 +91,7 @@ def _read(connection: Connection, inbox: queue.Queue[Any]) -> NoReturn:
         os._exit(0)
 
 
-def _serve(setup: Setup, rank: int, meeting: Path, connection: Connection) -> None:
+def _serve(setup: Setup, rank: int, connection: Connection) -> None:
     """Train what rank 0 trains, until it ends."""
     from trainers.registry import resolve_together
 
@@ -106,7 +106,7 @@ def _serve(setup: Setup, rank: int, meeting: Path, connection: Connection) -> No
     train = resolve_together(setup.trainer)
     assert train is not None
     connection.send(Loaded())
-    join(setup, rank, meeting)
+    join(setup, rank)
     while True:
         match inbox.get():
             case Begin(log):
@@ -121,9 +121,12 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     setup = connection.recv()
     try:
-        _serve(setup, int(sys.argv[2]), Path(sys.argv[3]), connection)
+        _serve(setup, int(sys.argv[2]), connection)
     except (Exception, SystemExit) as error:
-        connection.send(Failed(one_line(error), traceback.format_exc()))
+        failed = Failed(one_line(error), traceback.format_exc())
+        if isinstance(error, DataError):
+            failed = replace(failed, key=error.key, hint=error.hint)
+        connection.send(failed)
         os._exit(1)  # not after whatever still waits for the others
 
 

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 ATTRIBUTE = "hpo"
 MOST_REPEATS = 20  # duplicates in a row before a space counts as searched
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 

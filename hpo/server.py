@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from hpo.errors import HpoError, UserError
 from hpo.listening import Listening
-from hpo.paths import Home, replacing
+from hpo.paths import Home, missing_folders, remove_empty, replacing
 from hpo.service import Service, asked_to_stop
 from hpo.spec import addresses
 from hpo.tracking.redact import printable, redact
@@ -50,6 +50,8 @@ SAFE = {
     "PYTHONSAFEPATH": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+_SETTINGS, _KEY = ".ini", ".key"  # files beside that of the users
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,21 @@ def serve(
     store, folder = _store(settings, home)
     artifacts = _artifacts(settings, home, say)
     users = folder / "users.db" if auth else None
+    new = missing_folders(folder)
     folder.mkdir(0o700 if auth else 0o777, parents=True, exist_ok=True)
     environment = _environment(store, artifacts, users)
     with asked_to_stop() as asked:
         order = Order(store, str(users) if users else None, settings.new_password)
-        made = prepare(order, environment, say)
+        try:
+            made = prepare(order, environment, say)
+        except HpoError:
+            if users and new:
+                for suffix in (_SETTINGS, _KEY):
+                    users.with_suffix(suffix).unlink()
+            remove_empty(new)
+            raise
+        if settings.artifacts and "://" not in artifacts:
+            Path(artifacts).mkdir(parents=True, exist_ok=True)
         say("starting MLflow …")
         command = _command(settings, auth)
         with contextlib.closing(
@@ -233,9 +245,7 @@ def _artifacts(settings: Settings, home: Home, say: Callable[[str], None]) -> st
     with _named("--artifacts", "put it into the environment, e.g. AWS_ACCESS_KEY_ID"):
         addresses.refuse_password(text)
     if "://" not in text:
-        folder = Path(text).expanduser().resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(folder)
+        return str(Path(text).expanduser().resolve())
     if text.startswith("s3://") and importlib.util.find_spec("boto3") is None:
         raise UserError("--artifacts s3://… needs boto3: pip install 'hpo[s3]'")
     if text.startswith("s3://"):
@@ -300,7 +310,7 @@ def _environment(store: str, artifacts: str, users: Path | None) -> dict[str, st
     environment["MLFLOW_ARTIFACTS_DESTINATION"] = artifacts
     if users:
         environment["MLFLOW_AUTH_CONFIG_PATH"] = str(_write_auth_settings(users))
-        environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = _secret_key(users.with_suffix(".key"))
+        environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = _secret_key(users.with_suffix(_KEY))
     return environment
 
 
@@ -314,7 +324,7 @@ def _write_auth_settings(users: Path) -> Path:
     }
     text = io.StringIO()
     settings.write(text)
-    path = users.with_suffix(".ini")
+    path = users.with_suffix(_SETTINGS)
     with replacing(path) as file:
         file.write(text.getvalue().encode())
     path.chmod(0o600)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hpo.database import Database
     from hpo.spec import StudySpec
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it greets each study
+
 
 class Journal(optuna.storages.JournalStorage):
     """Optuna's journal, in the study's folder.

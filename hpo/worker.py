@@ -59,6 +59,7 @@ def _serve(line: Line, worker: Worker, at_the_end: contextlib.ExitStack) -> None
             from hpo.group import Group  # which is made of what is here
 
             group = at_the_end.enter_context(contextlib.closing(Group(setup)))
+            group.start()
         train, ready = prepare(setup, worker.data)
         if group is not None:
             group.meet()
@@ -77,7 +78,7 @@ def _serve(line: Line, worker: Worker, at_the_end: contextlib.ExitStack) -> None
             case Begin(log):
                 redirect_output(log)
                 if group is not None:
-                    group.begin(message)
+                    group.tell(message)
             case Measure(params, most):
                 line.send(Measured(lanes_that_pay(setup, worker.data, params, most)))
             case Orders(begin=begin):

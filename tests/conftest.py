@@ -8,9 +8,11 @@ import shutil
 import sqlite3
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
+import postgres
 import pytest
 from workbench import Workbench
 
@@ -24,21 +26,53 @@ def pytest_runtest_setup() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-# Files with few slow tests, of which each takes a minute or more.
-VERY_SLOW = (
-    *("test_campaign.py", "test_fuzz.py", "test_laptop_to_cluster.py", "test_load.py"),
-    *("test_many_orchestrators.py", "test_parallel.py", "test_ray_faults.py"),
-    "test_state_machine.py",
+# Those that take longest begin first: files as wholes, and then those of `ONE_BY_ONE`.
+FIRST = (
+    *("test_campaign.py", "test_browser.py", "test_laptop_to_cluster.py", "test_ray.py"),
+    *("test_secrets.py", "test_executors.py", "test_server.py", "test_server_refuses.py"),
+    *("test_shipping.py", "test_faulty_mlflow.py", "test_catalog.py", "test_nested.py"),
+    *("test_end_to_end.py", "test_faults.py", "test_ray_faults.py", "test_parallel.py"),
+    *("test_state_machine.py", "test_over_devices.py", "test_fuzz.py", "test_load.py"),
+)
+# Files of slow tests that share nothing: any process takes the next of them.
+ONE_BY_ONE = (
+    *("test_campaign.py", "test_disk.py", "test_end_to_end.py", "test_faults.py"),
+    *("test_hung.py", "test_nested.py", "test_over_devices.py", "test_parallel.py"),
+    *("test_ray_faults.py", "test_state_machine.py"),
 )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests begin first, and before them those with very slow ones: with a
-    process a core, which takes whole files (``make test``), none is left alone with such a file at
-    the end."""
+    """Long files begin first, so that no process is left alone with one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (item.path.name not in VERY_SLOW, -slow[item.path]))
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        name = item.path.name
+        return FIRST.index(name) if name in FIRST else len(FIRST), -slow[item.path]
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Two processes a core (``-n auto``): half of the slow tests' time is waiting, for processes
+    that start, for pauses and for what has to be given up."""
+    cores = yield
+    return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 2 * cores
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """``--dist loadfile``, except for `ONE_BY_ONE`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid if Path(file).name in ONE_BY_ONE else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -58,6 +92,12 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture
 def bench(tmp_path: Path) -> Workbench:
     return Workbench(tmp_path)
+
+
+@pytest.fixture
+def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test is in the folder of `bench`: all nodes of a Ray cluster share it."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -86,3 +126,10 @@ def tables_made(tmp_path: Path, empty_store: Path) -> None:
     home = Home(tmp_path)
     home.mlruns.mkdir()
     shutil.copy(empty_store, home.mlruns / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server that nobody stops."""
+    with postgres.server() as running:
+        yield running

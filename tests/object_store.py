@@ -53,5 +53,7 @@ def running() -> Iterator[Store]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield Store(f"http://{host}:{port}")
-    server.stop()
+    try:
+        yield Store(f"http://{host}:{port}")
+    finally:
+        server.stop()

@@ -15,6 +15,7 @@ import pytest
 from workbench import Workbench
 
 NODE = {"num_cpus": 2, "object_store_memory": 80 * 1024**2}
+ONE = NODE | {"num_cpus": 1}
 
 
 @contextlib.contextmanager

@@ -47,8 +47,15 @@ class Served:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """No two alike."""
+    with contextlib.ExitStack() as stack:
+        local = ("127.0.0.1", 0)
+        servers = [stack.enter_context(socket.create_server(local)) for _ in range(count)]
+        return [int(server.getsockname()[1]) for server in servers]
 
 
 @contextlib.contextmanager
@@ -71,7 +78,11 @@ def served(
             ) as process,
         ):
             assert process.stdout is not None
-            up = Served(process, _first_object(process, log), log)
+            try:
+                up = Served(process, _first_object(process, log), log)
+            except BaseException:
+                process.kill()  # else leaving the block waits for its end
+                raise
             started = up.processes()
             try:
                 yield up

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
-import postgres
 import pytest
 from command import hpo
 from optuna.search_space import intersection_search_space
@@ -37,12 +35,6 @@ WIDE = {
 STORAGES = ["journal", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sqlite", "postgres"))]
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 @pytest.fixture(params=STORAGES)
 def begun(bench: Workbench, request: pytest.FixtureRequest) -> Any:
     """A bench with a study of 5 trials, of which one has been set aside; and its settings."""
@@ -50,7 +42,7 @@ def begun(bench: Workbench, request: pytest.FixtureRequest) -> Any:
     if storage == "sqlite":
         storage = f"sqlite:///{bench.folder / 'optuna.db'}"
     elif storage == "postgres":
-        storage = request.getfixturevalue("server").new_database()
+        storage = request.getfixturevalue("database_server").new_database()
     at = {"4:2": "interrupt once"}
     settings = {"storage": storage, "sampler": "tpe", "seed": 1}
     settings |= {"train__at": at, "train__folder": str(bench.folder), "train__seconds": 0.05}

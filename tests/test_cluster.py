@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import psutil
 import pytest
 import yaml
 from command import hpo
@@ -99,6 +102,61 @@ def test_several_nodes_need_ray(bench: Workbench) -> None:
     assert "--set executor=ray" in called.err
 
 
+@pytest.mark.parametrize(
+    ("of", "options", "said"),
+    [
+        ("slurm", "--nodes 8 --gpus 1 --set gpus_per_trial=4", "Try --gpus 4"),
+        ("slurm", "--set device=cuda", "Add --gpus N"),
+        ("slurm", "--cpus 2 --set executor.cpus_per_trial=4", "Try --cpus 4"),
+        ("kubernetes", "--gpus 1 --set gpus_per_trial=2", "Try --gpus 2"),
+        (
+            "kubernetes",  # which has Ray, whatever the file says
+            "--cpus 1 --set gpus_per_trial=2 --set executor=processes",
+            "(gpus_per_trial, on CPUs)",
+        ),
+        ("kubernetes", "--set executor.cpus_per_trial=5", "Try --cpus 5"),
+    ],
+)
+def test_a_node_has_room_for_a_trial(bench: Workbench, of: str, options: str, said: str) -> None:
+    needed = ("--image", "me/hpo:1", "--claim", "flowers") if of == "kubernetes" else ()
+    told = ("--set", "executor={name: ray}", "--set", "device=auto")
+    command = ("cluster", of, bench.file, *told, *needed)
+    refused = hpo(*command, *options.split())
+    assert refused.code == 2
+    assert said in refused.err
+    enough = options.replace("--gpus 1", "--gpus 4").replace("device=cuda", "device=cpu")
+    enough = enough.replace("--cpus 1", "--cpus 8").replace("--cpus 2", "--cpus 8")
+    assert hpo(*command, *enough.replace("trial=5", "trial=4").split()).code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [
+        (
+            "time",
+            ("90", "90:30", "8:00:00", "2-12", "2-12:30", "2-12:30:00"),
+            ("foo", "", "1:2:3:4", "2-", "8h", "8:00\n#SBATCH --wrap=x"),
+        ),
+        ("partition", ("gpu", "gpu,gpu_long"), ("a b", "--x y", "")),
+        ("memory", ("16Gi", "1.5G", "500M"), ("foo", "16GB", "16", "16 Gi")),
+        ("namespace", ("ml", "a-1"), ("A B", "Ml", "a.b", "-a", "a" * 64)),
+        ("secret", ("db", "a.b-c"), ("x y", "a..b", "a_b")),
+        ("claim", ("flowers",), ("Flowers", "")),
+        ("image", ("me/hpo:1", "r.io:5000/a/b@sha256:00ff"), ("a b", "")),
+    ],
+)
+def test_what_the_cluster_would_not_take_is_refused(
+    bench: Workbench, option: str, good: tuple[str, ...], bad: tuple[str, ...]
+) -> None:
+    of = ("slurm",) if option in ("time", "partition") else ("kubernetes",)
+    needed = ("--image", "me/hpo:1", "--claim", "flowers") if of == ("kubernetes",) else ()
+    for value in (*good, *bad):
+        called = hpo("cluster", *of, bench.file, *needed, f"--{option}", value)
+        assert called.code == (0 if value in good else 2), value
+        if value in bad:
+            assert called.err.startswith(f"--{option} {value!r}: expected ")
+
+
 @pytest.mark.parametrize("address", ["10.0.0.5:6379", "auto"])
 def test_a_job_uses_the_cluster_of_its_own(bench: Workbench, address: str) -> None:
     """Also where the study file, or the environment, names another."""
@@ -117,7 +175,8 @@ def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
     bench: Workbench, empty_store: Path
 ) -> None:
     """As Slurm runs the script, and signals it; ``scontrol`` is a program that says it was called.
-    The job that follows is cancelled, and the next goes on to the end."""
+    The first job's time is up while the study still starts and nothing can stop it yet. The job
+    that follows is cancelled, and the next goes on to the end."""
     options = ("--set", "train.seconds=0.3", "--set", "train.epochs=8", "--set", "budget.trials=3")
     bench.home.mlruns.mkdir()
     shutil.copy(empty_store, bench.home.mlruns)
@@ -130,9 +189,11 @@ def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
         stopped = subprocess.Popen(["bash", job], env=environment, start_new_session=True)
         try:
             before = len(bench.records("epoch")) if number else 0
-            while not (bench.paths.outbox.exists() and len(bench.records("epoch")) > before):
+            while not (len(bench.records("epoch")) > before if number else runs(stopped.pid)):
                 assert stopped.poll() is None
+                time.sleep(0.05)
             stopped.send_signal(told)
+            assert number or not bench.paths.outbox.exists()
             stopped.wait(timeout=120)
         finally:
             end(stopped)
@@ -142,6 +203,11 @@ def test_a_job_whose_time_is_up_stops_in_order_and_asks_for_the_next(
     assert subprocess.run(["bash", job], env=environment, timeout=120).returncode == 0
     assert [r["state"] for r in bench.records("end")] == ["complete"] * 3
     assert (bench.folder / "requeued").read_text() == "requeue 77\n"
+
+
+def runs(job: int) -> bool:
+    """Whether a job's script has started its study."""
+    return any("run" in process.cmdline() for process in psutil.Process(job).children())
 
 
 def test_kubernetes_takes_the_manifest(bench: Workbench) -> None:
@@ -178,4 +244,10 @@ def test_a_name_that_kubernetes_does_not_know_is_made_one(bench: Workbench) -> N
     found = manifest(bench, "--set", f"study=My_Flowers.{'9' * 50}")["metadata"]["name"]
     assert found.startswith("hpo-my-flowers-999")
     assert len(found) == 47
+    # Else the second of them would be taken for a change of the first one's job.
+    studies = ["a-b", "A_b", "a.b", "a--b", "9" * 47, "9" * 48]
+    names = {manifest(bench, "--set", f"study='{study}'")["metadata"]["name"] for study in studies}
+    assert len(names) == len(studies)
+    assert all(re.fullmatch("[a-z]([-a-z0-9]{,45}[a-z0-9])?", name) for name in names)
+    assert "hpo-a-b" in names
     assert not (Home(bench.folder).studies).exists()

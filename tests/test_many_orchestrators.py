@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import subprocess
-from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 
 import optuna
@@ -22,12 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tables_made")]
 AT_ONCE = 6
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 def make_study(address: str, name: str, together: Barrier) -> None:
     together.wait(30)
     database = open_database(address, print, lambda: False)
@@ -36,29 +29,28 @@ def make_study(address: str, name: str, together: Barrier) -> None:
 
 
 def test_row_29_many_processes_may_make_the_tables_at_the_same_moment(
-    server: postgres.Server,
+    database_server: postgres.Server,
 ) -> None:
     context = multiprocessing.get_context("fork")
-    for _ in range(3):  # empty databases
-        address, together = server.new_database(), context.Barrier(AT_ONCE)
-        processes = [
-            context.Process(target=make_study, args=(address, f"s{number}", together))
-            for number in range(AT_ONCE)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        assert [process.exitcode for process in processes] == [0] * AT_ONCE
-        with psycopg.connect(address) as connection:
-            (made,) = connection.execute("select count(*) from studies").fetchone() or ()
-        assert made == AT_ONCE
+    address, together = database_server.new_database(), context.Barrier(AT_ONCE)
+    processes = [
+        context.Process(target=make_study, args=(address, f"s{number}", together))
+        for number in range(AT_ONCE)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * AT_ONCE
+    with psycopg.connect(address) as connection:
+        (made,) = connection.execute("select count(*) from studies").fetchone() or ()
+    assert made == AT_ONCE
 
 
 def test_row_29_studies_of_several_processes_share_an_empty_database(
-    bench: Workbench, server: postgres.Server
+    bench: Workbench, database_server: postgres.Server
 ) -> None:
-    address = server.new_database()
+    address = database_server.new_database()
     command = [*HPO, "run", str(bench.file), "--home", str(bench.folder)]
     for told in (f"storage={address}", "sampler=tpe", "train.seconds=0.1"):
         command += ["--set", told]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -499,6 +502,39 @@ def test_a_record_without_its_storage_is_refused(bench: Workbench) -> None:
     with pytest.raises(UserError, match="Was `storage` changed"):
         bench.run(storage=f"sqlite:///{bench.folder}/other.db", budget__trials=7)
     assert len(bench.records("end")) == 5
+
+
+def test_row_7_sigterm_before_a_worker_is_ready_ends_in_order(bench: Workbench) -> None:
+    (bench.folder / "ends.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
+        "def train(trial):\n    trial.report(1, {'quality': 1.0})\n"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        bench.run(trainer="ends:train")
+    assert ended.value.code == 143
+    assert "inline worker" not in [thread.name for thread in threading.enumerate()]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not bench.home.studies.exists()
+
+
+def test_a_refused_change_to_the_journal_leaves_none(bench: Workbench) -> None:
+    bench.run(storage=f"sqlite:///{bench.folder}/other.db")
+    before = set(bench.paths.root.rglob("*"))
+    with pytest.raises(UserError, match="Was `storage` changed"):
+        bench.run(budget__trials=7)
+    assert set(bench.paths.root.rglob("*")) == before
+
+
+def test_of_a_study_that_the_storage_has_from_elsewhere_nothing_is_left(
+    bench: Workbench,
+) -> None:
+    url = f"sqlite:///{bench.folder}/other.db"
+    bench.run(storage=url)
+    shutil.rmtree(bench.home.studies)
+    with pytest.raises(UserError, match="whose record is not in"):
+        bench.run(storage=url)
+    assert not bench.home.studies.exists()
 
 
 def test_a_storage_without_its_record_is_refused(bench: Workbench) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,40 +32,43 @@ gpus_per_trial: 2
 budget: {trials: 2}
 """
 
-# A metric of the user's own, which every rank computes.
+# A metric of the user's own, which every rank computes. What the file says happens once.
 TOLD = """
-import os, signal, time
+import os, signal, sys, time
 from pathlib import Path
 import torch.distributed as dist
 
+WHAT = Path(__file__).with_name("told.txt")
+
 def told(target, output):
     time.sleep(0.02)
-    what = Path(__file__).with_name("told.txt")
-    if dist.is_initialized() and dist.get_rank() == 1 and what.exists():
-        word = what.read_text()
-        what.unlink()
-        if word == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("as told")
+    now = ("raise", "kill") if dist.is_initialized() else ("kill while it loads",)
+    if "hpo.rank" in sys.orig_argv and WHAT.exists() and (word := WHAT.read_text()) in now:
+        WHAT.unlink()
+        if word == "raise":
+            raise ValueError("as told")
+        os.kill(os.getpid(), signal.SIGKILL)
     return 0.0
 """
 
 
-@pytest.fixture
-def over_two(bench: Workbench) -> Workbench:
+def write(bench: Workbench) -> Workbench:
     bench.file.write_text(STUDY)
     (bench.folder / "told.py").write_text(TOLD)
     return bench
 
 
 @pytest.fixture
-def undisturbed(another_bench: Callable[[], Workbench]) -> list[Any]:
+def over_two(bench: Workbench, tables_made: None) -> Workbench:
+    return write(bench)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What a study's epochs measure where nothing happens."""
-    other = another_bench()
-    other.file.write_text(STUDY)
-    (other.folder / "told.py").write_text(TOLD)
-    finish(other)
-    return measured(other)
+    bench = write(Workbench(tmp_path_factory.mktemp("undisturbed")))
+    finish(bench)
+    return measured(bench)
 
 
 def measured(bench: Workbench) -> list[Any]:
@@ -76,11 +78,13 @@ def measured(bench: Workbench) -> list[Any]:
 
 @pytest.mark.slow
 def test_a_rank_or_a_worker_that_is_killed_costs_nothing_but_time(
-    over_two: Workbench, undisturbed: list[Any]
+    over_two: Workbench, undisturbed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(over_two.folder))
     (over_two.folder / "told.txt").write_text("kill")  # at the end of the first epoch
     running = start(over_two, "--set", "retries=3")
     wait_for_epochs(over_two, 3)
+    assert not (over_two.folder / "told.txt").exists()
     (worker,) = workers_of(running)
     family = psutil.Process(running.pid).children(recursive=True)
     assert any("hpo.rank" in each.cmdline() for each in worker.children())
@@ -88,6 +92,7 @@ def test_a_rank_or_a_worker_that_is_killed_costs_nothing_but_time(
     _, error = running.communicate(timeout=120)
     assert running.returncode == 0, error
     assert not [each for each in family if each.is_running()]
+    assert not list(over_two.folder.glob("hpo-*"))
     assert measured(over_two) == undisturbed
     assert {end["state"] for end in over_two.records("end")} == {"complete"}
     assert max(r["attempt"] for r in over_two.records("trial")) >= 2
@@ -108,10 +113,12 @@ def test_what_another_rank_raises_fails_the_trial_and_the_study_goes_on(
 
 @pytest.mark.slow
 def test_stopped_it_goes_on_where_it_was(over_two: Workbench, undisturbed: list[Any]) -> None:
+    (over_two.folder / "told.txt").write_text("kill while it loads")
     running = start(over_two)
     wait_for_epochs(over_two, 2)
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=60)
+    assert not (over_two.folder / "told.txt").exists()
     finish(over_two)
     assert measured(over_two) == undisturbed
 

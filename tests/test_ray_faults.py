@@ -16,12 +16,11 @@ import postgres
 import psutil
 import pytest
 import ray_cluster
-from ray_cluster import check_whole, records, run_until, workers
+from ray_cluster import ONE, check_whole, records, run_until, workers
 from workbench import Workbench
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tables_made")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tables_made", "in_its_folder")]
 
-ONE = ray_cluster.NODE | {"num_cpus": 1}
 HEAD, NODE = "10.213.7.1", "10.213.7.2"  # the two ends of a cable
 # So long, instead of most of a minute, a node may be silent.
 IMPATIENT = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500}
@@ -60,20 +59,8 @@ def train(trial):
 """
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
-    monkeypatch.chdir(tmp_path)  # the folder that all nodes share
-    return Workbench(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 def test_row_2_row_5_row_6_row_7_row_20_on_a_cluster_in_postgresql(
-    bench: Workbench, server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, database_server: postgres.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before it is ready, frozen, and stopped in every way, in one study after another."""
     died = bench.folder / "died"
@@ -83,7 +70,7 @@ def test_row_2_row_5_row_6_row_7_row_20_on_a_cluster_in_postgresql(
             bench.file.read_text().replace(
                 "inline", f"{{name: ray, address: '{cluster.address}'}}"
             )
-            + f"storage: {server.new_database()}\nretries: 0\n"
+            + f"storage: {database_server.new_database()}\nretries: 0\n"
         )
         command = [sys.executable, "-m", "hpo.cli", "run", str(bench.file)]
         for told in (
@@ -107,13 +94,13 @@ def test_row_2_row_5_row_6_row_7_row_20_on_a_cluster_in_postgresql(
         def twice(process: subprocess.Popen[str]) -> None:
             wait_for((bench.folder / "told-1-3").exists)
             process.send_signal(signal.SIGINT)
-            time.sleep(1)
+            time.sleep(0.3)
             assert process.poll() is None  # it waits for the epoch's end
             process.send_signal(signal.SIGINT)
 
         def frozen(process: subprocess.Popen[str]) -> None:
             process.send_signal(signal.SIGSTOP)
-            time.sleep(3)
+            time.sleep(1)
             process.send_signal(signal.SIGCONT)
             begun = len(records(bench, "epoch"))
             wait_for(lambda: len(records(bench, "epoch")) > begun)
@@ -187,10 +174,10 @@ def test_row_28_a_head_that_is_frozen_ends_the_study(
 
 
 HURRIED = """
-import hpo.executors.ray
 from hpo import cli
+from hpo.executors import ray, ray_head
 
-hpo.executors.ray.HEAD_AWAY_S = 3.0
+ray.POLL_S, ray_head.ANSWER_S, ray.HEAD_AWAY_S = 0.2, 0.5, 3.0
 cli.main()
 """
 

@@ -315,6 +315,7 @@ def test_a_store_in_postgresql_keeps_its_password(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TEAM_DB", "of-somebody-else")
             wrong = hpo("server", *arguments)
+        assert list(tmp_path.iterdir()) == []
         assert wrong.code == 2
         assert 'password authentication failed for user "hpo"\nset PGPASSWORD' in wrong.err
         with served("server", *arguments, env={"TEAM_DB": SECRET}) as up:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import postgres
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -570,12 +569,6 @@ def suggested(tmp_path_factory: pytest.TempPathFactory) -> None:
     SUGGESTED[:] = [r["params"]["train.x"] for r in bench.records("trial")]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    with postgres.server() as running:
-        yield running
-
-
 @pytest.mark.parametrize(
     ("storage", "share"), [("journal", 0.8), ("sqlite", 0.1), ("postgresql", 0.1)]
 )
@@ -585,7 +578,7 @@ def test_whatever_happens_the_record_holds(
     address: Callable[[Path], str] = {
         "journal": lambda _: "journal",
         "sqlite": lambda folder: f"sqlite:///{folder}/optuna.db",
-        "postgresql": lambda _: request.getfixturevalue("server").new_database(),
+        "postgresql": lambda _: request.getfixturevalue("database_server").new_database(),
     }[storage]
 
     class Stored(Machine):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from hpo.spec import StudySpec
 
 GRACE_S = 5.0  # between Quit and SIGKILL
-# Kills the process group that it is given when its standard input ends without a line.
-GUARD = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
+# Kills the process group that it is given when its standard input ends without a line; then
+# removes a file, if it is given one.
+GUARD = (
+    *("/bin/sh", "-c"),
+    'read -r _ || kill -s KILL -- "-$1"; [ -z "$2" ] || rm -f -- "$2"',
+    "guard",
+)
 
 
 class _Incoming:
@@ -102,90 +107,85 @@ class ProcessExecutor:
 
     def start(self, setup: Setup) -> None:
         ours, theirs = socket.socketpair()
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
-        process = subprocess.Popen(
-            [*self.command, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=worker_environment(setup),
-            start_new_session=True,  # so that Ctrl-C passes it by, and `kill` takes its children
-        )
-        theirs.close()
-        guard = subprocess.Popen(
-            [*GUARD, str(process.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        connection = Connection(ours.detach())
+        # What is opened is closed again if not all can be.
+        with contextlib.ExitStack() as opened, theirs:
+            connection = opened.enter_context(Connection(ours.detach()))
+            output = opened.enter_context(tempfile.TemporaryFile())
+            if setup.devices > 1:
+                file, meeting = tempfile.mkstemp(prefix="hpo-")
+                os.close(file)
+                opened.callback(os.unlink, meeting)
+                setup = replace(setup, meeting=Path(meeting))
+            process = subprocess.Popen(
+                [*self.command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=worker_environment(setup),
+                # So that Ctrl-C passes it by, and `kill` takes its children.
+                start_new_session=True,
+            )
+            opened.callback(process.wait)
+            opened.callback(_kill_group, process)
+            guard = subprocess.Popen(
+                [*GUARD, str(process.pid), str(setup.meeting or "")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            opened.pop_all()
         self._workers[setup.worker] = _Worker(
             process, guard, connection, _Incoming(connection), output
         )
         self.send(setup.worker, setup)
 
     def send(self, worker: int, message: Any) -> None:
-        if worker in self._workers:
+        if (to := self._workers.get(worker)) is not None:
             if isinstance(message, Begin):
-                self._workers[worker].log = message.log
+                to.log = message.log
             with contextlib.suppress(OSError):  # gone: `wait` will say so
-                self._workers[worker].connection.send(message)
+                to.connection.send(message)
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
-        numbers = {w.connection: number for number, w in self._workers.items()}
+        numbers = {w.connection: number for number, w in list(self._workers.items())}
         events: list[Event] = []
         for connection in wait(list(numbers), timeout_s):
             assert isinstance(connection, Connection)
             number = numbers[connection]
-            incoming = self._workers[number].incoming
-            events += [Event(number, message) for message in incoming.read()]
-            if incoming.ended:
-                events.append(Event(number, Gone(self._bury(number))))
+            worker = self._workers.get(number)
+            if worker is None:  # another thread killed it meanwhile
+                continue
+            events += [Event(number, message) for message in worker.incoming.read()]
+            if worker.incoming.ended:
+                events += self._gone(number)
         # A process that it started may hold the dead worker's end of the connection open.
         for number, worker in list(self._workers.items()):
             if worker.process.poll() is not None and not worker.connection.poll():
-                events.append(Event(number, Gone(self._bury(number))))
+                events += self._gone(number)
         return events
 
     def kill(self, worker: int) -> None:
-        if worker in self._workers:
-            self._kill_group(self._workers[worker])
-            self._bury(worker)
+        killed = self._workers.pop(worker, None)
+        if killed is not None:
+            _kill_group(killed.process)
+            _bury(killed)
 
     def close(self) -> None:
-        for number in self._workers:
+        workers = list(self._workers.items())
+        for number, _ in workers:
             self.send(number, Quit())
         deadline_s = time.monotonic() + GRACE_S  # for all together
-        for number in list(self._workers):
+        for number, worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._workers[number].process.wait(max(0.0, deadline_s - time.monotonic()))
+                worker.process.wait(max(0.0, deadline_s - time.monotonic()))
             self.kill(number)
 
-    def _bury(self, number: int) -> str:
-        """Forget a worker whose connection is closed; how it ended."""
-        worker = self._workers.pop(number)
-        worker.connection.close()
-        code: int | None = None
-        for _ in range(2):  # it may take a moment; if not, SIGKILL, which a stuck disk can delay
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = worker.process.wait(GRACE_S)
-                break
-            self._kill_group(worker)
-        self._kill_group(worker)  # what it left running
-        worker.guard.communicate(b"\n")
-        with worker.output as output:
-            if worker.log is not None:
-                return f"{_ending(code)} (its log: {worker.log})"
-            output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
-            last = output.read().decode(errors="replace").strip()
-        return _ending(code) + (f"; it last printed:\n{last}" if last else "")
-
-    @staticmethod
-    def _kill_group(worker: _Worker) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
+    def _gone(self, number: int) -> Sequence[Event]:
+        """That a worker has ended, unless another thread killed it."""
+        worker = self._workers.pop(number, None)
+        return [] if worker is None else [Event(number, Gone(_bury(worker)))]
 
 
 def worker_environment(setup: Setup) -> Mapping[str, str]:
@@ -199,6 +199,30 @@ def worker_environment(setup: Setup) -> Mapping[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     return environment
+
+
+def _bury(worker: _Worker) -> str:
+    """Close what is open of a worker that is forgotten; how it ended."""
+    worker.connection.close()
+    code: int | None = None
+    for _ in range(2):  # it may take a moment; if not, SIGKILL, which a stuck disk can delay
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = worker.process.wait(GRACE_S)
+            break
+        _kill_group(worker.process)
+    _kill_group(worker.process)  # what it left running
+    worker.guard.communicate(b"\n")
+    with worker.output as output:
+        if worker.log is not None:
+            return f"{_ending(code)} (its log: {worker.log})"
+        output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+        last = output.read().decode(errors="replace").strip()
+    return _ending(code) + (f"; it last printed:\n{last}" if last else "")
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ending(code: int | None) -> str:

@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
-import importlib.metadata
-import logging
-import os
 import queue
-import shutil
-import socket
-import tempfile
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import ClusterLost, HpoError, UserError
+from hpo.errors import ClusterLost
 from hpo.executors import Event, Gone, Leaving
-from hpo.executors.processes import GRACE_S, ProcessExecutor
+from hpo.executors.processes import GRACE_S
+from hpo.executors.ray_head import answers, cluster_id, connected, listens, one_line
+from hpo.executors.ray_place import Here, Place, Unchecked, here
 from hpo.messages import FromWorker, Loading, Ready, Refused, Setup
 
 if TYPE_CHECKING:
@@ -37,98 +31,10 @@ if TYPE_CHECKING:
     from hpo.errors import Problem
     from hpo.spec import StudySpec
 
-POLL_S = 1.0  # how often is looked which nodes are about to go, and where a worker was started
-CONNECT_S = 10.0
+POLL_S = 1.0  # how often is looked which nodes are about to go
 MOST_CHECKS = 3
-ANSWER_S = 2.0  # so long the head may take to answer
-END_S = 0.5  # a place that was closed ends after so long
 HEAD_AWAY_S = 30.0  # after 60 Ray itself ends this process
-COMPARED = ("torch", "torchvision", "numpy", "optuna")  # Ray compares itself and Python
-SHARED = "the folder that the study is run in has to be on all nodes, at the same path"
-NOT_CODE = ("studies", "mlruns")  # beside own code: what studies have made
-ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what is in a folder of installed packages
-_CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-
-
-@dataclass(frozen=True)
-class Here:
-    """What a node must have in common with the process that runs the study.
-
-    Attributes:
-        folder: The current one there, which a worker is started in.
-        mark: A file that was written there, absolute.
-        versions: Package → version, None where it is missing; of hpo the sha256 of its files.
-        code: Whether Ray brings the user's own code.
-    """
-
-    folder: str
-    mark: str
-    versions: Mapping[str, str | None]
-    code: bool
-
-
-class Unchecked(Exception):
-    """Whether workers can run on a node could not be found out: its id, and why."""
-
-
-class Place:
-    """The actor: a worker's place on a node.
-
-    Its two groups of methods run in a thread each, in the order in which they were called.
-    """
-
-    def __init__(self) -> None:
-        import ray
-
-        self._node = ray.get_runtime_context().get_node_id()
-        self._processes = ProcessExecutor()
-        self._code: Path | None = None
-        self._refused: Refused | None = None
-        self._unchecked: Unchecked | None = None
-        self._number = 0
-
-    def compare(self, here: Here) -> None:
-        """Whether workers can run on this node, before any of their messages is read."""
-        try:
-            self._code = Path.cwd() if here.code else None
-            self._refused = _difference(here)
-        except Exception as error:  # nobody waits for what this returns or raises
-            self._unchecked = Unchecked(self._node, repr(error))
-
-    def start(self, setup: Setup) -> None:
-        if self._refused is not None or self._unchecked is not None:  # which `hear` says
-            return
-        folder = self._code or setup.folder
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if setup.device == "cuda" else None
-        self._number = setup.worker
-        try:
-            self._processes.start(replace(setup, folder=folder, gpu=gpu))
-        except Exception as error:
-            self._refused = Refused("executor", f"no worker can be started there: {error!r}")
-
-    def tell(self, message: Any) -> None:
-        with contextlib.suppress(KeyError):  # it ends at this moment, which `hear` will say
-            self._processes.send(self._number, message)
-
-    def close(self) -> None:
-        self._processes.close()
-        # Once this has returned, for a head that is lost cannot have it ended.
-        threading.Timer(END_S, os._exit, [0]).start()
-
-    def hear(self) -> tuple[str, list[FromWorker | Gone | Leaving]]:
-        """The node's id, and what the worker sent since the last call; waits for it.
-
-        Raises:
-            Unchecked: No worker was started.
-        """
-        while True:
-            if self._unchecked is not None:
-                raise self._unchecked
-            if self._refused is not None:
-                return self._node, [self._refused]
-            heard = [event.message for event in self._processes.wait(POLL_S)]
-            if heard:
-                return self._node, heard
+ROOM_S = 15.0  # after so long it is said why no worker has begun
 
 
 @dataclass
@@ -138,11 +44,13 @@ class _Placed:
     Attributes:
         node: Its node's id, once something was heard from there.
         leaving: It was said that its node is about to go.
+        since_s: When it was asked for.
     """
 
     actor: Any
     node: str | None = None
     leaving: bool = False
+    since_s: float = field(default_factory=time.monotonic)
 
 
 class RayExecutor:
@@ -164,10 +72,8 @@ class RayExecutor:
         cpus_per_trial: int = 1,
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self._ray = _connected(address, code)
-        self._cpus = cpus_per_trial
-        self._gpus = 0.0
-        self._resources = dict(resources or {})
+        self._ray = connected(address, code)
+        self._takes = {"CPU": float(cpus_per_trial), **(resources or {})}  # a worker, of its node
         self._brings_code = code is not None
         self._here: Here | None = None
         self._places: dict[int, _Placed] = {}
@@ -176,8 +82,10 @@ class RayExecutor:
         self._draining: set[str] = set()
         self._loading: set[str] = set()  # what workers have said while they waited for data
         self._tries: Counter[int] = Counter()  # of a worker, in vain, to check its node
+        self._free: Sequence[Mapping[str, float]] = ()  # what nodes have left
+        self._told_of_room = False
         self._head: str = self._ray.get_runtime_context().gcs_address
-        self._cluster_id = _cluster_id(self._head)
+        self._cluster_id = cluster_id(self._head)
         self._lost: str | None = None  # what has become of the head
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="head of the cluster").start()
@@ -189,17 +97,25 @@ class RayExecutor:
         device = spec.device
         if device == "auto":
             device = "cuda" if any("GPU" in node for node in nodes) else "cpu"
-        self._gpus = spec.gpus_per_trial if device == "cuda" else 0.0
-        wanted = {"CPU": self._cpus, "GPU": self._gpus, **self._resources}
-        room = sum(_how_often(wanted, node) for node in nodes)
+        if device == "cuda":
+            self._takes["GPU"] = spec.gpus_per_trial
+        elif spec.devices > 1:
+            self._takes["CPU"] = max(self._takes["CPU"], float(spec.devices))
+            say(f"no GPU is used: each trial is trained by {spec.devices} processes on CPUs")
+        try:
+            self._new_place()
+        except ValueError as error:
+            return spec.problem("executor.resources", one_line(error))
+        room = sum(_how_often(self._takes, node) for node in nodes)
         if room == 0:
             has = "; ".join(
-                ", ".join(f"{node.get(name, 0):g} {name}" for name in wanted) for node in nodes
+                ", ".join(f"{node.get(name, 0):g} {name}" for name in self._takes)
+                for node in nodes
             )
-            takes = ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
             return spec.problem(
                 "executor",
-                f"a worker takes {takes}, which no node of the Ray cluster has (they have {has})",
+                f"a worker takes {self._taken}, which no node of the Ray cluster has "
+                f"(they have {has})",
                 "let a trial take less, or add a node first",
             )
         count = room if spec.workers == "auto" else spec.workers
@@ -207,24 +123,17 @@ class RayExecutor:
             count = min(count, spec.budget.trials)
         if count > room:
             say(f"the Ray cluster has room for {room} of {count} workers; the others wait for it")
-        threads = max(1, self._cpus // spec.devices)
-        return [Slot(device, None, min(1.0, self._gpus or 1.0), threads)] * count
+        threads = max(1, int(self._takes["CPU"]) // spec.devices)
+        return [Slot(device, None, min(1.0, self._takes.get("GPU", 1.0)), threads)] * count
 
     def start(self, setup: Setup) -> None:
         number = setup.worker
         if self._here is None:
-            self._here = _here(setup.cache, self._brings_code)
+            self._here = here(setup.cache, self._brings_code)
         if number in self._places and self._places[number].leaving:
             self.kill(number)  # its place, to have another on a node that stays
         if number not in self._places:
-            actor = self._ray.remote(
-                num_cpus=self._cpus,
-                num_gpus=self._gpus,
-                resources=self._resources,
-                max_restarts=0,
-                concurrency_groups={"hear": 1, "tell": 1},
-            )(Place)
-            self._places[number] = _Placed(actor.remote())
+            self._places[number] = _Placed(self._new_place().remote())
             self._call(number, "compare", self._here)
             self._listen(number)
         self._call(number, "start", setup)
@@ -241,11 +150,12 @@ class RayExecutor:
                 "command: it goes on from here."
             )
         events: list[Event] = []
+        until_s = time.monotonic() + timeout_s
         with contextlib.suppress(queue.Empty):
             while True:
-                arrived = self._arrived.get(timeout=0 if events else timeout_s)
-                events += self._heard(*arrived)
-        return events + self._warnings()
+                left_s = 0.0 if events else max(0.0, until_s - time.monotonic())
+                events += self._heard(*self._arrived.get(timeout=left_s))
+        return [*events, *self._warnings(), *self._of_room()]
 
     def kill(self, worker: int) -> None:
         if worker in self._places:
@@ -265,11 +175,31 @@ class RayExecutor:
             Path(self._here.mark).unlink(missing_ok=True)
 
     def _disconnect(self) -> None:
-        frozen = self._lost and _listens(self._head) and not _answers(self._head)
-        if frozen:  # Ray would wait for it without end, now and when this process ends
+        if listens(self._head) and not answers(self._head):
+            # It is frozen: Ray would wait for it without end, now and when this process ends.
             atexit.unregister(self._ray.shutdown)
         else:
             self._ray.shutdown()
+
+    def _new_place(self) -> Any:
+        """The class of actors with what a worker takes.
+
+        Raises:
+            ValueError: Ray knows no such resources.
+        """
+        others = {k: v for k, v in self._takes.items() if k not in ("CPU", "GPU")}
+        return self._ray.remote(
+            num_cpus=self._takes["CPU"],
+            num_gpus=self._takes.get("GPU", 0.0),
+            resources=others,
+            max_restarts=0,
+            concurrency_groups={"hear": 1, "tell": 1},
+        )(Place)
+
+    @property
+    def _taken(self) -> str:
+        """What a worker takes, for people."""
+        return ", ".join(f"{count:g} {name}" for name, count in self._takes.items())
 
     def _call(self, number: int, method: str, *arguments: Any) -> None:
         call = getattr(self._places[number].actor, method)
@@ -347,78 +277,47 @@ class RayExecutor:
                 events.append(Event(number, Leaving(reason)))
         return events
 
+    def _of_room(self) -> list[Event]:
+        """Said once, where no worker has begun after a while: why."""
+        waiting = [(number, placed) for number, placed in self._places.items() if not placed.node]
+        if self._told_of_room or len(waiting) < len(self._places) or not waiting:
+            return []
+        number, oldest = waiting[0]
+        if time.monotonic() - oldest.since_s < ROOM_S:
+            return []
+        self._told_of_room = True
+        if any(_how_often(self._takes, node) for node in self._free):
+            text = (
+                f"no worker has begun after {ROOM_S:.0f} s, though the Ray cluster has room: the "
+                "logs on its nodes may say why (/tmp/ray/session_latest/logs)"
+            )
+        else:
+            text = (
+                f"waiting for room on the Ray cluster: a worker takes {self._taken}, which no "
+                "node has free now (`ray status`)"
+            )
+        return [Event(number, Loading(text))]
+
     def _watch(self) -> None:
         """Look after the cluster's head, in a thread of its own: it may be away for a while.
 
         Ray is only asked where the head is the one that this process knows. Else it ends this
         process: at once, or when it has waited for a minute.
         """
-        heard_s, is_known = time.monotonic(), True
+        heard_s, state = time.monotonic(), self._ray._private.state.state
         while not self._closed.wait(POLL_S):
-            if not _answers(self._head):
-                is_known = False
+            if not answers(self._head):
                 if time.monotonic() - heard_s > HEAD_AWAY_S:
                     self._lost = f"has not answered for {HEAD_AWAY_S:.0f} s"
                     return
                 continue
             with contextlib.suppress(Exception):
-                if not is_known and _cluster_id(self._head) != self._cluster_id:
+                if cluster_id(self._head) != self._cluster_id:
                     self._lost = "was started anew and knows nothing of its nodes"
                     return
-                heard_s, is_known = time.monotonic(), True
-                self._draining = set(self._ray._private.state.state.get_draining_nodes())
-
-
-def _connected(address: str, code: Path | None) -> Any:
-    """Ray's module, connected to the cluster."""
-    try:
-        import ray
-        from ray._private.services import canonicalize_bootstrap_address_or_die
-    except ImportError:
-        raise UserError("executor: ray needs Ray: pip install 'hpo[ray]'") from None
-    if "://" in address:
-        raise UserError(
-            f"executor: {address} is the address of Ray's client; run the study on a node of the "
-            "cluster, with address: auto, or by `ray job submit`"
-        )
-    try:
-        found = canonicalize_bootstrap_address_or_die(address)
-    except (ConnectionError, ValueError) as error:
-        raise HpoError(
-            f"executor: no Ray cluster at {address} ({_one_line(error)}). `ray start --head` "
-            "begins one on this machine"
-        ) from None
-    _refuse_open(found)
-    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:  # Ray copies it at once
-        if code is not None:
-            _copy_code(code, Path(folder))
-        brought = {"working_dir": folder} if code is not None else {}
-        try:
-            ray.init(found, log_to_driver=False, logging_level=logging.ERROR, runtime_env=brought)
-        except Exception as error:  # of many kinds: another version, another token
-            raise HpoError(f"executor: the Ray cluster at {found}: {_one_line(error)}") from None
-    return ray
-
-
-def _copy_code(code: Path, to: Path) -> None:
-    """Copy the Python files of a folder, and nothing else: there may be data and keys beside them.
-
-    Hidden files and folders, linked folders, installed packages and studies stay.
-    """
-    for path, folders, files in os.walk(code):
-        here = Path(path)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not (here == code and name in NOT_CODE)
-            and not any((here / name / mark).exists() for mark in ENVIRONMENTS)
-        ]
-        for name in files:
-            if name.endswith(".py") and not name.startswith("."):
-                target = to / here.relative_to(code) / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(here / name, target)
+                heard_s = time.monotonic()
+                self._draining = set(state.get_draining_nodes())
+                self._free = list(state.available_resources_per_node().values())
 
 
 def _lost(number: int, node: str | None, error: Exception) -> Gone:
@@ -435,144 +334,13 @@ def _lost(number: int, node: str | None, error: Exception) -> Gone:
     # Ray ends processes of a node that has no memory left. Its text of any other end has that
     # word, too, as one of several guesses.
     if isinstance(error, OutOfMemoryError) or "running low on memory" in str(error):
-        return Gone(f"{place} was lost: {_one_line(error)}")
+        return Gone(f"{place} was lost: {one_line(error)}")
     of_ray = isinstance(error, RayActorError) and not error.actor_init_failed
     if node is None and not of_ray:
-        return Gone(f"Ray could not start worker {number}: {_one_line(error)}")
+        return Gone(f"Ray could not start worker {number}: {one_line(error)}")
     return Gone(f"{place} was lost ({type(error).__name__})", of_machine=True)
-
-
-def _refuse_open(address: str) -> None:
-    """Raise unless a cluster is there and asks for a token.
-
-    Ray's processes listen on all addresses of a machine, and who reaches them can run anything. A
-    client with a token is let in by a cluster that wants none, so it is asked without one. It is
-    also asked because Ray itself waits for minutes for a head that is not there.
-    """
-    import grpc
-
-    if os.environ.get("RAY_USE_TLS", "0") != "0":  # then a client needs a certificate
-        return
-    with grpc.insecure_channel(address) as channel:
-        asked = channel.unary_unary(_CHECK_ALIVE)
-        try:
-            asked(b"", timeout=CONNECT_S)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                _refuse_other_token(asked, address)
-                return
-            raise HpoError(
-                f"executor: no Ray cluster answers at {address} ({error.code().name.lower()})"
-            ) from None
-    raise UserError(
-        f"executor: the Ray cluster at {address} runs what anybody sends who reaches its ports. "
-        "Start it anew with RAY_AUTH_MODE=token on every node, and set that here; "
-        "`ray get-auth-token --generate` makes the token that all need"
-    )
-
-
-def _refuse_other_token(asked: Any, address: str) -> None:
-    """Raise where the cluster does not take the token that is set here, or none is.
-
-    Ray itself tries for 20 seconds, with a line for each, and does not say what it was.
-    """
-    import grpc
-    from ray._private.authentication import grpc_authentication_client_interceptor as of_ray
-    from ray.exceptions import AuthenticationError
-
-    try:
-        asked(b"", timeout=CONNECT_S, metadata=of_ray._get_authentication_metadata_tuple())
-    except (grpc.RpcError, AuthenticationError) as error:
-        if isinstance(error, grpc.RpcError) and error.code() != grpc.StatusCode.UNAUTHENTICATED:
-            return  # it was there a moment ago, and Ray may still find it
-        raise UserError(
-            f"executor: the Ray cluster at {address} asks for another token than the one here, if "
-            "there is one. Set RAY_AUTH_MODE=token, and have its head's token in "
-            "~/.ray/auth_token or RAY_AUTH_TOKEN"
-        ) from None
-
-
-def _answers(head: str) -> bool:
-    """Whether the head does, and be it that it asks for a token: one that is frozen is connected
-    to by the kernel, and says nothing."""
-    import grpc
-
-    if os.environ.get("RAY_USE_TLS", "0") != "0":  # then a client needs a certificate
-        return _listens(head)
-    with grpc.insecure_channel(head) as channel:
-        try:
-            channel.unary_unary(_CHECK_ALIVE)(b"", timeout=ANSWER_S)
-        except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
-    return True
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def _cluster_id(head: str) -> str:
-    """Which cluster it is: another one after its head was started anew."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    return str(GcsClient(address=head).cluster_id)
-
-
-def _here(cache: Path, code: bool) -> Here:
-    cache.mkdir(parents=True, exist_ok=True)
-    mark = cache.absolute() / f".seen-{uuid.uuid4().hex[:8]}"
-    mark.touch()
-    return Here(os.getcwd(), str(mark), _versions(), code)
-
-
-def _versions() -> dict[str, str | None]:
-    files = hashlib.sha256()
-    root = Path(__file__).resolve().parents[2]
-    for package in ("hpo", "trainers"):
-        for file in sorted((root / package).rglob("*.py")):
-            files.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    found: dict[str, str | None] = {"hpo": files.hexdigest()[:8]}
-    for package in COMPARED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _difference(here: Here) -> Refused | None:
-    """Why a worker cannot run on this node."""
-    own = _versions()
-    differing = [
-        f"{package} {own[package]} (here {version})"
-        if own.get(package)
-        else f"no {package} (here {version})"
-        for package, version in here.versions.items()
-        if own.get(package) != version
-    ]
-    if differing:
-        return Refused(
-            "executor", f"it has {', '.join(differing)}", "install the same versions on all nodes"
-        )
-    try:
-        os.chdir(here.folder)
-    except OSError:
-        return Refused("executor", f"it has no folder {here.folder}", SHARED)
-    if not os.path.exists(here.mark):
-        return Refused("executor", f"its {here.folder} is another folder than here", SHARED)
-    return None
 
 
 def _how_often(wanted: Mapping[str, float], node: Mapping[str, float]) -> int:
     """How many workers a node has room for."""
     return min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -169,16 +169,20 @@ def tracking(text: str, folder: Path) -> str:
     raise AddressError("expected http(s)://host:port, sqlite:///file or postgresql://…", hint)
 
 
-def refuse_password(text: str) -> None:
-    """A file may be shown to others.
+def refuse_password(text: str, in_shell: bool = False) -> None:
+    """A file may be shown to others, a command line is; and *** would be recorded of it.
+
+    Args:
+        in_shell: It stands in a command line, where a shell replaces ``${NAME}`` itself.
 
     Raises:
         AddressError: A password stands in the address, other than as ``${NAME}``.
     """
     if redacted(text) != text:
+        quoted = ", in single quotes" if in_shell else ""
         raise AddressError(
             f"there is a password in the address {redacted(text)}",
-            "write ${PASSWORD} in its place, and set that in the environment",
+            f"write ${{PASSWORD}} in its place{quoted}, and set that in the environment",
         )
 
 

@@ -287,6 +287,8 @@ def _trials_without_search(spec: StudySpec) -> Found:
 def _workers(spec: StudySpec) -> Found:
     from hpo import devices  # which imports this package
 
+    if spec.executor.name == "ray":  # on other machines
+        return
     if spec.workers == "auto" or spec.device == "cuda" or spec.workers <= devices.cores():
         return
     if spec.device == "cpu" or not devices.gpus():
@@ -319,7 +321,7 @@ _PROBLEMS: list[tuple[tuple[str, ...], Check]] = [
 _WARNINGS: list[tuple[tuple[str, ...], Check]] = [
     (("search", "sampler"), _sampler_and_space),
     (("search", "budget"), _trials_without_search),
-    (("workers", "device"), _workers),
+    (("workers", "device", "executor"), _workers),
 ]
 
 

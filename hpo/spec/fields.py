@@ -7,7 +7,7 @@ expected and what to try. What is of another type altogether they leave to the t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.spec.commands import COMMAND
@@ -128,7 +128,7 @@ def method(kind: str, known: Sequence[str], value: Any) -> tuple[str, dict[str, 
     name, options = value, {}
     if isinstance(value, dict):
         if "name" not in value:
-            raise wrong(f"expected the {kind}'s name", f"{{name: {known[-1]}, …}}")
+            raise wrong(f"expected the {kind}'s name", _with_its_name(value, known))
         options = {key: option for key, option in value.items() if key != "name"}
         name = value["name"]
     if not isinstance(name, str) or name not in known:
@@ -139,6 +139,16 @@ def method(kind: str, known: Sequence[str], value: Any) -> tuple[str, dict[str, 
             at="name" if isinstance(value, dict) else None,
         )
     return name, options
+
+
+def _with_its_name(value: Mapping[str, Any], known: Sequence[str]) -> str:
+    """How a method without ``name`` is to be written: ``{ray: {cpus_per_trial: 4}}``, too."""
+    name = next((key for key in value if key in known), None)
+    options = value.get(name) if name else None
+    if not isinstance(options, dict) or any(isinstance(o, dict | list) for o in options.values()):
+        return f"{{name: {name or known[-1]}, …}}"
+    told = (f", {key}: {shown(option)}" for key, option in options.items())
+    return f"{{name: {name}{''.join(told)}}}"
 
 
 def one_or_several(value: Any) -> Any:

@@ -45,6 +45,13 @@ _EXAMPLES = {
     "objective.metric": "metric: val/loss",
     "objective.goal": "goal: maximize, or minimize",
 }
+# What stands at the top level of other tools' files, or is their word for it.
+_CALLED_OTHERWISE = {
+    "retain": "keep_models",
+    "n_jobs": "workers",
+    "n_trials": "budget.trials",
+    "direction": "objective.goal",
+}
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
@@ -276,8 +283,8 @@ class _Loading:
         if not isinstance(text, str) or not text:
             return  # what is wrong with it, the types say
         try:
-            if path[0] in ("tracking", "storage") and not self._document.is_overridden(path):
-                addresses.refuse_password(text)
+            if path[0] in ("tracking", "storage"):
+                addresses.refuse_password(text, bool(self._document.is_overridden(path)))
             value = meaning(addresses.expand(text, os.environ))
         except AddressError as error:
             self._add(path[0], [self._document.problem(path, error.message, error.hint)])
@@ -320,7 +327,11 @@ class _Loading:
         """Of a missing key an example; of an unknown one where it belongs, if anywhere."""
         if problem.message == "is missing" and problem.hint is None:
             return replace(problem, hint=_EXAMPLES.get(problem.key))
-        if problem.message.partition(" (")[0] != "unknown key" or "did" in (problem.hint or ""):
+        if problem.message.partition(" (")[0] != "unknown key":
+            return problem
+        if problem.key in _CALLED_OTHERWISE:
+            return replace(problem, hint=f"did you mean {_CALLED_OTHERWISE[problem.key]}?")
+        if "did" in (problem.hint or ""):
             return problem
         trainer, key = self._content.get("trainer"), problem.key.split(".")[-1]
         for name in sections.NAMES if isinstance(trainer, str) else ():

@@ -111,9 +111,11 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Place]:
     """A small real study, sent to a server, and the app beside it."""
     home, away = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("server")
+    Home(away).mlruns.mkdir()
+    shutil.copy(empty_store, Home(away).mlruns / "mlflow.db")
     with served("server", "--home", away, "--port", str(free_port())) as server:
         options = ("--trials", "8", "--set", "train.epochs=5", "--set", "pruner=none")
         hpo("run", ROOT / "studies" / "quickstart.yaml", *options, home=home, uri=server.url)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +18,8 @@ import psutil
 import pytest
 import ray_cluster
 
-from hpo.executors import Executor, Gone, open_executor
-from hpo.executors.processes import ProcessExecutor
+from hpo.executors import Executor, Gone, open_executor, processes
+from hpo.executors.processes import GUARD, ProcessExecutor
 from hpo.messages import (
     Assignment,
     Finished,
@@ -310,3 +312,47 @@ def test_a_worker_frozen_amid_a_message_keeps_nobody_waiting() -> None:
         assert time.monotonic() - began_s < 5
         os.kill(worker.process.pid, signal.SIGCONT)
         assert next_message(executor) == ["x" * 10_000_000]
+
+
+OVER_TWO = Setup(0, "", Path(), {}, [], Path(), "cpu", None, 1, 1.0, devices=2)
+
+
+@pytest.mark.parametrize("missing", ["worker", "guard"])
+def test_of_a_worker_that_cannot_be_started_nothing_stays_open(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    executor, nothing = ProcessExecutor(), (str(tmp_path / "none"),)
+    executor.command = ("/bin/sh", "-c", "sleep 60")
+    if missing == "worker":
+        executor.command = nothing
+    else:
+        monkeypatch.setattr(processes, "GUARD", nothing)
+    here = psutil.Process()
+    before = here.num_fds(), here.children()
+    with pytest.raises(FileNotFoundError):
+        executor.start(OVER_TWO)
+    assert (here.num_fds(), here.children()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_ranks_meet_goes_with_their_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    executor = ProcessExecutor()
+    executor.command = ("/bin/sh", "-c", "sleep 60")
+    executor.start(OVER_TWO)
+    assert len(list(tmp_path.iterdir())) == 1
+    executor.kill(0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_ranks_meet_goes_when_the_guard_has_killed(tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.touch()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as worker:
+        guard = [*GUARD, str(worker.pid), str(meeting)]
+        subprocess.run(guard, stdin=subprocess.DEVNULL, check=True)
+    assert worker.returncode == -signal.SIGKILL
+    assert not meeting.exists()

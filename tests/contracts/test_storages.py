@@ -391,7 +391,7 @@ def test_what_is_not_there_is_said_in_a_line_with_what_to_do(
 ) -> None:
     with pytest.raises(HpoError, match=message):
         bench.run(storage=server.new_database().replace(*change))
-    assert not bench.paths.outbox.exists()
+    assert not bench.home.studies.exists()
 
 
 # -- the tables

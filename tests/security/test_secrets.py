@@ -123,6 +123,7 @@ def in_files(folder: Path) -> dict[str, list[str]]:
 def watched_command_lines() -> Iterator[list[str]]:
     """Canaries in the command line of any process while this lasts."""
     found: list[str] = []
+    seen: set[bytes] = set()
     over = threading.Event()
 
     def watch() -> None:
@@ -130,7 +131,9 @@ def watched_command_lines() -> Iterator[list[str]]:
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with contextlib.suppress(OSError):
                     line = path.read_bytes()
-                    found.extend(f"{form}: {line!r}" for form in leaks(line))
+                    if line not in seen:
+                        seen.add(line)
+                        found.extend(f"{form}: {line!r}" for form in leaks(line))
 
     thread = threading.Thread(target=watch)
     thread.start()

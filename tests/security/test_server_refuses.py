@@ -191,19 +191,21 @@ def raw(team: Team, method: str, path: str, body: bytes | None = None) -> tuple[
 def test_a_path_cannot_leave_the_artifacts(team: Team, up: str) -> None:
     """Asked by the admin, who may have everything that is there."""
     for slash in ("/", "%2f", "%5c"):
-        for deep in (2, 5):  # from an experiment's files, and from a run's
-            place = f"{team.experiment}{slash}{slash.join([up] * deep)}{slash}beside.txt"
-            for path in (
-                f"/{ARTIFACTS}/{place}",
-                f"/get-artifact?run_uuid={team.run}&path={place}",
-                f"/{ARTIFACTS}?path={place}",
-                f"/{API}/artifacts/list?run_id={team.run}&path={place}",
-            ):
-                status, content = raw(team, "GET", path)
-                assert CANARY.encode() not in content, path
-                assert b"beside.txt" not in content or status >= 400, path
-            raw(team, "PUT", f"/{ARTIFACTS}/{place.replace('beside', 'written')}", b"x")
-            raw(team, "DELETE", f"/{ARTIFACTS}/{place}")
+        of_experiment, of_run = (  # from an experiment's files, and from a run's
+            f"{team.experiment}{slash}{slash.join([up] * deep)}{slash}beside.txt"
+            for deep in (2, 5)
+        )
+        for path in (
+            f"/{ARTIFACTS}/{of_experiment}",
+            f"/{ARTIFACTS}?path={of_experiment}",
+            f"/get-artifact?run_uuid={team.run}&path={of_run}",
+            f"/{API}/artifacts/list?run_id={team.run}&path={of_run}",
+        ):
+            status, content = raw(team, "GET", path)
+            assert CANARY.encode() not in content, path
+            assert b"beside.txt" not in content or status >= 400, path
+        raw(team, "PUT", f"/{ARTIFACTS}/{of_experiment.replace('beside', 'written')}", b"x")
+        raw(team, "DELETE", f"/{ARTIFACTS}/{of_experiment}")
     written = [path for path in team.home.parent.rglob("written.txt")]
     assert [path for path in written if not path.is_relative_to(team.artifacts)] == []
     assert team.beside.read_text() == CANARY

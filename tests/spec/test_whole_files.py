@@ -226,12 +226,23 @@ def test_a_key_that_cannot_be_shown_is_told_in_escapes(file: Path, key: str) -> 
     assert problem.message == f"expected a key such as train.epochs (--set {ascii(key)[1:-1]})"
 
 
-def test_a_password_from_outside_the_file_is_used_but_not_shown(file: Path) -> None:
-    file.write_text(GOOD)
-    address = "postgresql://me:hunter2@host/db"
-    loaded = spec.load(file, {"storage": address})
-    assert loaded.storage == address
-    assert "hunter2" not in loaded.resolved()
+@pytest.mark.parametrize("address", ["me:hunter2@host/db", "me@host/db?password=hunter2"])
+@pytest.mark.parametrize("key", ["storage", "tracking.uri"])
+def test_a_password_on_the_command_line_is_refused_as_in_the_file(
+    file: Path, key: str, address: str
+) -> None:
+    """It could be recorded as *** only, with which nobody finds the study again."""
+    (problem,) = problems(file, GOOD, {key: f"postgresql://{address}"})
+    assert problem.message.startswith("there is a password in the address postgresql://")
+    assert problem.message.endswith(f"(--set {key})")
+    assert problem.hint is not None
+    assert "${PASSWORD} in its place, in single quotes" in problem.hint
+    assert "hunter2" not in str(problem)
+
+
+def test_workers_on_a_cluster_do_not_share_the_cores_of_this_machine(file: Path) -> None:
+    file.write_text(GOOD + "executor: ray\nworkers: 4000\ndevice: cpu\n")
+    assert spec.load(file).warnings == ()
 
 
 @pytest.mark.parametrize(

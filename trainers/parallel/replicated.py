@@ -11,30 +11,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.parallel.norms import synchronized
-from trainers.parallel.spread import Learning, LossOf, Whole
+from trainers.parallel.spread import Learning, LossOf, OverRanks
 from trainers.parallel.world import World
-from trainers.seeds import seed_everything
 
 if TYPE_CHECKING:
     from trainers.augment import Drawn
     from trainers.data import Split
 
 
-class RowsOver(Whole):
-    """A `Spread` over ranks of which each has its rows of a batch; batch norm is over all rows."""
-
-    halves = False  # the others would wait for its gradients
+class RowsOver(OverRanks):
+    """Each rank has its rows of a batch; batch norm is over all rows."""
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
-        self.own = self.module = model
-        self.notes = {"parallel": f"{own.how} over {own.size} devices"}
-        self._device, self._world = device, own
-
-    def begin(self, seed: tuple[int, ...]) -> None:
-        seed_everything(*self.seed(seed))
-
-    def seed(self, seed: tuple[int, ...]) -> tuple[int, ...]:
-        return *seed, self._world.rank
+        super().__init__(model, device, own)
+        self.module = model
 
     def part(self, rows: int) -> slice:
         return _part(rows, self._world.rank, self._world.size)
@@ -100,7 +90,7 @@ class Replicated(RowsOver):
     """The whole model on each rank: PyTorch's DDP (Li et al. 2020, *PyTorch Distributed*)."""
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
-        super().__init__(synchronized(model, device).to(device), device, own)
+        super().__init__(synchronized(model, device), device, own)
 
     def begin(self, seed: tuple[int, ...]) -> None:
         """Made anew for each epoch: DDP asks once which parameters learn, and after the first step

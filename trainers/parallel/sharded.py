@@ -32,7 +32,7 @@ class Sharded(RowsOver):
             fully_shard(block.modules[0], mesh=mesh)
         # Resharded at once, also without a backward pass: averages are put in place in between.
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
-        super().__init__(model.to(device), device, own)
+        super().__init__(model, device, own)
 
     def norm(self, parameters: Sequence[Tensor]) -> Tensor:
         found = super().norm(parameters)

@@ -13,15 +13,14 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.utils import _pytree as pytree
 
 from trainers.contract import DataError
-from trainers.parallel.spread import Learning, LossOf, Whole
+from trainers.parallel.spread import Learning, LossOf, OverRanks
 from trainers.parallel.world import World
-from trainers.seeds import seed_everything
 
 # Of a batch, for each rank: while a pipeline fills and empties, its stages wait.
 PARTS_A_RANK = 4
 
 
-class Staged(Whole):
+class Staged(OverRanks):
     """Neighbouring layers of a sequence on each rank, with about as many parameters: PyTorch's
     pipelining, a part forward and one backward in turn (Narayanan et al. 2019, *PipeDream*).
 
@@ -29,20 +28,13 @@ class Staged(Whole):
     is `gathered`.
     """
 
-    any_layout = halves = False
+    any_layout = False
 
     def __init__(self, model: nn.Module, device: torch.device, own: World) -> None:
-        super().__init__(divided(model, own.size)[own.rank], device)
-        self.notes = {"parallel": f"{own.how} over {own.size} devices"}
-        self._device, self._world, self._last = device, own, own.size - 1
+        super().__init__(divided(model, own.size)[own.rank], device, own)
+        self._last = own.size - 1
         self._schedules: dict[tuple[int, bool], Schedule1F1B | ScheduleGPipe] = {}
         self._loss_of: LossOf
-
-    def begin(self, seed: tuple[int, ...]) -> None:
-        seed_everything(*self.seed(seed))
-
-    def seed(self, seed: tuple[int, ...]) -> tuple[int, ...]:
-        return *seed, self._world.rank
 
     def learn(
         self, learning: Learning, x: Tensor, loss_of: LossOf, rows: int, parts: int

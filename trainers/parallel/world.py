@@ -55,7 +55,7 @@ def join(own: World, meeting: Path, device: str) -> None:
     """Meet the other ranks, all on this machine; waits for them.
 
     Args:
-        meeting: A file that is not there yet, in a folder that only this user may write to.
+        meeting: A file that is empty, or not there yet; only this user may write to it.
         device: ``cpu``, or ``cuda`` and this rank's is the GPU with its number.
     """
     import torch
