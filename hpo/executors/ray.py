@@ -317,7 +317,8 @@ class RayExecutor:
                     return
                 heard_s = time.monotonic()
                 self._draining = set(state.get_draining_nodes())
-                self._free = list(state.available_resources_per_node().values())
+                if not any(placed.node for placed in list(self._places.values())):
+                    self._free = list(state.available_resources_per_node().values())
 
 
 def _lost(number: int, node: str | None, error: Exception) -> Gone:
